@@ -1,0 +1,1 @@
+"""What two or more of the question scripts share, one subject a file."""

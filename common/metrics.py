@@ -1,0 +1,48 @@
+"""Figures computed from predictions and labels."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+def confusion(predictions, labels, num_classes):
+    """Return the confusion matrix, int64 (num_classes, num_classes): rows the true class, columns the predicted.
+
+    predictions, labels: int (n,), 0 to num_classes - 1.
+    """
+    cells = np.asarray(labels) * num_classes + np.asarray(predictions)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class(matrix):
+    """Return recall, precision and F1, float64 (k,) each, of a confusion matrix; NaN where undefined.
+
+    Recall is undefined for a class without test images, precision for one that is never predicted.
+    """
+    right, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    with np.errstate(invalid="ignore"):
+        return {"recall": right / true, "precision": right / predicted, "f1": 2 * right / (true + predicted)}
+
+
+def majority_accuracy(train_labels, test_labels):
+    """Return the accuracy of always answering the commonest class of the training labels."""
+    commonest = np.bincount(np.asarray(train_labels)).argmax()
+    return float((np.asarray(test_labels) == commonest).mean())
+
+
+def accuracy_interval(correct, count):
+    """Return the 95 % confidence interval (low, high) of an accuracy (Wilson 1927)."""
+    interval = binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(first_right, second_right):
+    """Return McNemar's (1947) exact test of two classifiers on the same images: bool (n,) each, right or not.
+
+    Under the null hypothesis the images that only one of them gets right are as often one's as the
+    other's. Keys: first_only and second_only, the numbers of such images, and p_value (1 without any).
+    """
+    first_right, second_right = np.asarray(first_right), np.asarray(second_right)
+    first_only, second_only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    differ = first_only + second_only
+    p_value = float(binomtest(first_only, differ).pvalue) if differ else 1.0
+    return {"first_only": first_only, "second_only": second_only, "p_value": p_value}

@@ -1,0 +1,60 @@
+"""The pictures more than one script draws."""
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only, no window
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe & Ito's colours, told apart with any kind of colour vision.
+TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
+plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+
+
+def titled(title, source):
+    """Return a figure's title, which names the data and says when they are not real."""
+    data = {"galaxy10-sdss": "Galaxy10 SDSS", "galaxy10-decals": "Galaxy10 DECaLS", "synthetic": "SYNTHETIC Galaxy10"}
+    return f"{title} · {data.get(source, source.removeprefix('file:'))}"
+
+
+def draw_curves(loss_axes, accuracy_axes, history):
+    """Draw a training history, train and test: the loss, its lowest test value marked, and the accuracy."""
+    epochs = np.arange(1, len(history["test_loss"]) + 1)
+    marker = "o" if len(epochs) == 1 else None  # one epoch makes no line
+    for name, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
+        loss_axes.plot(epochs, history[f"{name}_loss"], color=colour, marker=marker, label=name)
+        percent = np.array(history[f"{name}_accuracy"]) * 100
+        accuracy_axes.plot(epochs, percent, color=colour, marker=marker, label=name)
+    best = int(np.argmin(history["test_loss"]))
+    lowest = history["test_loss"][best]
+    label = f"lowest test loss: {lowest:.3f}, epoch {best + 1}"
+    loss_axes.plot(best + 1, lowest, "o", color=TEST_COLOUR, markersize=9, markerfacecolor="white", label=label)
+    loss_axes.set(xlabel="epoch", ylabel="cross entropy (nats)", title="Loss")
+    accuracy_axes.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
+    for axes in (loss_axes, accuracy_axes):
+        axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+
+def learning_curves(history, title):
+    """Return a figure of a training history."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    draw_curves(*axes, history)
+    figure.suptitle(title)
+    return figure
+
+
+def draw_confusion(axes, confusion, class_names, title):
+    """Draw a confusion matrix, int (k, k), rows true: counts, and colours and percentages by row."""
+    totals = confusion.sum(1, keepdims=True)
+    share = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusion):
+        text = f"{count:,}\n{share[row, column]:.0%}" if totals[row] else "–"
+        axes.text(column, row, text, ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
+    ticks = np.arange(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, [f"{name} ({n:,})" for name, n in zip(class_names, totals[:, 0], strict=True)])
+    axes.set(xlabel="predicted", ylabel="true (test images)", title=title)
+    axes.spines[:].set_visible(False)

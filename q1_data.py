@@ -1,0 +1,125 @@
+"""Q1: read Galaxy10, look at it, split it, and measure what is needed to normalise it.
+
+Reads a Galaxy10 HDF5 file: --data, or fetched once and kept, or drawn. Writes, under --out, q1_data.pt
+(the images and labels of both sets, mean and std), q1_data.png (each class) and q1_data.json.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from common import artifacts, cli, download, plots, split
+from common.data import make_loader
+from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, MAIN_CLASSES
+from common.source import open_source
+from common.synthetic import class_counts
+
+EXAMPLES = (
+    "python q1_data.py                     # Galaxy10 SDSS, fetched once; a synthetic set if it cannot be",
+    "python q1_data.py --data Galaxy10.h5  # a file that is here already",
+    "python q1_data.py --source synthetic --count 3000 --out small  # train sizes in proportion",
+)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add, whole = parser.add_argument, cli.positive_int
+    add("--data", metavar="PATH", help="a Galaxy10 HDF5 file, in place of --source")
+    add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be had")
+    add("--cache", metavar="DIR", default=download.default_cache(), help="folder that downloads are kept in")
+    add("--count", type=whole, default=sum(CLASS_COUNTS), metavar="N", help="images in the synthetic set")
+    add("--main-train", type=whole, default=18000, metavar="N", help="training images of classes 0-7")
+    add("--transfer-train", type=whole, default=1000, metavar="N", help="training images of classes 8 and 9")
+    add("--split", choices=tuple(split.SPLITS), default="stratified", help="by class and seed, or the file's order")
+    add("--stats-images", type=whole, default=1000, metavar="N", help="training images to measure mean and std on")
+    cli.add_out_and_seed(parser)
+    args = parser.parse_args(argv)
+    if args.count != sum(CLASS_COUNTS):
+        if args.data or args.source != "synthetic":
+            parser.error("--count is for --source synthetic")
+        parser.set_defaults(**split.assignment_sizes(class_counts(args.count)))  # what is given goes before a default
+        args = parser.parse_args(argv)
+    if args.data and args.source != "auto":
+        parser.error(f"--data {args.data} and --source {args.source} exclude each other")
+    return args
+
+
+def channel_statistics(loader):
+    """Return the mean and standard deviation, float32 (3,), over all pixels of all crops of a loader."""
+    count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for crops, _ in loader:
+        crops = crops.double()
+        count += crops.numel() // 3
+        total += crops.sum((0, 2, 3))
+        squares += crops.square().sum((0, 2, 3))
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
+
+
+def class_gallery(data, counts, columns=8):
+    """Return a figure with a row of training pictures for each class, its name and its count."""
+    figure, grid = plt.subplots(10, columns + 2, figsize=(10, 10.4), layout="constrained")
+    for label, row in enumerate(grid):
+        part, first_class = ("main", 0) if label < MAIN_CLASSES else ("transfer", MAIN_CLASSES)
+        images, labels = data[f"{part}_train_images"], data[f"{part}_train_labels"]
+        for axes, index in zip(row[2:], torch.nonzero(labels == label - first_class).flatten(), strict=False):
+            axes.imshow(images[index].permute(1, 2, 0))
+        for axes in row:
+            axes.axis("off")
+        kind, _, detail = data["class_names"][label].partition(", ")
+        row[0].text(0, 0.5, f"{label}  {kind}\n    {detail}\n    {counts[label]:,} images", va="center")
+    figure.suptitle(plots.titled("The ten classes", data["source"]))
+    return figure
+
+
+def describe(record):
+    """Print the counts a class and the statistics, before and after normalising."""
+    print(f"{record['source']}: images of each class, to train on + to test on")
+    counts = record["counts"]
+    train, test = (counts[f"main_{half}"] + counts[f"transfer_{half}"] for half in ("train", "test"))
+    for label, name in enumerate(record["class_names"]):
+        print(f"  {label}  {name:30} {train[label]:6,} + {test[label]:5,}")
+    for key in ("mean", "std", "normalised_mean", "normalised_std"):
+        print(f"{key.replace('_', ' '):16}", " ".join(f"{value:8.3f}" for value in record[key]))
+
+
+def main():
+    args = get_args()
+    out = Path(args.out)
+    source, labels, blocks = open_source(args)
+    train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
+    indices = split.split_indices(labels, train_sizes, split.SPLITS[args.split], args.seed)
+    data = split.split_images(labels, blocks, indices)
+    data |= {"class_names": list(CLASS_NAMES), "source": source, "fingerprint": split.fingerprint(data)}
+
+    first_images, first_labels = (data[f"main_train_{kind}"][: args.stats_images] for kind in ("images", "labels"))
+    mean, std = channel_statistics(make_loader(first_images, first_labels, torch.zeros(3), torch.ones(3)))
+    if not std.all():
+        raise ValueError(f"{source}: all pixels of a colour are the same: such pictures cannot be normalised")
+    train_loader = make_loader(data["main_train_images"], data["main_train_labels"], mean, std)
+    normalised_mean, normalised_std = channel_statistics(train_loader)
+    data |= {"mean": mean, "std": std}
+
+    record = {
+        "source": source,
+        "fingerprint": data["fingerprint"],
+        "args": vars(args),
+        "class_names": data["class_names"],
+        "counts": {
+            part: torch.bincount(data[f"{part}_labels"], minlength=8 if part.startswith("main") else 2).tolist()
+            for part in split.PARTS
+        },
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "normalised_mean": normalised_mean.tolist(),
+        "normalised_std": normalised_std.tolist(),
+    }
+    describe(record)
+    artifacts.save_tensors(data, out / "q1_data.pt")
+    artifacts.save_figure(class_gallery(data, torch.bincount(torch.from_numpy(labels)).tolist()), out / "q1_data.png")
+    artifacts.save_json(record, out / "q1_data.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,47 @@
+"""Q2: train a fully connected network on classes 0-7.
+
+Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json.
+"""
+
+import torch
+
+from common import artifacts, cli, plots, report
+from common.data import make_loaders
+from common.device import choose_device
+from common.models import fully_connected
+from common.train import predict, train
+
+EXAMPLES = (
+    "python q2_fcn.py",
+    "python q2_fcn.py --epochs 10 --lr 0.0005 --device cpu",
+)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_training(parser, epochs=50, lr=0.001)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
+
+
+def main():
+    args = get_args()
+    device = choose_device(args.device)
+    data = artifacts.load_data(args.out)
+    train_loader, test_loader = make_loaders(data, "main", args.batch_size)
+
+    torch.manual_seed(args.seed)  # of the initial weights
+    fcn = fully_connected()
+    history = train(fcn, train_loader, test_loader, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
+    logits, labels = predict(fcn, test_loader, device)
+
+    record = report.training_record(args, data, "main", fcn, history, logits, labels)
+    print(report.describe_curves(history))
+    print(report.describe_result("FCN", record))
+    figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
+    artifacts.save_question(args.out, "q2_fcn", fcn, figure, record)
+
+
+if __name__ == "__main__":
+    cli.run(main)

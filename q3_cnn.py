@@ -1,0 +1,65 @@
+"""Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
+
+Reads q1_data.pt, and q2_fcn.json if it is there. Writes, under --out, q3_cnn.pt (the state_dict of
+cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json.
+"""
+
+from pathlib import Path
+
+import torch
+
+from common import artifacts, cli, plots, report
+from common.data import make_loaders
+from common.device import choose_device
+from common.models import classifier, convolutional_backbone
+from common.train import predict, train
+
+EXAMPLES = (
+    "python q3_cnn.py",
+    "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
+)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_training(parser, epochs=50, lr=0.002)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
+
+
+def compare_with_fcn(path, record, labels):
+    """Return the comparison with the FCN whose record is at `path`, or None if there is none on the same data."""
+    if not path.is_file():
+        print(f"No {path} to compare with: run q2_fcn.py first for that.")
+        return None
+    fcn = artifacts.load_json(path)
+    if fcn.get("fingerprint") != record["fingerprint"]:
+        print(f"{path} is of other data or another split, so the two are not compared.")
+        return None
+    comparison = report.compare(fcn, record, labels)
+    print(report.describe_comparison(comparison))
+    return comparison
+
+
+def main():
+    args = get_args()
+    device = choose_device(args.device)
+    data = artifacts.load_data(args.out)
+    train_loader, test_loader = make_loaders(data, "main", args.batch_size)
+
+    torch.manual_seed(args.seed)  # of the initial weights
+    cnn = classifier(convolutional_backbone(), num_classes=8)
+    history = train(cnn, train_loader, test_loader, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
+    logits, labels = predict(cnn, test_loader, device)
+
+    record = report.training_record(args, data, "main", cnn, history, logits, labels)
+    print(report.describe_curves(history))
+    print(report.describe_result("CNN", record))
+    record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, labels)
+    figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
+    artifacts.save_question(args.out, "q3_cnn", cnn, figure, record)
+
+
+if __name__ == "__main__":
+    cli.run(main)

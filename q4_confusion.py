@@ -1,0 +1,129 @@
+"""Q4: what the two networks confuse, and how far the unbalanced training set explains it.
+
+Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt. Writes, under --out, q4_confusion.png (both confusion
+matrices on the whole test set) and q4_confusion.json.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+from common import artifacts, cli, metrics, plots
+from common.data import make_loaders
+from common.device import choose_device
+from common.models import classifier, convolutional_backbone, fully_connected
+from common.train import predict
+
+EXAMPLES = (
+    "python q4_confusion.py",
+    "python q4_confusion.py --out artifacts --device cpu",
+)
+NUM_CLASSES = 8
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
+
+
+def recall_against_count(matrix, train_counts):
+    """Return how recall goes with the number of training images, over the classes that have both.
+
+    Keys: spearman and pearson (of recall and log10 of the count), and worse_than_count: the classes for
+    which the straight line through recall against log10 count lies above recall's whole 95 % interval.
+    """
+    tested = [label for label in range(len(matrix)) if matrix[label].sum() > 0 and train_counts[label] > 0]
+    count = np.log10([train_counts[label] for label in tested])
+    recall = metrics.per_class(matrix)["recall"][tested]
+    if len(tested) < 3 or np.ptp(recall) == 0 or np.ptp(count) == 0:
+        return {"spearman": float("nan"), "pearson": float("nan"), "worse_than_count": []}
+    line = np.polyval(np.polyfit(count, recall, 1), count)
+    highest = [metrics.accuracy_interval(matrix[label, label], matrix[label].sum())[1] for label in tested]
+    worse = [label for label, expected, high in zip(tested, line, highest, strict=True) if expected > high]
+    return {
+        "spearman": float(spearmanr(count, recall).statistic),
+        "pearson": float(pearsonr(count, recall).statistic),
+        "worse_than_count": worse,
+    }
+
+
+def most_taken_for(matrix, label):
+    """Return the class that images of `label` are most often mistaken for, or None if they never are."""
+    mistakes = matrix[label].copy()
+    mistakes[label] = 0
+    return int(mistakes.argmax()) if mistakes.any() else None
+
+
+def describe(record, matrices):
+    """Print a table by class, and how recall goes with the training counts."""
+    names = record["class_names"]
+    headers = (f"{model.upper()} recall, mostly taken for" for model in matrices)
+    print(f"{'class':31}{'trained on':>10}   " + "".join(f"{header:45}" for header in headers))
+    for label, name in enumerate(names):
+        row = f"{label} {name:29}{record['train_counts'][label]:10,}   "
+        for model, matrix in matrices.items():
+            recall, other = record["models"][model]["recall"][label], most_taken_for(matrix, label)
+            figure = "      –" if np.isnan(recall) else f"{recall:7.1%}"
+            row += f"{figure}  {'–' if other is None else names[other]:36}"
+        print(row.rstrip())
+    for model in matrices:
+        explained = record["models"][model]["recall_against_count"]
+        worse = "; ".join(names[label] for label in explained["worse_than_count"]) or "none"
+        print(
+            f"{model.upper()}: recall and training count correlate by {explained['spearman']:.2f} in rank (Spearman), "
+            f"{explained['pearson']:.2f} with the count's logarithm (Pearson). "
+            f"Worse than their count explains: {worse}."
+        )
+
+
+def confusion_figure(record, matrices):
+    """Return a figure of all confusion matrices side by side."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(19, 9), layout="constrained", sharey=True)
+    for ax, (model, matrix) in zip(axes, matrices.items(), strict=True):
+        title = f"{model.upper()}: accuracy {record['models'][model]['accuracy']:.1%}"
+        plots.draw_confusion(ax, matrix, record["class_names"], title)
+    axes[1].set_ylabel("")
+    figure.suptitle(plots.titled("Confusion on the whole test set", record["source"]))
+    return figure
+
+
+def main():
+    args = get_args()
+    out, device = Path(args.out), choose_device(args.device)
+    data = artifacts.load_data(out)
+    _, test_loader = make_loaders(data, "main", batch_size=64)
+    networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), NUM_CLASSES)}
+    train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
+
+    record = {
+        "source": data["source"],
+        "fingerprint": data["fingerprint"],
+        "args": vars(args),
+        "class_names": data["class_names"][:NUM_CLASSES],
+        "train_counts": train_counts,
+        "models": {},
+    }
+    matrices = {}
+    for name, network in networks.items():
+        question = {"fcn": "q2_fcn", "cnn": "q3_cnn"}[name]
+        artifacts.load_weights(network, out / f"{question}.pt", made_by=f"{question}.py")
+        logits, labels = predict(network, test_loader, device)
+        matrix = matrices[name] = metrics.confusion(logits.argmax(1), labels, NUM_CLASSES)
+        record["models"][name] = {
+            "confusion": matrix.tolist(),
+            "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
+            **{figure: values.tolist() for figure, values in metrics.per_class(matrix).items()},
+            "recall_against_count": recall_against_count(matrix, train_counts),
+        }
+    describe(record, matrices)
+    artifacts.save_figure(confusion_figure(record, matrices), out / "q4_confusion.png")
+    artifacts.save_json(record, out / "q4_confusion.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+EFIGI = ROOT.parent / "shared" / "data" / "efigi10.h5"
+# The test command must not depend on what is in the user's own cache, nor wait for the real mirrors.
+os.environ["MPLBACKEND"] = "Agg"
+
+
+def run(script, *args, **environment):
+    """Run a script of the project as a user would; return the finished process with its output as text."""
+    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False
+    )
+
+
+def run_well(script, *args, **environment):
+    """Run a script that must succeed; return what it printed on stdout."""
+    done = run(script, *args, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def error_of(done):
+    """Return the one line of a run that must have failed as bad input fails: status 2, no traceback."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+def write_galaxy10(path, count=60, **changes):
+    """Write a small HDF5 file in Galaxy10's schema, of noise; `changes` replaces or, with None, drops datasets."""
+    rng = np.random.default_rng(0)
+    datasets = {
+        "images": rng.integers(0, 256, (count, 69, 69, 3), dtype=np.uint8),
+        "ans": np.arange(count, dtype=np.uint8) % 10,
+        **changes,
+    }
+    with h5py.File(path, "w") as file:
+        for key, value in datasets.items():
+            if value is not None:
+                file[key] = value
+    return path
+
+
+def random_data(count=100, size=69, num_classes=8):
+    """Return uint8 (count, 3, size, size) images of noise and int64 labels, of which all classes occur."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    return images, torch.arange(count) % num_classes
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory):
+    """The folder of a whole chain, run by the command line on a small synthetic set, and what it printed."""
+    out = tmp_path_factory.mktemp("synthetic")
+    printed = {"q1": run_well("q1_data.py", "--source", "synthetic", "--count", 800, "--out", out)}
+    for script in ("q2_fcn", "q3_cnn", "q5_transfer"):
+        printed[script[:2]] = run_well(f"{script}.py", "--epochs", 2, "--out", out)
+    printed["q4"] = run_well("q4_confusion.py", "--out", out)
+    return out, printed

@@ -1,0 +1,218 @@
+"""The five scripts by the command line, from a file of galaxies to five answers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import EFIGI, error_of, run, run_well, write_galaxy10
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+import q4_confusion
+from common.models import classifier, convolutional_backbone, fully_connected
+
+HISTORY_KEYS = {"train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds"}
+QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
+
+
+@pytest.fixture(scope="session")
+def efigi_run(tmp_path_factory):
+    """The folder of a whole chain on real pictures, with few epochs, and what it printed."""
+    if not EFIGI.is_file():
+        pytest.skip(f"the real pictures, {EFIGI}, are not here")
+    out = tmp_path_factory.mktemp("efigi")
+    sizes = ("--main-train", 2100, "--transfer-train", 800)
+    printed = {"q1": run_well("q1_data.py", "--data", EFIGI, *sizes, "--out", out)}
+    for script, epochs in (("q2_fcn", 8), ("q3_cnn", 8), ("q5_transfer", 8)):
+        printed[script[:2]] = run_well(f"{script}.py", "--epochs", epochs, "--out", out)
+    printed["q4"] = run_well("q4_confusion.py", "--out", out)
+    return out, printed
+
+
+@pytest.fixture(scope="session", params=["synthetic_run", "efigi_run"])
+def chain(request):
+    return request.getfixturevalue(request.param)
+
+
+def read(out, name):
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def load(out, name):
+    return torch.load(out / f"{name}.pt", weights_only=True)
+
+
+def test_all_files_are_there_and_no_others(chain):
+    out, _ = chain
+    expected = {f"{name}.{kind}" for name in QUESTIONS for kind in ("pt", "json", "png")} - {"q4_confusion.pt"}
+    assert {path.name for path in out.iterdir()} == expected
+
+
+def test_q1_tensors_and_figures(chain):
+    out, printed = chain
+    data, record = load(out, "q1_data"), read(out, "q1_data")
+    for part, counts in record["counts"].items():
+        images, labels = data[f"{part}_images"], data[f"{part}_labels"]
+        assert images.dtype == torch.uint8
+        assert images.shape == (sum(counts), 3, 69, 69)
+        assert labels.dtype == torch.int64
+        assert torch.bincount(labels, minlength=len(counts)).tolist() == counts
+    assert data["mean"].dtype == data["std"].dtype == torch.float32
+    np.testing.assert_allclose(record["normalised_mean"], 0, atol=0.05)
+    np.testing.assert_allclose(record["normalised_std"], 1, atol=0.05)
+    # The statistics are those of random crops: between those of whole pictures and of their centres.
+    first = data["main_train_images"][:1000].double()
+    whole, centre = first.mean((0, 2, 3)), first[:, :, 11:59, 11:59].mean((0, 2, 3))
+    assert ((whole < data["mean"]) & (data["mean"] < centre)).all()
+    for name in record["class_names"]:
+        assert name in printed["q1"]
+
+
+@pytest.mark.parametrize(("name", "parameters", "trainable"), [
+    ("q2_fcn", 442_952, 442_952), ("q3_cnn", 178_616, 178_616), ("q5_transfer", 178_226, 130)])  # fmt: skip
+def test_training_records(chain, name, parameters, trainable):
+    out, printed = chain
+    record, data = read(out, name), load(out, "q1_data")
+    part = "transfer" if name == "q5_transfer" else "main"
+    assert (record["parameters"], record["trainable_parameters"]) == (parameters, trainable)
+    assert set(record["history"]) == HISTORY_KEYS
+    assert {len(figures) for figures in record["history"].values()} == {record["args"]["epochs"]}
+    assert record["test_loss"] == record["history"]["test_loss"][-1]
+    assert record["test_accuracy"] == record["history"]["test_accuracy"][-1]
+    labels = data[f"{part}_test_labels"]
+    assert record["test_count"] == len(labels)
+    assert record["test_accuracy"] == (torch.tensor(record["test_predictions"]) == labels).double().mean().item()
+    commonest = torch.bincount(data[f"{part}_train_labels"]).argmax()
+    assert record["majority_accuracy"] == pytest.approx((labels == commonest).double().mean().item())
+    low, high = record["test_accuracy_interval"]
+    assert low < record["test_accuracy"] < high
+    assert "The test loss is lowest" in printed[name[:2]]
+    assert printed[name[:2]].count("epoch ") >= record["args"]["epochs"]
+
+
+def test_state_dicts_load_straight_into_the_networks(chain):
+    out, _ = chain
+    fully_connected().load_state_dict(load(out, "q2_fcn"))
+    classifier(convolutional_backbone(), 8).load_state_dict(load(out, "q3_cnn"))
+    classifier(convolutional_backbone(), 2).load_state_dict(load(out, "q5_transfer"))
+
+
+def test_q4_repeats_the_accuracies_of_q2_and_q3_and_sklearns_confusion(chain):
+    out, printed = chain
+    record, labels = read(out, "q4_confusion"), load(out, "q1_data")["main_test_labels"]
+    assert record["train_counts"] == read(out, "q1_data")["counts"]["main_train"]
+    for model, name in (("fcn", "q2_fcn"), ("cnn", "q3_cnn")):
+        figures, trained = record["models"][model], read(out, name)
+        assert figures["accuracy"] == trained["test_accuracy"]
+        reference = confusion_matrix(labels, trained["test_predictions"], labels=range(8))
+        assert figures["confusion"] == reference.tolist()
+        assert all(len(figures[key]) == 8 for key in ("recall", "precision", "f1"))
+    for name in record["class_names"]:
+        assert name in printed["q4"]
+
+
+def test_q3_compares_itself_with_q2(chain):
+    out, printed = chain
+    comparison = read(out, "q3_cnn")["comparison"]
+    assert comparison["fcn_accuracy"] == read(out, "q2_fcn")["test_accuracy"]
+    assert comparison["cnn_accuracy"] == read(out, "q3_cnn")["test_accuracy"]
+    assert (comparison["fcn_parameters"], comparison["cnn_parameters"]) == (442_952, 178_616)
+    assert "McNemar" in printed["q3"]
+
+
+def test_q5_keeps_the_backbone_and_agrees_with_logistic_regression(chain):
+    out, printed = chain
+    record, cnn, transfer = read(out, "q5_transfer"), load(out, "q3_cnn"), load(out, "q5_transfer")
+    for key, value in transfer.items():
+        if key.startswith("0."):
+            assert torch.equal(value, cnn[key])
+    assert record["backbone_sha256_before"] == record["backbone_sha256_after"]
+    assert np.trace(record["confusion"]) / np.sum(record["confusion"]) == record["test_accuracy"]
+    assert "unchanged" in printed["q5"]
+    assert f"{record['logistic_regression_accuracy']:.2%}" in printed["q5"]
+
+
+def test_pictures_can_be_opened_and_are_not_blank(chain):
+    out, _ = chain
+    for name in QUESTIONS:
+        picture = np.asarray(Image.open(out / f"{name}.png").convert("L"))
+        assert min(picture.shape) > 500
+        assert picture.std() > 5
+
+
+def test_real_pictures_teach_the_networks_something(efigi_run):
+    out, _ = efigi_run
+    assert read(out, "q1_data")["source"] == "file:efigi10.h5"
+    for name in ("q2_fcn", "q3_cnn"):
+        record = read(out, name)
+        assert record["test_accuracy_interval"][0] > record["majority_accuracy"]
+    assert read(out, "q5_transfer")["test_accuracy"] > read(out, "q5_transfer")["majority_accuracy"]
+
+
+def test_synthetic_figures_are_called_synthetic(synthetic_run):
+    out, printed = synthetic_run
+    assert read(out, "q1_data")["source"] == read(out, "q5_transfer")["source"] == "synthetic"
+    assert all("SYNTHETIC" in printed[question] for question in ("q2", "q3", "q5"))
+
+
+def test_the_backbone_can_be_any_file_of_the_cnn_or_its_backbone(synthetic_run, tmp_path):
+    out, _ = synthetic_run
+    backbone = {key.removeprefix("0."): value for key, value in load(out, "q3_cnn").items() if key.startswith("0.")}
+    torch.save(backbone, tmp_path / "ckpt.pt")
+    before = (out / "q5_transfer.json").read_bytes()
+    (tmp_path / "q1_data.pt").symlink_to(out / "q1_data.pt")
+    printed = run_well("q5_transfer.py", "--backbone", tmp_path / "ckpt.pt", "--epochs", 2, "--out", tmp_path)
+    assert "ckpt.pt: a cnn_backbone" in printed
+    assert read(tmp_path, "q5_transfer")["history"]["test_loss"] == read(out, "q5_transfer")["history"]["test_loss"]
+    assert (out / "q5_transfer.json").read_bytes() == before
+
+
+def test_bad_input_gets_one_sentence_and_changes_nothing(synthetic_run, tmp_path):
+    out, _ = synthetic_run
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "text.h5").write_text("no galaxies")
+    (tmp_path / "text.pt").write_text("no weights")
+    small = write_galaxy10(tmp_path / "small.h5")
+    cases = [
+        ("q1_data.py", ("--data", tmp_path / "text.h5"), "text.h5 is no HDF5 file"),
+        ("q1_data.py", ("--data", tmp_path / "none.h5"), "none.h5"),
+        ("q1_data.py", ("--data", small), "48 images of classes 0-7 and 12 of 8 and 9"),
+        ("q1_data.py", ("--data", small, "--source", "real"), "exclude each other"),
+        ("q1_data.py", ("--source", "synthetic", "--count", 20), "at least 40"),
+        ("q1_data.py", ("--seed", -1), "--seed"),
+        ("q2_fcn.py", ("--epochs", 0), "--epochs"),
+        ("q2_fcn.py", ("--lr", "nan"), "--lr"),
+        ("q3_cnn.py", ("--batch-sise", 3), "--batch-sise"),
+        ("q5_transfer.py", ("--backbone", tmp_path / "text.pt"), "text.pt is not a file of tensors"),
+        ("q5_transfer.py", ("--backbone", out / "q2_fcn.pt"), "expected 0.weight 8x3x5x5"),
+    ]
+    for script, args, words in cases:
+        assert words in error_of(run(script, *args, "--out", out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert "run q1_data.py first" in error_of(run("q2_fcn.py", "--out", tmp_path / "empty"))
+
+
+def test_q3_alone_has_nothing_to_compare_with_and_never_compares_across_data(synthetic_run, tmp_path):
+    out, _ = synthetic_run
+    (tmp_path / "q1_data.pt").symlink_to(out / "q1_data.pt")
+    assert "to compare with" in run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)
+    assert read(tmp_path, "q3_cnn")["comparison"] is None
+    foreign = read(out, "q2_fcn") | {"fingerprint": "of something else"}
+    (tmp_path / "q2_fcn.json").write_text(json.dumps(foreign))
+    assert "other data" in run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)
+    assert read(tmp_path, "q3_cnn")["comparison"] is None
+
+
+def test_recall_is_held_against_training_counts():
+    counts = [1000, 100, 10, 300, 30, 0, 500, 50]
+    matrix = np.zeros((8, 8), dtype=np.int64)
+    for label, count in enumerate(counts):
+        right = 0 if label == 3 else round(30 * np.log10(max(count, 1)))  # class 3 fails in spite of its count
+        matrix[label, label], matrix[label, 0 if label else 1] = right, 100 - right
+    matrix[5] = 0
+    explained = q4_confusion.recall_against_count(matrix, counts)
+    assert explained["worse_than_count"] == [3]
+    assert 0 < explained["spearman"] < 1
+    assert q4_confusion.most_taken_for(matrix, 3) == 0
+    assert q4_confusion.most_taken_for(np.diag([5, 5]), 0) is None

@@ -1,0 +1,138 @@
+import numpy as np
+import torch
+from conftest import random_data
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from common.data import CROP_SIZE, MyDataset, RandomCrop, epoch_seed, make_loader, make_loaders
+
+ZERO, ONE = torch.zeros(3), torch.ones(3)
+
+
+def numbered_images(count):
+    """Images whose first two channels say each pixel's row and column, and the third the image's number."""
+    images = torch.empty(count, 3, 69, 69, dtype=torch.uint8)
+    images[:, 0] = torch.arange(69, dtype=torch.uint8)[:, None]
+    images[:, 1] = torch.arange(69, dtype=torch.uint8)
+    images[:, 2] = torch.arange(count, dtype=torch.uint8)[:, None, None]
+    return images
+
+
+def corners(crops):
+    return crops[:, :2, 0, 0].long()
+
+
+def test_every_crop_is_a_whole_window_of_its_own_image():
+    images = random_data(40)[0]
+    crops = RandomCrop(48, torch.Generator().manual_seed(0)).take(images, [7, 7, 3, 39])
+    assert crops.shape == (4, 3, 48, 48)
+    assert crops.dtype == torch.float32
+    for crop, index in zip(crops, [7, 7, 3, 39], strict=True):
+        windows = [images[index, :, top : top + 48, left : left + 48] for top in range(22) for left in range(22)]
+        assert sum(torch.equal(crop, window.float()) for window in windows) == 1
+
+
+def test_crops_of_one_batch_differ_and_all_offsets_occur_equally_often():
+    images = numbered_images(2)
+    crop = RandomCrop(48, torch.Generator().manual_seed(0))
+    draws = torch.cat([corners(crop.take(images, [0] * 484)) for _ in range(50)])
+    assert draws.min() == 0
+    assert draws.max() == 21
+    counts = torch.bincount(draws[:, 0] * 22 + draws[:, 1], minlength=484).double()
+    chi_square = ((counts - 50) ** 2 / 50).sum().item()
+    assert (counts > 0).all()
+    assert abs(chi_square - 483) < 5 * np.sqrt(2 * 483)  # mean and deviation of chi-square with 483 degrees
+
+
+def test_pixels_keep_their_rows_columns_and_colours():
+    crops = RandomCrop(48, torch.Generator().manual_seed(3)).take(numbered_images(9), list(range(9)))
+    for number, crop in enumerate(crops):
+        top, left = crop[:2, 0, 0]
+        assert torch.equal(crop[0], (top + torch.arange(48.0))[:, None].expand(48, 48))
+        assert torch.equal(crop[1], (left + torch.arange(48.0)).expand(48, 48))
+        assert (crop[2] == number).all()
+
+
+def test_item_and_batch_access_give_what_transform_gives():
+    images, labels = random_data(10)
+    mean, std = torch.tensor([10.0, 20, 30]), torch.tensor([3.0, 4, 5])
+    generator = torch.Generator()
+    dataset = MyDataset(
+        images, labels, transforms.Compose([RandomCrop(48, generator), transforms.Normalize(mean, std)])
+    )
+    assert len(dataset) == 10
+    generator.manual_seed(5)
+    crop, label = dataset[4]
+    generator.manual_seed(5)
+    crops, batch_labels = dataset.__getitems__([4])
+    assert torch.equal(crop, crops[0])
+    assert label == batch_labels[0] == labels[4]
+    generator.manual_seed(5)
+    window = RandomCrop(48, generator)(images[4])
+    torch.testing.assert_close(crop, (window - mean[:, None, None]) / std[:, None, None])
+
+
+def test_dataset_takes_either_memory_order():
+    images, labels = random_data(6)
+    generator = torch.Generator()
+    crops = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        dataset = MyDataset(
+            images.contiguous(memory_format=order), labels, transforms.Compose([RandomCrop(48, generator)])
+        )
+        generator.manual_seed(1)
+        crops.append(dataset.__getitems__([5, 0])[0])
+    assert torch.equal(*crops)
+    assert crops[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_plain_dataloader_works_too():
+    images, labels = random_data(10)
+    dataset = MyDataset(images, labels, transforms.Compose([RandomCrop(48, torch.Generator())]))
+    singles = DataLoader([dataset[i] for i in range(10)], batch_size=4)
+    assert [batch.shape for batch, _ in singles] == [(4, 3, 48, 48), (4, 3, 48, 48), (2, 3, 48, 48)]
+
+
+def test_loader_drops_nothing_and_shuffles_only_when_asked():
+    images, labels = numbered_images(150), torch.arange(150)
+    for shuffle in (False, True):
+        batches = list(make_loader(images, labels, ZERO, ONE, batch_size=64, shuffle=shuffle))
+        assert [len(batch) for _, batch in batches] == [64, 64, 22]
+        order = torch.cat([batch for _, batch in batches])
+        assert torch.equal(order.sort().values, labels)
+        assert torch.equal(order, labels) != shuffle
+        assert torch.equal(torch.cat([crops[:, 2, 0, 0] for crops, _ in batches]).long(), order)
+
+
+def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
+    images, labels = numbered_images(100), torch.arange(100)
+    loader = make_loader(images, labels, ZERO, ONE, shuffle=True)
+
+    def draw(seed, epoch):
+        loader.generator.manual_seed(epoch_seed(seed, epoch))
+        return torch.cat([crops.flatten(1)[:, :1] for crops, _ in loader])
+
+    first = draw(0, 3)
+    torch.manual_seed(99)
+    list(loader)
+    assert torch.equal(draw(0, 3), first)
+    assert not torch.equal(draw(0, 4), first)
+    assert not torch.equal(draw(1, 3), first)
+    seeds = {epoch_seed(seed, epoch) for seed in range(20) for epoch in range(60)}
+    assert len(seeds) == 1200
+
+
+def test_loading_leaves_torchs_own_random_state_alone():
+    images, labels = random_data(70)
+    state = torch.get_rng_state()
+    list(make_loader(images, labels, ZERO, ONE, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_test_loader_has_the_same_batches_whatever_the_batch_size():
+    data = {f"main_{half}_{kind}": value for half in ("train", "test") for kind, value in
+            zip(("images", "labels"), random_data(90), strict=True)} | {"mean": ZERO, "std": ONE}  # fmt: skip
+    train_loader, test_loader = make_loaders(data, "main", batch_size=30)
+    assert len(train_loader) == 3
+    assert [len(labels) for _, labels in test_loader] == [64, 26]
+    assert CROP_SIZE == 48

@@ -1,0 +1,45 @@
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from common.models import classifier, convolutional_backbone, count_parameters, fully_connected
+
+
+def test_parameter_counts_are_the_assignments():
+    backbone = convolutional_backbone()
+    assert count_parameters(fully_connected()) == (442_952, 442_952)
+    assert count_parameters(backbone) == (178_096, 178_096)
+    assert count_parameters(classifier(backbone, 8)) == (178_616, 178_616)
+    backbone.requires_grad_(False)
+    assert count_parameters(classifier(backbone, 2)) == (178_226, 130)
+
+
+def test_layers_are_the_assignments():
+    kinds = [type(layer) for layer in fully_connected()]
+    assert kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    kinds = [type(layer) for layer in convolutional_backbone()]
+    convolution = [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    assert kinds == [*convolution, *convolution, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
+
+
+def test_shapes_of_features_and_logits():
+    crops = torch.randn(5, 3, 48, 48)
+    assert fully_connected()(crops).shape == (5, 8)
+    assert convolutional_backbone()(crops).shape == (5, 64)
+    assert classifier(convolutional_backbone(), 8)(crops).shape == (5, 8)
+
+
+def test_first_loss_is_near_that_of_a_uniform_guess():
+    torch.manual_seed(0)
+    crops = torch.randn(256, 3, 48, 48)
+    for model, num_classes in ((fully_connected(), 8), (classifier(convolutional_backbone(), 2), 2)):
+        loss = cross_entropy(model(crops), torch.arange(256) % num_classes).item()
+        assert abs(loss - math.log(num_classes)) < 0.1
+
+
+def test_state_dict_keys_put_backbone_and_head_apart():
+    keys = set(classifier(convolutional_backbone(), 8).state_dict())
+    layers = {key.rsplit(".", 1)[0] for key in keys}
+    assert layers == {"0.0", "0.3", "0.7", "0.9", "1"}

@@ -1,0 +1,49 @@
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from conftest import write_galaxy10
+
+from common import download
+from common.source import open_source
+
+
+def args(**changes):
+    return Namespace(**{"data": None, "source": "auto", "cache": "unused", "count": 60, "seed": 0, **changes})
+
+
+def no_mirror(cache):
+    raise ConnectionError("no mirror gave Galaxy10.h5")
+
+
+def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr(download, "fetch", no_mirror)
+    source, labels, blocks = open_source(args())
+    assert source == "synthetic"
+    assert len(labels) == len(np.concatenate(list(blocks))) == 60
+    warning = capsys.readouterr().err
+    assert "WARNING" in warning
+    assert "SYNTHETIC" in warning
+    assert len(warning.splitlines()) >= 6
+
+
+def test_real_takes_no_substitute(monkeypatch):
+    monkeypatch.setattr(download, "fetch", no_mirror)
+    with pytest.raises(ConnectionError):
+        open_source(args(source="real"))
+
+
+@pytest.mark.parametrize("source", ["auto", "real"])
+def test_a_mirror_that_serves_is_used(monkeypatch, tmp_path, source):
+    path = write_galaxy10(tmp_path / "Galaxy10.h5")
+    monkeypatch.setattr(download, "fetch", lambda cache: path)
+    name, labels, _ = open_source(args(source=source))
+    assert name == "galaxy10-sdss"
+    assert len(labels) == 60
+
+
+def test_synthetic_and_data_touch_no_network(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(download, "fetch", no_mirror)
+    assert open_source(args(source="synthetic"))[0] == "synthetic"
+    assert open_source(args(data=write_galaxy10(tmp_path / "my.h5")))[0] == "file:my.h5"
+    assert capsys.readouterr().err == ""
