@@ -83,7 +83,7 @@ def describe(record, matrices):
 
 def confusion_figure(record, matrices):
     """Return a figure of all confusion matrices side by side."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(19, 9), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(matrices), figsize=(15, 8.7), layout="compressed", sharey=True)
     for ax, (model, matrix) in zip(axes, matrices.items(), strict=True):
         title = f"{model.upper()}: accuracy {record['models'][model]['accuracy']:.1%}"
         plots.draw_confusion(ax, matrix, record["class_names"], title)

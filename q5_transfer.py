@@ -49,7 +49,7 @@ def logistic_regression(cnn_backbone, train_loader, test_loader, epochs, seed, d
 
 def transfer_figure(history, matrix, class_names, source):
     """Return a figure of the learning curves and the confusion matrix."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     plots.draw_curves(axes[0], axes[1], history)
     plots.draw_confusion(axes[2], matrix, class_names, "Confusion on the test set")
     figure.suptitle(plots.titled("Transfer to the two classes held back", source))

@@ -54,7 +54,9 @@ def draw_confusion(axes, confusion, class_names, title):
         text = f"{count:,}\n{share[row, column]:.0%}" if totals[row] else "–"
         axes.text(column, row, text, ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
     ticks = np.arange(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, [f"{name} ({n:,})" for name, n in zip(class_names, totals[:, 0], strict=True)])
-    axes.set(xlabel="predicted", ylabel="true (test images)", title=title)
+    lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]  # two short lines a name
+    axes.set_xticks(ticks, lines, rotation=0 if len(lines) < 4 else 90)
+    axes.set_yticks(ticks, [f"{line}: {total:,}" for line, total in zip(lines, totals[:, 0], strict=True)])
+    axes.set(xlabel="predicted", ylabel="true, with the number of test images", title=title)
+    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
