@@ -5,7 +5,7 @@ Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (l
 
 import torch
 
-from common import artifacts, cli, plots, report
+from common import artifacts, cli, distributed, plots, report
 from common.data import make_loaders
 from common.device import choose_device
 from common.models import fully_connected
@@ -14,6 +14,7 @@ from common.train import predict, train
 EXAMPLES = (
     "python q2_fcn.py",
     "python q2_fcn.py --epochs 10 --lr 0.0005 --device cpu",
+    "torchrun --nproc-per-node=2 q2_fcn.py  # two processes, the same steps",
 )
 
 
@@ -27,13 +28,19 @@ def get_args(argv=None):
 
 def main():
     args = get_args()
-    device = choose_device(args.device)
+    with distributed.joined(choose_device(args.device)) as device:
+        answer(args, device)
+
+
+def answer(args, device):
     data = artifacts.load_data(args.out)
-    train_loader, test_loader = make_loaders(data, "main", args.batch_size)
+    train_loader, test_loader = make_loaders(data, "main", args.batch_size, device)
 
     torch.manual_seed(args.seed)  # of the initial weights
     fcn = fully_connected()
-    history = train(fcn, train_loader, test_loader, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
+    history = train(fcn, train_loader, test_loader, args, device)
+    if not distributed.is_first():
+        return
     logits, labels = predict(fcn, test_loader, device)
 
     record = report.training_record(args, data, "main", fcn, history, logits, labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from common import artifacts, cli, plots, report
+from common import artifacts, cli, distributed, plots, report
 from common.data import make_loaders
 from common.device import choose_device
 from common.models import classifier, convolutional_backbone
@@ -17,6 +17,7 @@ from common.train import predict, train
 EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
+    "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps",
 )
 
 
@@ -44,13 +45,19 @@ def compare_with_fcn(path, record, labels):
 
 def main():
     args = get_args()
-    device = choose_device(args.device)
+    with distributed.joined(choose_device(args.device)) as device:
+        answer(args, device)
+
+
+def answer(args, device):
     data = artifacts.load_data(args.out)
-    train_loader, test_loader = make_loaders(data, "main", args.batch_size)
+    train_loader, test_loader = make_loaders(data, "main", args.batch_size, device)
 
     torch.manual_seed(args.seed)  # of the initial weights
     cnn = classifier(convolutional_backbone(), num_classes=8)
-    history = train(cnn, train_loader, test_loader, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
+    history = train(cnn, train_loader, test_loader, args, device)
+    if not distributed.is_first():
+        return
     logits, labels = predict(cnn, test_loader, device)
 
     record = report.training_record(args, data, "main", cnn, history, logits, labels)

@@ -96,7 +96,7 @@ def main():
     args = get_args()
     out, device = Path(args.out), choose_device(args.device)
     data = artifacts.load_data(out)
-    _, test_loader = make_loaders(data, "main", batch_size=64)
+    _, test_loader = make_loaders(data, "main", batch_size=64, device=device)
     networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), NUM_CLASSES)}
     train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from common import artifacts, cli, metrics, plots, report
 from common.checkpoint import load_backbone, weights_hash
-from common.data import epoch_seed, make_loaders
+from common.data import make_loaders
 from common.device import choose_device
 from common.models import classifier
 from common.train import predict, train
@@ -39,7 +39,7 @@ def logistic_regression(cnn_backbone, train_loader, test_loader, epochs, seed, d
 
     It is fitted to the features of the very crops that the head was trained on, epoch by epoch.
     """
-    drawn = [predict(cnn_backbone, train_loader, device, epoch_seed(seed, epoch)) for epoch in range(1, epochs + 1)]
+    drawn = [predict(cnn_backbone, train_loader, device, (seed, epoch)) for epoch in range(1, epochs + 1)]
     features, labels = (torch.cat(tensors).numpy() for tensors in zip(*drawn, strict=True))
     # C is the inverse of the regularisation: practically none, as the head has none.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
@@ -60,7 +60,7 @@ def main():
     args = get_args()
     device = choose_device(args.device)
     data = artifacts.load_data(args.out)
-    train_loader, test_loader = make_loaders(data, "transfer", args.batch_size)
+    train_loader, test_loader = make_loaders(data, "transfer", args.batch_size, device)
     class_names = data["class_names"][8:]
 
     path = args.backbone or Path(args.out) / "q3_cnn.pt"
@@ -70,7 +70,7 @@ def main():
     cnn_backbone.requires_grad_(False)
     torch.manual_seed(args.seed)  # of the head's initial weights
     model = classifier(cnn_backbone, num_classes=2)
-    history = train(model, train_loader, test_loader, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
+    history = train(model, train_loader, test_loader, args, device)
     logits, labels = predict(model, test_loader, device)
     hash_after = weights_hash(cnn_backbone)
     if hash_after != hash_before:

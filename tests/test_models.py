@@ -4,7 +4,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from common.models import classifier, convolutional_backbone, count_parameters, fully_connected
+from common.models import (
+    classifier,
+    convolutional_backbone,
+    count_parameters,
+    fully_connected,
+    pool_before_relu,
+)
 
 
 def test_parameter_counts_are_the_assignments():
@@ -43,3 +49,19 @@ def test_state_dict_keys_put_backbone_and_head_apart():
     keys = set(classifier(convolutional_backbone(), 8).state_dict())
     layers = {key.rsplit(".", 1)[0] for key in keys}
     assert layers == {"0.0", "0.3", "0.7", "0.9", "1"}
+
+
+def test_pooling_before_relu_changes_no_bit_of_outputs_and_gradients():
+    torch.manual_seed(0)
+    model = classifier(convolutional_backbone(), 8)
+    crops, labels = torch.randn(20, 3, 48, 48), torch.arange(20) % 8
+    faster = pool_before_relu(model)
+    kinds = [type(layer) for layer in faster[0]]
+    assert kinds.index(nn.MaxPool2d) < kinds.index(nn.ReLU)
+    results = []
+    for network in (model, faster):
+        model.zero_grad()
+        logits = network(crops)
+        cross_entropy(logits, labels).backward()
+        results.append([logits.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))

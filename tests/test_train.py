@@ -1,11 +1,12 @@
 import math
+from argparse import Namespace
 
 import pytest
 import torch
 from conftest import random_data
 from torch import nn
 
-from common.data import make_loader
+from common.data import make_loader, seed_epoch
 from common.models import classifier, convolutional_backbone, fully_connected
 from common.train import HISTORY_KEYS, loss_and_accuracy, predict, train, train_epoch
 
@@ -19,10 +20,15 @@ def loaders(count=100):
     return make_loader(images, labels, MEAN, STD, shuffle=True), make_loader(images, labels, MEAN, STD)
 
 
-def train_once(network, epochs=2, seed=0, lr=0.001):
-    torch.manual_seed(seed)
+def settings(**changes):
+    return Namespace(**{"epochs": 2, "lr": 0.001, "seed": 0, "precision": "float32", **changes})
+
+
+def train_once(network, **changes):
+    args = settings(**changes)
+    torch.manual_seed(args.seed)
     model = NETWORKS[network]()
-    history = train(model, *loaders(), epochs=epochs, lr=lr, seed=seed, device=CPU)
+    history = train(model, *loaders(), args, CPU)
     return model, history
 
 
@@ -93,7 +99,7 @@ def test_only_the_head_trains_when_the_backbone_is_frozen():
     before = {key: value.clone() for key, value in model.state_dict().items()}
     images, labels = random_data(64, num_classes=2)
     loader = make_loader(images, labels, MEAN, STD, shuffle=True)
-    train(model, loader, make_loader(images, labels, MEAN, STD), epochs=2, lr=0.005, seed=0, device=CPU)
+    train(model, loader, make_loader(images, labels, MEAN, STD), settings(lr=0.005), CPU)
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {"1.weight", "1.bias"}
 
@@ -106,7 +112,7 @@ def test_predictions_repeat_bit_for_bit_and_leave_random_states_alone():
     logits, labels = predict(model, loader, CPU)
     assert logits.shape == (100, 8)
     assert torch.equal(torch.get_rng_state(), state)
-    loader.generator.manual_seed(12345)
+    seed_epoch(loader, 12345, 6)
     assert torch.equal(predict(model, loader, CPU)[0], logits)
     assert torch.equal(labels, torch.arange(100) % 8)
 
@@ -130,3 +136,12 @@ def test_dropout_is_off_in_predictions_and_on_in_training():
     assert torch.equal(predict(model, loader, CPU)[0], predict(model, loader, CPU)[0])
     train_epoch(model, loader, torch.optim.Adam(model.parameters()), CPU)
     assert model.training
+
+
+def test_bf16_trains_close_to_float32_and_keeps_float32_weights():
+    exact, exact_history = train_once("cnn")
+    model, history = train_once("cnn", precision="bf16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert history["train_loss"] != exact_history["train_loss"]
+    assert history["train_loss"] == pytest.approx(exact_history["train_loss"], rel=0.02)
+    assert model.state_dict().keys() == exact.state_dict().keys()

@@ -1,0 +1,81 @@
+"""The usual way to train on Galaxy10, written down plainly, as what `make bench` compares with.
+
+float32 images in memory, torchvision's transforms image by image in __getitem__, a DataLoader that puts
+the batch together, Adam as it comes. The networks are the assignment's, with ReLU not in place.
+"""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+
+class Galaxies(Dataset):
+    """float32 images (n, 3, h, w) and int64 labels, one at a time."""
+
+    def __init__(self, images, labels, transform):
+        self.images = images
+        self.labels = labels
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def make_loader(images, labels, mean, std, shuffle):
+    """Return a DataLoader over uint8 images, turned into float32 once, at the start."""
+    transform = transforms.Compose([transforms.RandomCrop(48), transforms.Normalize(mean, std)])
+    return DataLoader(Galaxies(images.float(), labels, transform), batch_size=64, shuffle=shuffle)
+
+
+def fully_connected():
+    """Return Q2's network."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(6912, 64), nn.ReLU(), nn.Linear(64, 8))
+
+
+def convolutional(num_classes, frozen=False):
+    """Return Q3's network, or with a frozen backbone Q5's."""
+    cnn_backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2, 2),
+        nn.Conv2d(8, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2, 2),
+        nn.Flatten(),
+        nn.Linear(1296, 128),
+        nn.ReLU(),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+    )
+    return nn.Sequential(cnn_backbone.requires_grad_(not frozen), nn.Linear(64, num_classes))
+
+
+def make_optimizer(model, lr):
+    """Return Adam over what may be trained."""
+    return torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr)
+
+
+def run_epoch(model, train_loader, test_loader, optimizer, device):
+    """Train for one epoch and evaluate; return train loss, train accuracy, test loss and test accuracy."""
+    criterion = nn.CrossEntropyLoss()
+    figures = []
+    for loader, training in ((train_loader, True), (test_loader, False)):
+        model.train(training)
+        loss_sum, correct = 0.0, 0
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            with torch.set_grad_enabled(training):
+                logits = model(images)
+                loss = criterion(logits, labels)
+            if training:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            loss_sum += loss.item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
+        figures += [loss_sum / len(loader.dataset), correct / len(loader.dataset)]
+    return figures

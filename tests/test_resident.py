@@ -1,0 +1,107 @@
+"""The GPU's loader and graphed epoch, whose logic is the same on the CPU, where it is tested."""
+
+import pytest
+import torch
+from conftest import random_data
+
+from common.data import make_loader, seed_epoch
+from common.device import make_adam
+from common.graph import GraphedEpoch
+from common.models import classifier, convolutional_backbone
+from common.resident import ResidentLoader
+from common.train import predict, train_epoch, train_step
+
+CPU = torch.device("cpu")
+MEAN, STD = torch.tensor([120.0, 125, 130]), torch.tensor([70.0, 72, 74])
+
+
+def loaders(count=200, shuffle=True):
+    loader = make_loader(*random_data(count), MEAN, STD, shuffle=shuffle)
+    return loader, ResidentLoader(loader, CPU)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_are_those_of_the_dataloader(shuffle):
+    plain, resident = loaders(shuffle=shuffle)
+    for epoch in (1, 2):
+        seed_epoch(plain, 3, epoch)
+        expected = list(plain)
+        seed_epoch(resident, 3, epoch)
+        batches = list(resident)
+        assert len(resident) == len(plain) == len(batches) == 4
+        for (crops, labels), (other_crops, other_labels) in zip(expected, batches, strict=True):
+            assert torch.equal(labels, other_labels)
+            torch.testing.assert_close(crops, other_crops, rtol=1e-6, atol=1e-5)
+
+
+def test_predictions_are_those_of_the_dataloader():
+    torch.manual_seed(0)
+    model = classifier(convolutional_backbone(), 8)
+    plain, resident = loaders()
+    for first, second in zip(predict(model, plain, CPU), predict(model, resident, CPU), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def train(run_epoch, epochs=2):
+    torch.manual_seed(0)
+    model = classifier(convolutional_backbone(), 8)
+    optimizer = make_adam(model, 0.002, CPU)
+    _, resident = loaders(count=8 * 64 + 10)
+    figures = []
+    for epoch in range(1, epochs + 1):
+        seed_epoch(resident, 0, epoch)
+        figures.append(run_epoch(model, resident, optimizer, CPU))
+    return figures, model.state_dict()
+
+
+class Recorder:
+    """Stands in for the capture of a CUDA graph: nothing runs at capture, the step at each replay."""
+
+    def __init__(self):
+        self.captures = self.replays = 0
+
+    def __call__(self, step):
+        self.captures += 1
+
+        def replay():
+            self.replays += 1
+            step()
+
+        return replay
+
+
+def same(first, second):
+    (figures, weights), (other_figures, other_weights) = first, second
+    return figures == other_figures and all(torch.equal(weights[key], other_weights[key]) for key in weights)
+
+
+def test_a_graphed_epoch_takes_the_same_steps_as_a_plain_one():
+    recorder = Recorder()
+    graphed = train(GraphedEpoch(train_step, recorder))
+    assert same(graphed, train(train_epoch))
+    assert recorder.captures == 1
+    # Two epochs of eight whole batches and a small one: three to warm up, and the small ones, are not replayed.
+    assert recorder.replays == 2 * 8 - GraphedEpoch.WARM_UP
+
+
+def test_where_no_graph_can_be_captured_training_goes_on_step_by_step(capsys):
+    def refuse(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert same(train(GraphedEpoch(train_step, refuse)), train(train_epoch))
+    assert capsys.readouterr().out.count("No CUDA graph") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_captured_graph_gives_the_losses_of_the_cpu():
+    plain, _ = loaders(count=1000)
+    losses = []
+    for device in (CPU, torch.device("cuda")):
+        torch.manual_seed(0)
+        model = classifier(convolutional_backbone(), 8).to(device)
+        loader = plain if device.type == "cpu" else ResidentLoader(plain, device)
+        run_epoch = train_epoch if device.type == "cpu" else GraphedEpoch(train_step)
+        optimizer = make_adam(model, 0.002, device)
+        seed_epoch(loader, 0, 1)
+        losses.append(run_epoch(model, loader, optimizer, device)[0])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
