@@ -1,48 +1,60 @@
 """Q1: read Galaxy10, look at it, split it, and measure what is needed to normalise it.
 
-Reads a Galaxy10 HDF5 file: --data, or fetched once and kept, or drawn. Writes, under --out, q1_data.pt
-(the images and labels of both sets, mean and std), q1_data.png (each class) and q1_data.json.
+Reads a Galaxy10 HDF5 file: --data, or fetched once and kept, or drawn. Train sizes that are not given are
+the assignment's, or for DECaLS and with --count in proportion. Writes, under --out, q1_data.pt (the images
+and labels of both sets, mean and std), q1_data.png (each class) and q1_data.json.
 """
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from common import artifacts, cli, download, plots, split
-from common.data import make_loader
-from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, MAIN_CLASSES
+from common.data import CROP_SIZE, make_loader
+from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
 from common.source import open_source
-from common.synthetic import class_counts
 
 EXAMPLES = (
     "python q1_data.py                     # Galaxy10 SDSS, fetched once; a synthetic set if it cannot be",
     "python q1_data.py --data Galaxy10.h5  # a file that is here already",
-    "python q1_data.py --source synthetic --count 3000 --out small  # train sizes in proportion",
+    "python q1_data.py --dataset decals --out decals  # 2.7 GB, streamed and resized",
+    "python q1_data.py --source synthetic --count 3000 --out small",
 )
 
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, whole = parser.add_argument, cli.positive_int
-    add("--data", metavar="PATH", help="a Galaxy10 HDF5 file, in place of --source")
+    add("--data", metavar="PATH", help="a Galaxy10 HDF5 file, SDSS or DECaLS, in place of --source")
     add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be had")
+    add("--dataset", choices=("sdss", "decals"), default="sdss", help="which real set is fetched")
     add("--cache", metavar="DIR", default=download.default_cache(), help="folder that downloads are kept in")
     add("--count", type=whole, default=sum(CLASS_COUNTS), metavar="N", help="images in the synthetic set")
-    add("--main-train", type=whole, default=18000, metavar="N", help="training images of classes 0-7")
-    add("--transfer-train", type=whole, default=1000, metavar="N", help="training images of classes 8 and 9")
+    add("--image-size", type=whole, default=IMAGE_SIZE, metavar="PIXELS", help="side that images are resized to")
+    add("--main-train", type=whole, metavar="N", help="training images of classes 0-7 (default: 18000, see below)")
+    add("--transfer-train", type=whole, metavar="N", help="training images of 8 and 9 (default: 1000, see below)")
     add("--split", choices=tuple(split.SPLITS), default="stratified", help="by class and seed, or the file's order")
     add("--stats-images", type=whole, default=1000, metavar="N", help="training images to measure mean and std on")
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)
-    if args.count != sum(CLASS_COUNTS):
-        if args.data or args.source != "synthetic":
-            parser.error("--count is for --source synthetic")
-        parser.set_defaults(**split.assignment_sizes(class_counts(args.count)))  # what is given goes before a default
-        args = parser.parse_args(argv)
     if args.data and args.source != "auto":
         parser.error(f"--data {args.data} and --source {args.source} exclude each other")
+    if args.image_size < CROP_SIZE:
+        parser.error(f"--image-size {args.image_size}: crops of {CROP_SIZE} pixels are cut out, it must be no smaller")
     return args
+
+
+def fill_in_train_sizes(args, class_names, counts):
+    """Give args.main_train and .transfer_train, where unset, the assignment's 18,000 and 1,000.
+
+    For DECaLS and for a synthetic set of another size: numbers in the same proportion to `counts` a class.
+    """
+    usual = class_names == CLASS_NAMES and args.count == sum(CLASS_COUNTS)
+    sizes = {"main_train": 18000, "transfer_train": 1000} if usual else split.assignment_sizes(counts)
+    args.main_train = args.main_train or sizes["main_train"]
+    args.transfer_train = args.transfer_train or sizes["transfer_train"]
 
 
 def channel_statistics(loader):
@@ -87,11 +99,12 @@ def describe(record):
 def main():
     args = get_args()
     out = Path(args.out)
-    source, labels, blocks = open_source(args)
+    source, class_names, labels, blocks = open_source(args)
+    fill_in_train_sizes(args, class_names, np.bincount(labels, minlength=10))
     train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
     indices = split.split_indices(labels, train_sizes, split.SPLITS[args.split], args.seed)
     data = split.split_images(labels, blocks, indices)
-    data |= {"class_names": list(CLASS_NAMES), "source": source, "fingerprint": split.fingerprint(data)}
+    data |= {"class_names": list(class_names), "source": source, "fingerprint": split.fingerprint(data)}
 
     first_images, first_labels = (data[f"main_train_{kind}"][: args.stats_images] for kind in ("images", "labels"))
     mean, std = channel_statistics(make_loader(first_images, first_labels, torch.zeros(3), torch.ones(3)))

@@ -1,14 +1,18 @@
-"""Galaxy10 SDSS: what its files hold, and how they are read without taking anything for granted.
+"""Galaxy10: what its files hold, and how they are read without taking anything for granted.
 
-Leung & Bovy's Galaxy10, https://zenodo.org/records/10844811: SDSS pictures with Galaxy Zoo 2 labels.
+Leung & Bovy's Galaxy10 SDSS, https://zenodo.org/records/10844811: SDSS pictures with Galaxy Zoo 2 labels;
+and Galaxy10 DECaLS, https://zenodo.org/records/10845026: larger ones of the DESI Legacy Surveys.
 """
 
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
-IMAGE_SIZE = 69  # pixels
+IMAGE_SIZE = 69  # pixels, of Galaxy10 SDSS
+DECALS_SIZE = 256
 CLASS_NAMES = (
     "Disk, Face-on, No Spiral",
     "Smooth, Completely round",
@@ -23,12 +27,25 @@ CLASS_NAMES = (
 )
 CLASS_COUNTS = (3461, 6997, 6292, 349, 1534, 17, 589, 1121, 906, 519)
 MAIN_CLASSES = 8  # classes 0-7 are trained on from scratch, 8 and 9 kept for transfer
-BLOCK = 1024  # images read at once: 15 MB
+DECALS_CLASS_NAMES = (
+    "Disturbed",
+    "Merging",
+    "Round Smooth",
+    "In-between Round Smooth",
+    "Cigar Shaped Smooth",
+    "Barred Spiral",
+    "Unbarred Tight Spiral",
+    "Unbarred Loose Spiral",
+    "Edge-on without Bulge",
+    "Edge-on with Bulge",
+)
+BLOCK_BYTES = 16_000_000  # read at once
 
 
-def open_galaxy10(path):
-    """Return the labels, uint8 (n,), of an HDF5 file, and an iterator over its images, uint8 (m, 69, 69, 3).
+def open_galaxy10(path, size=IMAGE_SIZE):
+    """Return the class names and labels, uint8 (n,), of an HDF5 file, and an iterator over its images.
 
+    The images come in blocks, uint8 (m, size, size, 3), resized by area if the file's are of another size.
     The whole file's form is checked before anything is returned. Raises OSError or ValueError with a
     sentence that says what the file is instead.
     """
@@ -41,22 +58,32 @@ def open_galaxy10(path):
                 raise ValueError(f"{path} has no dataset '{key}': a Galaxy10 file has images and ans, this has {there}")
         images, ans = file["images"], file["ans"]
         check_images(path, images)
-        labels = check_labels(path, ans, len(images))
+        names = DECALS_CLASS_NAMES if images.shape[1] == DECALS_SIZE else CLASS_NAMES
+        labels = check_labels(path, ans, len(images), names)
     except BaseException:
         file.close()
         raise
 
     def blocks():
         with file:
-            for start in range(0, len(images), BLOCK):
+            count = max(1, BLOCK_BYTES // (images.shape[1] * images.shape[2] * 3))
+            for start in range(0, len(images), count):
                 try:
-                    yield images[start : start + BLOCK]
+                    yield resize(images[start : start + count], size)
                 except OSError as error:
                     raise ValueError(
                         f"{path}: cannot read images {start:,} and on, is it cut short? ({error})"
                     ) from None
 
-    return labels, blocks()
+    return names, labels, blocks()
+
+
+def resize(images, size):
+    """Return pictures, uint8 (m, h, w, 3), as uint8 (m, size, size, 3): each pixel the mean of the area it covers."""
+    if images.shape[1:3] == (size, size):
+        return images
+    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    return interpolate(channels_first, (size, size), mode="area").round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def open_hdf5(path):
@@ -81,22 +108,20 @@ def open_hdf5(path):
 
 
 def check_images(path, images):
-    """Raise ValueError unless the dataset is uint8 (n, 69, 69, 3)."""
+    """Raise ValueError unless the dataset is uint8 (n, 69, 69, 3), or of DECaLS's size."""
     shape = " x ".join(map(str, images.shape))
     if images.ndim != 4:
         raise ValueError(f"{path}: images have {images.ndim} axes ({shape}), not 4: (n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)")
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: images are {images.dtype}, not uint8: store the pictures as whole numbers 0-255")
-    if images.shape[1:] == (256, 256, 3):
+    if images.shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE, 3), (DECALS_SIZE, DECALS_SIZE, 3)):
         raise ValueError(
-            f"{path}: images are {shape}: this is Galaxy10 DECaLS, too big for the assignment; give --data "
-            f"Galaxy10 SDSS, of {IMAGE_SIZE} x {IMAGE_SIZE} pixels, or leave it out to have that fetched"
+            f"{path}: images are {shape}, neither n x {IMAGE_SIZE} x {IMAGE_SIZE} x 3 (Galaxy10 SDSS) "
+            f"nor n x {DECALS_SIZE} x {DECALS_SIZE} x 3 (DECaLS): colours last"
         )
-    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
-        raise ValueError(f"{path}: images are {shape}, not n x {IMAGE_SIZE} x {IMAGE_SIZE} x 3 (colours last)")
 
 
-def check_labels(path, ans, count):
+def check_labels(path, ans, count, names):
     """Return the labels, uint8 (count,); raise ValueError unless they are one whole number 0-9 an image."""
     if ans.ndim != 1:
         raise ValueError(f"{path}: ans has {ans.ndim} axes, not 1: one label, 0-9, for each image")
@@ -114,5 +139,5 @@ def check_labels(path, ans, count):
         raise ValueError(f"{path}: no images of classes 0-7, on which Q2 and Q3 train")
     for label in range(MAIN_CLASSES, 10):
         if counts[label] == 0:
-            raise ValueError(f"{path}: no images of class {label} ({CLASS_NAMES[label]}), which Q5 needs")
+            raise ValueError(f"{path}: no images of class {label} ({names[label]}), which Q5 needs")
     return labels.astype(np.uint8)

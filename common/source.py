@@ -3,7 +3,7 @@
 import sys
 
 from common import download
-from common.galaxy10 import open_galaxy10
+from common.galaxy10 import CLASS_NAMES, open_galaxy10, resize
 from common.synthetic import synthetic_galaxy10
 
 WARNING = """\
@@ -16,18 +16,20 @@ WARNING = """\
 
 
 def open_source(args):
-    """Return the data's name, the labels, uint8 (n,), and an iterator over blocks of images, uint8 (m, h, w, 3).
+    """Return the data's name, the class names, the labels, uint8 (n,), and an iterator over blocks of images.
 
-    args: data, source, cache, count and seed, as q1_data.py takes them. With source "auto" a warning is
-    printed when the real set cannot be had; with "real" that raises ConnectionError.
+    args: data, dataset, source, cache, count, image_size and seed, as q1_data.py takes them. With source
+    "auto" a warning is printed when the real set cannot be had; with "real" that raises ConnectionError.
     """
     if args.data:
-        return download.source_of(args.data), *open_galaxy10(args.data)
+        return download.source_of(args.data), *open_galaxy10(args.data, args.image_size)
     if args.source != "synthetic":
         try:
-            return "galaxy10-sdss", *open_galaxy10(download.fetch(args.cache))
+            path = download.fetch(args.cache, download.PUBLISHED[args.dataset])
+            return f"galaxy10-{args.dataset}", *open_galaxy10(path, args.image_size)
         except ConnectionError:
-            if args.source == "real":
+            if args.source == "real" or args.dataset == "decals":  # of which there is no synthetic one
                 raise
             print(WARNING, file=sys.stderr, flush=True)
-    return "synthetic", *synthetic_galaxy10(args.count, args.seed)
+    labels, blocks = synthetic_galaxy10(args.count, args.seed)
+    return "synthetic", CLASS_NAMES, labels, (resize(block, args.image_size) for block in blocks)

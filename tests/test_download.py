@@ -9,7 +9,7 @@ from conftest import error_of, run
 from common import download
 
 GALAXIES = bytes(range(256)) * 4000
-SHA256 = hashlib.sha256(GALAXIES).hexdigest()
+PUBLISHED = download.Published("Galaxy10.h5", len(GALAXIES), hashlib.sha256(GALAXIES).hexdigest(), ())
 
 
 class Mirror(BaseHTTPRequestHandler):
@@ -58,7 +58,7 @@ def nobody():
 
 
 def fetch(cache, *urls):
-    return download.fetch(cache, mirrors=urls, sha256=SHA256)
+    return download.fetch(cache, PUBLISHED._replace(mirrors=urls))
 
 
 def test_right_bytes_are_kept_and_never_fetched_twice(server, tmp_path):
@@ -114,14 +114,15 @@ def test_cache_is_the_environments_or_the_users(monkeypatch):
     assert "galaxy10" in download.default_cache()
 
 
-def test_only_the_published_file_is_called_galaxy10_sdss(tmp_path, monkeypatch):
+def test_only_a_published_file_is_called_galaxy10(tmp_path, monkeypatch):
     path = tmp_path / "mine.h5"
     path.write_bytes(GALAXIES)
     assert download.source_of(path) == "file:mine.h5"
-    monkeypatch.setattr(download, "FILE_SIZE", len(GALAXIES))
-    assert download.source_of(path) == "file:mine.h5"
-    monkeypatch.setattr(download, "SHA256", SHA256)
-    assert download.source_of(path) == "galaxy10-sdss"
+    for name in ("sdss", "decals"):
+        monkeypatch.setattr(download, "PUBLISHED", {name: PUBLISHED._replace(sha256="0" * 64)})
+        assert download.source_of(path) == "file:mine.h5"
+        monkeypatch.setattr(download, "PUBLISHED", {name: PUBLISHED})
+        assert download.source_of(path) == f"galaxy10-{name}"
 
 
 # An environment in which no mirror can be reached, whatever the machine's network: a proxy nobody runs.
@@ -132,5 +133,5 @@ def test_source_real_fails_where_no_mirror_answers(tmp_path):
     done = run("q1_data.py", "--source", "real", "--cache", tmp_path / "c", "--out", tmp_path / "out", **UNREACHABLE)
     error = error_of(done)
     assert "no mirror gave Galaxy10.h5" in error
-    assert all(url in error for url in download.MIRRORS)
+    assert all(url in error for url in download.PUBLISHED["sdss"].mirrors)
     assert not (tmp_path / "out").exists()

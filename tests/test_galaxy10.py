@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from conftest import write_galaxy10
 
-from common.galaxy10 import BLOCK, CLASS_COUNTS, CLASS_NAMES, open_galaxy10
+from common import galaxy10
+from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES, open_galaxy10, resize
 
 LABELS = np.arange(60, dtype=np.uint8) % 10
 
@@ -15,11 +16,13 @@ def test_the_ten_classes():
     assert sum(CLASS_COUNTS) == 21785
 
 
-def test_images_and_labels_come_back_as_they_are_in_blocks(tmp_path):
-    path = write_galaxy10(tmp_path / "galaxies.h5", count=BLOCK + 60)
-    labels, blocks = open_galaxy10(path)
+def test_images_and_labels_come_back_as_they_are_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(galaxy10, "BLOCK_BYTES", 100 * 69 * 69 * 3)
+    path = write_galaxy10(tmp_path / "galaxies.h5", count=160)
+    names, labels, blocks = open_galaxy10(path)
+    assert names == CLASS_NAMES
     blocks = list(blocks)
-    assert [len(block) for block in blocks] == [BLOCK, 60]
+    assert [len(block) for block in blocks] == [100, 60]
     with h5py.File(path) as file:
         assert (np.concatenate(blocks) == file["images"][:]).all()
         assert (labels == file["ans"][:]).all()
@@ -30,7 +33,7 @@ def test_compressed_files_and_wider_integer_labels_are_read_too(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)
     with h5py.File(path, "a") as file:
         file.create_dataset("images", data=images, compression="gzip", chunks=(7, 69, 69, 3))
-    labels, blocks = open_galaxy10(path)
+    _, labels, blocks = open_galaxy10(path)
     assert (np.concatenate(list(blocks)) == images).all()
     assert (labels == LABELS).all()
 
@@ -41,8 +44,7 @@ BAD_CONTENTS = {
     "neither": ({"images": None, "ans": None}, "this has nothing"),
     "three axes": ({"images": np.zeros((60, 69, 69), np.uint8)}, r"3 axes \(60 x 69 x 69\), not 4"),
     "float images": ({"images": np.zeros((60, 69, 69, 3), np.float32)}, "float32, not uint8"),
-    "DECaLS": ({"images": np.zeros((60, 256, 256, 3), np.uint8)}, "Galaxy10 DECaLS.*Galaxy10 SDSS"),
-    "other size": ({"images": np.zeros((60, 64, 64, 3), np.uint8)}, "60 x 64 x 64 x 3, not n x 69 x 69 x 3"),
+    "other size": ({"images": np.zeros((60, 64, 64, 3), np.uint8)}, "60 x 64 x 64 x 3, neither n x 69 x 69 x 3"),
     "label 10": ({"ans": LABELS + np.uint8(1)}, "labels run from 1 to 10, outside"),
     "negative label": ({"ans": LABELS.astype(np.int64) - 1}, "labels run from -1 to 8, outside"),
     "lengths": ({"ans": LABELS[:59]}, "60 images but 59 labels"),
@@ -107,3 +109,18 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
         monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(PermissionError):
         open_galaxy10(path)
+
+
+def test_decals_has_its_own_names_and_is_resized_by_area(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), dtype=np.uint8)
+    path = write_galaxy10(tmp_path / "decals.h5", images=images)
+    names, _, blocks = open_galaxy10(path, size=64)
+    assert names == DECALS_CLASS_NAMES
+    small = np.concatenate(list(blocks))
+    means = images.reshape(60, 64, 4, 64, 4, 3).mean((2, 4))  # 4 x 4 pixels make one
+    assert small.shape == (60, 64, 64, 3)
+    assert np.abs(small - means).max() <= 0.5 + 1e-4
+    for size in (69, 48):
+        assert resize(images, size).shape == (60, size, size, 3)
+        assert np.abs(resize(images, size).mean((1, 2)) - images.mean((1, 2))).max() < 3
+    assert resize(images, 256) is images

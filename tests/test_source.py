@@ -5,20 +5,33 @@ import pytest
 from conftest import write_galaxy10
 
 from common import download
+from common.galaxy10 import CLASS_NAMES
 from common.source import open_source
 
 
 def args(**changes):
-    return Namespace(**{"data": None, "source": "auto", "cache": "unused", "count": 60, "seed": 0, **changes})
+    return Namespace(
+        **{
+            "data": None,
+            "source": "auto",
+            "cache": "unused",
+            "count": 60,
+            "seed": 0,
+            "dataset": "sdss",
+            "image_size": 69,
+            **changes,
+        }
+    )
 
 
-def no_mirror(cache):
+def no_mirror(cache, published):
     raise ConnectionError("no mirror gave Galaxy10.h5")
 
 
 def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(monkeypatch, capsys):
     monkeypatch.setattr(download, "fetch", no_mirror)
-    source, labels, blocks = open_source(args())
+    source, names, labels, blocks = open_source(args())
+    assert names == CLASS_NAMES
     assert source == "synthetic"
     assert len(labels) == len(np.concatenate(list(blocks))) == 60
     warning = capsys.readouterr().err
@@ -36,8 +49,8 @@ def test_real_takes_no_substitute(monkeypatch):
 @pytest.mark.parametrize("source", ["auto", "real"])
 def test_a_mirror_that_serves_is_used(monkeypatch, tmp_path, source):
     path = write_galaxy10(tmp_path / "Galaxy10.h5")
-    monkeypatch.setattr(download, "fetch", lambda cache: path)
-    name, labels, _ = open_source(args(source=source))
+    monkeypatch.setattr(download, "fetch", lambda cache, published: path)
+    name, _, labels, _ = open_source(args(source=source))
     assert name == "galaxy10-sdss"
     assert len(labels) == 60
 
@@ -47,3 +60,14 @@ def test_synthetic_and_data_touch_no_network(monkeypatch, tmp_path, capsys):
     assert open_source(args(source="synthetic"))[0] == "synthetic"
     assert open_source(args(data=write_galaxy10(tmp_path / "my.h5")))[0] == "file:my.h5"
     assert capsys.readouterr().err == ""
+
+
+def test_decals_has_no_substitute(monkeypatch):
+    monkeypatch.setattr(download, "fetch", no_mirror)
+    with pytest.raises(ConnectionError):
+        open_source(args(dataset="decals"))
+
+
+def test_synthetic_images_can_be_resized_too():
+    _, _, _, blocks = open_source(args(source="synthetic", image_size=50))
+    assert np.concatenate(list(blocks)).shape == (60, 50, 50, 3)
