@@ -10,10 +10,12 @@ EPOCHS         =## of all three trainings; empty: the assignment's 50, 50 and 20
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
 DEVICE         = auto## auto, cpu, cuda or mps
+PRECISION      = float32## float32, or bf16 for faster training where the processor has it
+DATASET        = sdss## which real set is fetched without DATA: sdss or decals
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all data fcn cnn confusion transfer test lint smoke clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test lint smoke bench clean help FORCE
 
 all: $(OUT)/summary.txt ## all five questions, and a table at the end
 data: $(OUT)/q1_data.json ## Q1: read, look at, split and measure the galaxies
@@ -30,21 +32,21 @@ endif
 
 # What each script is called with, and which modules it uses.
 option  = $(if $(strip $(2)),$(1) '$(strip $(2))')
-trained = --out '$(OUT)' --seed '$(SEED)' --device '$(DEVICE)' $(call option,--epochs,$(EPOCHS))
+trained = --out '$(OUT)' --seed '$(SEED)' --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epochs,$(EPOCHS))
 sizes   = $(call option,--main-train,$(MAIN_TRAIN)) $(call option,--transfer-train,$(TRANSFER_TRAIN))
-drawn   = --source '$(SOURCE)' $(call option,--count,$(COUNT))
+drawn   = --source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))
 ARGS_q1_data      = --out '$(OUT)' --seed '$(SEED)' $(if $(DATA),--data '$(DATA)',$(drawn)) $(sizes)
 ARGS_q2_fcn       = $(trained)
 ARGS_q3_cnn       = $(trained)
 ARGS_q4_confusion = --out '$(OUT)' --device '$(DEVICE)'
 ARGS_q5_transfer  = $(trained)
 
-modules = $(patsubst %,common/%.py,__init__ artifacts cli data plots $(1))
+modules = $(patsubst %,common/%.py,__init__ artifacts cli data plots resident $(1))
 USES_q1_data      = $(call modules,download galaxy10 source split synthetic)
-USES_q2_fcn       = $(call modules,device metrics models report train)
-USES_q3_cnn       = $(call modules,device metrics models report train)
-USES_q4_confusion = $(call modules,device metrics models train)
-USES_q5_transfer  = $(call modules,checkpoint device metrics models report train)
+USES_q2_fcn       = $(call modules,device distributed graph metrics models report train)
+USES_q3_cnn       = $(call modules,device distributed graph metrics models report train)
+USES_q4_confusion = $(call modules,device distributed graph metrics models train)
+USES_q5_transfer  = $(call modules,checkpoint device distributed graph metrics models report train)
 
 QUESTIONS = q1_data q2_fcn q3_cnn q4_confusion q5_transfer
 # A question is asked again when its script, a module, its settings or what it reads has changed, or one
@@ -88,8 +90,10 @@ lint: $(DEV_ENVIRONMENT) ## what ruff says of the code and its layout
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 MAIN_TRAIN= TRANSFER_TRAIN=
+bench: $(ENVIRONMENT) ## how fast all this is against the usual way
+	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/.q[1-5]_*
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/.q[1-5]_*
 	@-rmdir '$(OUT)' 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20

@@ -4,6 +4,10 @@ float32 images in memory, torchvision's transforms image by image in __getitem__
 the batch together, Adam as it comes. The networks are the assignment's, with ReLU not in place.
 """
 
+import sys
+
+import h5py
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -79,3 +83,21 @@ def run_epoch(model, train_loader, test_loader, optimizer, device):
             correct += (logits.argmax(1) == labels).sum().item()
         figures += [loss_sum / len(loader.dataset), correct / len(loader.dataset)]
     return figures
+
+
+def main():
+    """Read a Galaxy10 file whole and train for an epoch, for `bench.py` to see how much memory that takes."""
+    path, train_size = sys.argv[1], int(sys.argv[2])
+    with h5py.File(path, "r") as file:
+        images, labels = np.array(file["images"], dtype=np.float32), np.array(file["ans"], dtype=np.int64)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)[labels < 8]
+    labels = torch.from_numpy(labels[labels < 8])
+    mean, std = images[:1000].mean((0, 2, 3)), images[:1000].std((0, 2, 3))
+    train_loader = make_loader(images[:train_size], labels[:train_size], mean, std, shuffle=True)
+    test_loader = make_loader(images[train_size:], labels[train_size:], mean, std, shuffle=False)
+    model = convolutional(8)
+    run_epoch(model, train_loader, test_loader, make_optimizer(model, 0.002), torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,8 @@
 """Where and in what precision the networks compute: the one place that knows about CPUs and GPUs."""
 
+import ctypes
+import sys
+
 import torch
 from torch import nn
 
@@ -18,7 +21,22 @@ def choose_device(name):
     if not available[name]:
         raise ValueError(f"--device {name}: torch {torch.__version__} finds no such device here; try --device auto")
     torch.backends.cudnn.allow_tf32 = False  # its ten-bit products would part a GPU's losses from a CPU's
+    if name == "cpu" and sys.platform == "linux":
+        keep_freed_memory()
     return torch.device(name)
+
+
+def keep_freed_memory():
+    """Tell glibc to keep what is freed, up to 256 MB, instead of handing it back to the system at once.
+
+    Each batch takes and frees several MB, which would be mapped, zeroed and unmapped again at every step:
+    without that an epoch takes some 10 % less (2 cores). Where the C library is another, nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(trim_threshold, 256 * 2**20)
+        mallopt(mmap_threshold, 32 * 2**20)
 
 
 def make_adam(model, lr, device):

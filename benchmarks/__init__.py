@@ -1,0 +1,1 @@
+"""What `make bench` runs: this project against the usual way, in one run."""

@@ -1,0 +1,218 @@
+"""How fast this project is against the usual way (baseline.py), in one run that alternates the two.
+
+Both run in one process, so the usual way profits too from what common/device.py sets. Draws the SYNTHETIC
+Galaxy10 (the galaxies do not matter to the clock) and writes, under --out/benchmarks, galaxies.h5,
+q1_data.pt and results.json. Prints a table.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import h5py
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import baseline
+from common import artifacts, cli
+from common.data import make_loaders, seed_epoch
+from common.device import choose_device, in_precision, make_adam
+from common.graph import GraphedEpoch
+from common.models import classifier, convolutional_backbone, fully_connected, pool_before_relu
+from common.synthetic import synthetic_galaxy10
+from common.train import predict, train_epoch, train_step
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ("python -m benchmarks.bench", "python -m benchmarks.bench --count 3000 --rounds 2 --out small")
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--count", type=cli.positive_int, default=21785, metavar="N", help="images in all")
+    parser.add_argument("--rounds", type=cli.positive_int, default=5, metavar="N", help="times that both are timed")
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
+
+
+def peak_memory(*command):
+    """Run a Python script; return its peak resident memory in GB, as the operating system counts it."""
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise ValueError(f"{' '.join(map(str, command))} failed, so its memory cannot be measured")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def seconds(function, device):
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(ours, usual, rounds, device):
+    """Time both in turn; return the medians in seconds, and the median of the rounds' ratios usual / ours."""
+    for function in (ours, usual):
+        seconds(function, device)  # to warm up
+    pairs = [(seconds(ours, device), seconds(usual, device)) for _ in range(rounds)]
+    ours, usual = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return {"seconds": ours, "baseline_seconds": usual, "ratio": statistics.median(b / a for a, b in pairs)}
+
+
+def our_epoch(model, loaders, device, precision="float32"):
+    """Return a function that trains and evaluates for an epoch, as common.train does."""
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = make_adam(model, 0.001, device)
+    network = in_precision(pool_before_relu(model), device, precision)
+    run_epoch = GraphedEpoch(train_step) if device.type == "cuda" else train_epoch
+
+    def epoch():
+        seed_epoch(loaders[0], 0, 1)
+        run_epoch(network, loaders[0], optimizer, device)
+        predict(model, loaders[1], device)
+
+    return epoch
+
+
+def usual_epoch(model, loaders, device):
+    """Return a function that trains and evaluates for an epoch, as baseline.py does."""
+    optimizer = baseline.make_optimizer(model.to(device), 0.001)
+    return lambda: baseline.run_epoch(model, *loaders, optimizer, device)
+
+
+def time_everything(data, rounds, device):
+    """Return the timings of each task, by name."""
+    loaders, usual_loaders = {}, {}
+    for part in ("main", "transfer"):
+        loaders[part] = make_loaders(data, part, 64, device)
+        tensors = [(data[f"{part}_{half}_images"], data[f"{part}_{half}_labels"]) for half in ("train", "test")]
+        usual_loaders[part] = [
+            baseline.make_loader(images, labels, data["mean"], data["std"], shuffle=shuffle)
+            for (images, labels), shuffle in zip(tensors, (True, False), strict=True)
+        ]
+    cnn = classifier(convolutional_backbone(), 8)
+    frozen = classifier(convolutional_backbone().requires_grad_(False), 2)
+    main, usual_main = loaders["main"], usual_loaders["main"]
+    tasks = {
+        "loading alone": (lambda: [None for _ in main[0]], lambda: [None for _ in usual_main[0]]),
+        "FCN": (
+            our_epoch(fully_connected(), main, device),
+            usual_epoch(baseline.fully_connected(), usual_main, device),
+        ),
+        "CNN": (our_epoch(cnn, main, device), usual_epoch(baseline.convolutional(8), usual_main, device)),
+        "CNN, bf16": (
+            our_epoch(classifier(convolutional_backbone(), 8), main, device, "bf16"),
+            usual_epoch(baseline.convolutional(8), usual_main, device),
+        ),
+        "transfer": (
+            our_epoch(frozen, loaders["transfer"], device),
+            usual_epoch(baseline.convolutional(2, frozen=True), usual_loaders["transfer"], device),
+        ),
+    }
+    timings = {}
+    for name, pair in tasks.items():
+        timings[name] = alternate(*pair, rounds, device)
+        images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
+        timings[name]["images_per_second"] = images / timings[name]["seconds"]
+    return timings
+
+
+def cnn_share_of_matmul(data, cnn_seconds, device):
+    """Return the FLOP/s of a large float32 matrix product, and the share of it that a CNN epoch reaches."""
+    a = torch.randn(2048, 2048, device=device)
+    best = min(seconds(lambda: a @ a, device) for _ in range(10))
+    rate = 2 * 2048**3 / best
+    model = classifier(convolutional_backbone(), 8)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(torch.zeros(1, 3, 48, 48))
+    with FlopCounterMode(display=False) as training:
+        model(torch.zeros(1, 3, 48, 48)).sum().backward()
+    flops = training.get_total_flops() * len(data["main_train_labels"])
+    flops += forward.get_total_flops() * len(data["main_test_labels"])
+    return rate, flops / rate / cnn_seconds
+
+
+def write_galaxies(path, count, seed):
+    """Draw the synthetic set into an HDF5 file, for the baseline to read."""
+    labels, blocks = synthetic_galaxy10(count, seed)
+    with artifacts.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        images, start = file.create_dataset("images", (count, 69, 69, 3), "uint8"), 0
+        for block in blocks:
+            images[start : start + len(block)] = block
+            start += len(block)
+        file["ans"] = labels
+
+
+def table(results):
+    """Return the results as text."""
+    lines = [f"{results['machine']}, {results['threads']} threads, device {results['device']}; SYNTHETIC galaxies"]
+    lines.append(f"{'an epoch of':16}{'usual way':>12}{'here':>10}{'ratio':>8}{'images/s':>12}")
+    for name, timing in results["epochs"].items():
+        lines.append(
+            f"{name:16}{timing['baseline_seconds']:10.2f} s{timing['seconds']:8.2f} s"
+            f"{timing['ratio']:7.1f}x{timing['images_per_second']:12,.0f}"
+        )
+    whole = results["whole_assignment"]
+    lines.append(
+        f"{'50 + 50 + 20':16}{whole['baseline_seconds']:10.0f} s{whole['seconds']:8.0f} s{whole['ratio']:7.1f}x"
+        "   projected from the epochs"
+    )
+    memory = results["peak_memory_gb"]
+    lines.append(
+        f"peak memory: Q1 {memory['q1']:.2f} GB, training {memory['training']:.2f} GB, the usual way "
+        f"{memory['baseline']:.2f} GB; importing the packages alone {memory['imports']:.2f} GB"
+    )
+    lines.append(
+        f"matrix product: {results['matmul_flops'] / 1e9:.0f} GFLOP/s; a CNN epoch's arithmetic would take "
+        f"{results['cnn_share_of_matmul']:.0%} of its time at that rate"
+    )
+    return "\n".join(lines)
+
+
+def main():
+    args = get_args()
+    device = choose_device(args.device)
+    out = Path(args.out).resolve() / "benchmarks"
+    write_galaxies(out / "galaxies.h5", args.count, args.seed)
+    sizes = Namespace(main=round(args.count * 18000 / 21785), transfer=round(args.count * 1000 / 21785))
+    q1 = ("q1_data.py", "--data", out / "galaxies.h5", "--out", out, "--main-train", sizes.main)
+    imports = "import torch, torchvision, h5py, matplotlib.pyplot, sklearn.linear_model, scipy.stats, pooch"
+    memory = {
+        "q1": peak_memory(*q1, "--transfer-train", sizes.transfer),
+        "training": peak_memory("q3_cnn.py", "--epochs", 1, "--device", args.device, "--out", out),
+        "baseline": peak_memory("-m", "benchmarks.baseline", out / "galaxies.h5", sizes.main),
+        "imports": peak_memory("-c", imports),
+    }
+    data = artifacts.load_data(out)
+    timings = time_everything(data, args.rounds, device)
+    rate, share = cnn_share_of_matmul(data, timings["CNN"]["seconds"], device)
+    times = {
+        key: sum(timings[name][key] * epochs for name, epochs in (("FCN", 50), ("CNN", 50), ("transfer", 20)))
+        for key in ("seconds", "baseline_seconds")
+    }
+    results = {
+        "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "args": vars(args),
+        "epochs": timings,
+        "whole_assignment": times | {"ratio": times["baseline_seconds"] / times["seconds"]},
+        "peak_memory_gb": memory,
+        "matmul_flops": rate,
+        "cnn_share_of_matmul": share,
+    }
+    artifacts.save_text(json.dumps(results, indent=1) + "\n", out / "results.json")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    cli.run(main)
