@@ -15,7 +15,7 @@ DATASET        = sdss## which real set is fetched without DATA: sdss or decals
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all data fcn cnn confusion transfer test lint smoke bench clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test lint smoke bench notebook clean help FORCE
 
 all: $(OUT)/summary.txt ## all five questions, and a table at the end
 data: $(OUT)/q1_data.json ## Q1: read, look at, split and measure the galaxies
@@ -43,10 +43,10 @@ ARGS_q5_transfer  = $(trained)
 
 modules = $(patsubst %,common/%.py,__init__ artifacts cli data plots resident $(1))
 USES_q1_data      = $(call modules,download galaxy10 source split synthetic)
-USES_q2_fcn       = $(call modules,device distributed graph metrics models report train)
-USES_q3_cnn       = $(call modules,device distributed graph metrics models report train)
+USES_q2_fcn       = $(call modules,describe device distributed graph metrics models report train)
+USES_q3_cnn       = $(call modules,describe device distributed graph metrics models report train)
 USES_q4_confusion = $(call modules,device distributed graph metrics models train)
-USES_q5_transfer  = $(call modules,checkpoint device distributed graph metrics models report train)
+USES_q5_transfer  = $(call modules,checkpoint describe device distributed graph metrics models report train)
 
 QUESTIONS = q1_data q2_fcn q3_cnn q4_confusion q5_transfer
 # A question is asked again when its script, a module, its settings or what it reads has changed, or one
@@ -90,10 +90,13 @@ lint: $(DEV_ENVIRONMENT) ## what ruff says of the code and its layout
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 MAIN_TRAIN= TRANSFER_TRAIN=
+notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and its page
+	$(PYTHON) -m submission.build --out '$(OUT)' --seed '$(SEED)' $(if $(DATA),--data '$(DATA)',--source '$(SOURCE)') \
+	    $(call option,--count,$(COUNT)) $(call option,--epochs,$(EPOCHS)) $(sizes)
 bench: $(ENVIRONMENT) ## how fast all this is against the usual way
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/.q[1-5]_*
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/.q[1-5]_*
 	@-rmdir '$(OUT)' 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20

@@ -5,7 +5,7 @@ Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (l
 
 import torch
 
-from common import artifacts, cli, distributed, plots, report
+from common import artifacts, cli, describe, distributed, plots, report
 from common.data import make_loaders
 from common.device import choose_device
 from common.models import fully_connected
@@ -44,8 +44,8 @@ def answer(args, device):
     logits, labels = predict(fcn, test_loader, device)
 
     record = report.training_record(args, data, "main", fcn, history, logits, labels)
-    print(report.describe_curves(history))
-    print(report.describe_result("FCN", record))
+    print(describe.describe_curves(history))
+    print(describe.describe_result("FCN", record))
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
     artifacts.save_question(args.out, "q2_fcn", fcn, figure, record)
 

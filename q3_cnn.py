@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from common import artifacts, cli, distributed, plots, report
+from common import artifacts, cli, describe, distributed, plots, report
 from common.data import make_loaders
 from common.device import choose_device
 from common.models import classifier, convolutional_backbone
@@ -39,7 +39,7 @@ def compare_with_fcn(path, record, labels):
         print(f"{path} is of other data or another split, so the two are not compared.")
         return None
     comparison = report.compare(fcn, record, labels)
-    print(report.describe_comparison(comparison))
+    print(describe.describe_comparison(comparison))
     return comparison
 
 
@@ -61,8 +61,8 @@ def answer(args, device):
     logits, labels = predict(cnn, test_loader, device)
 
     record = report.training_record(args, data, "main", cnn, history, logits, labels)
-    print(report.describe_curves(history))
-    print(report.describe_result("CNN", record))
+    print(describe.describe_curves(history))
+    print(describe.describe_result("CNN", record))
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, labels)
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
     artifacts.save_question(args.out, "q3_cnn", cnn, figure, record)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from common import artifacts, cli, metrics, plots, report
+from common import artifacts, cli, describe, metrics, plots, report
 from common.checkpoint import load_backbone, weights_hash
 from common.data import make_loaders
 from common.device import choose_device
@@ -89,8 +89,8 @@ def main():
         ),
     }
     print(f"The backbone is unchanged: SHA-256 of its weights {hash_after[:16]}")
-    print(report.describe_curves(history))
-    print(report.describe_result("Transfer", record))
+    print(describe.describe_curves(history))
+    print(describe.describe_result("Transfer", record))
     for name, row in zip(class_names, matrix, strict=True):
         print(f"  {name:30} {row[0]:5,} taken for {class_names[0]}, {row[1]:5,} for {class_names[1]}")
     print(f"Logistic regression (scikit-learn) on the same features: {record['logistic_regression_accuracy']:.2%}")

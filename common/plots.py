@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 # Okabe & Ito's colours, told apart with any kind of colour vision.
-TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
+COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
 plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 

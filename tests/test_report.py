@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from common.report import compare, describe_comparison, describe_curves, describe_result
+from common.describe import describe_comparison, describe_curves, describe_result
+from common.report import compare
 
 
 def history(train, test):

@@ -1,0 +1,183 @@
+"""What the networks see: confident mistakes, filters, shifted crops, and the transfer's features in a plane.
+
+Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt. Writes, under --out, inside_mistakes.png,
+inside_filters.png, inside_shifts.png, inside_features.png and inside.json.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from common import artifacts, cli, plots
+from common.data import CROP_SIZE, make_loaders
+from common.models import classifier, convolutional_backbone, fully_connected
+from common.train import predict
+
+EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
+SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre
+CPU = torch.device("cpu")
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_out_and_seed(parser)
+    return parser.parse_args(argv)
+
+
+def crop_at(data, part, right, down):
+    """Return the test images of `part`, cropped `right` and `down` pixels off the centre, float32 and normalised."""
+    images = data[f"{part}_test_images"]
+    top, left = ((side - CROP_SIZE) // 2 for side in images.shape[2:])
+    crops = images[:, :, top + down :, left + right :][:, :, :CROP_SIZE, :CROP_SIZE].float()
+    return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
+
+
+@torch.no_grad()
+def under_shifts(model, data):
+    """Return, for each of SHIFTS, the accuracy and the share of predictions unlike those at the centre.
+
+    Every test crop is shifted alike, by so many pixels; the figures are means over the four directions.
+    """
+    labels = data["main_test_labels"]
+    centre = model(crop_at(data, "main", 0, 0)).argmax(1)
+    accuracy, changed = [], []
+    for shift in SHIFTS:
+        ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
+        predictions = torch.stack([model(crop_at(data, "main", *way)).argmax(1) for way in ways])
+        accuracy.append((predictions == labels).double().mean().item())
+        changed.append((predictions != centre).double().mean().item())
+    return {"accuracy": accuracy, "changed": changed}
+
+
+def shifts_figure(shifts, source):
+    """Return a figure of both networks under shifted crops."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
+        for (name, figures), colour, marker in zip(shifts.items(), plots.COLOURS, "os", strict=True):
+            ax.plot(SHIFTS, 100 * np.array(figures[key]), color=colour, marker=marker, label=name.upper())
+        ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
+        ax.grid(alpha=0.25)
+        ax.legend()
+    figure.suptitle(plots.titled("The same test pictures, shifted", source))
+    return figure
+
+
+def mistakes_figure(confident, data):
+    """Return a figure of each network's most confident mistakes; confident: (index, predicted, probability) by name."""
+    columns = 6
+    figure, grid = plt.subplots(len(confident), columns, figsize=(12, 6.4), layout="constrained", squeeze=False)
+    for row, (name, mistakes) in zip(grid, confident.items(), strict=True):
+        for ax, (index, predicted, probability) in zip(row, mistakes, strict=False):
+            true = data["class_names"][int(data["main_test_labels"][index])]
+            ax.imshow(data["main_test_images"][index].permute(1, 2, 0))
+            text = f"{name.upper()}, {probability:.0%} sure of\n{lines(data['class_names'][predicted])}"
+            ax.set_title(text, fontsize=9.5, color=plots.TEST_COLOUR)
+            ax.set_xlabel(f"is {lines(true)}", fontsize=9.5)
+            ax.set(xticks=[], yticks=[])
+        for ax in row[len(mistakes) :]:
+            ax.axis("off")
+    figure.suptitle(plots.titled("The most confident mistakes", data["source"]))
+    return figure
+
+
+def lines(name):
+    """Return a class name broken into two lines."""
+    return "\n".join(name.rsplit(", ", 1))
+
+
+def filters_figure(cnn, data):
+    """Return a figure of the eight first-layer filters and what they answer to three test crops."""
+    crops, labels = crop_at(data, "main", 0, 0), data["main_test_labels"]
+    shown = [torch.nonzero(labels == label).flatten()[0].item() for label in labels.unique()[[0, -2, -1]]]
+    with torch.no_grad():
+        responses = cnn[0][:2](crops[shown])
+    figure, grid = plt.subplots(len(shown) + 1, 9, figsize=(12, 5.8), layout="constrained")
+    grid[0, 0].text(0.5, 0.5, "filters\n(5 x 5)", ha="center", va="center")
+    weights = cnn[0][0].weight.detach()
+    for ax, kernel in zip(grid[0, 1:], weights / weights.abs().max() / 2 + 0.5, strict=True):
+        ax.imshow(kernel.permute(1, 2, 0))
+    for row, index, maps in zip(grid[1:], shown, responses, strict=True):
+        row[0].imshow(data["main_test_images"][index].permute(1, 2, 0))
+        row[0].set_title(lines(data["class_names"][int(labels[index])]), fontsize=9.5)
+        for ax, response in zip(row[1:], maps, strict=True):
+            ax.imshow(response, cmap="magma", vmin=0, vmax=maps.max())
+    for ax in grid.flat:
+        ax.axis("off")
+    figure.suptitle(plots.titled("First layer of the CNN: filters, and where they respond", data["source"]))
+    return figure
+
+
+def features_in_a_plane(features, head):
+    """Project features, float32 (n, 64), onto the head's decision direction and the widest one across it: (n, 2).
+
+    The first coordinate is the difference of the two logits, so that the decision line is at zero.
+    """
+    direction = head.weight[1] - head.weight[0]
+    logit_difference = features @ direction + head.bias[1] - head.bias[0]
+    unit = direction / direction.norm()
+    across = features - features.mean(0)
+    across = across - (across @ unit)[:, None] * unit
+    _, _, principal = torch.linalg.svd(across, full_matrices=False)
+    return torch.stack((logit_difference, across @ principal[0]), dim=1)
+
+
+def features_figure(plane, labels, class_names, source):
+    """Return a figure of test features, (n, 2), by class, with the decision line."""
+    figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    for label, (name, colour, marker) in enumerate(zip(class_names, plots.COLOURS, "os", strict=True)):
+        points = plane[labels == label]
+        ax.scatter(points[:, 0], points[:, 1], s=16, alpha=0.6, color=colour, marker=marker, label=name)
+    ax.axvline(0, color="black", linestyle="--", label="decision line")
+    ax.set(xlabel=f"logit of {class_names[1]} minus the other's", ylabel="widest direction across it")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    figure.suptitle(plots.titled("Test features of the frozen backbone", source))
+    return figure
+
+
+def main():
+    args = get_args()
+    out = Path(args.out)
+    data = artifacts.load_data(out)
+    networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), 8)}
+    confident, shifts = {}, {}
+    for name, network in networks.items():
+        question = {"fcn": "q2_fcn", "cnn": "q3_cnn"}[name]
+        artifacts.load_weights(network, out / f"{question}.pt", made_by=f"{question}.py")
+        _, test_loader = make_loaders(data, "main", 64, CPU)
+        logits, labels = predict(network, test_loader, CPU)
+        probability, predicted = logits.softmax(1).max(1)
+        surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:6].tolist()
+        wrong = [index for index in surest if predicted[index] != labels[index]]
+        confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
+        shifts[name] = under_shifts(network, data)
+        print(f"{name.upper()}: accuracy {shifts[name]['accuracy'][0]:.1%} at the centre, ", end="")
+        print(f"{shifts[name]['accuracy'][-1]:.1%} shifted by {SHIFTS[-1]} pixels")
+
+    transfer = classifier(convolutional_backbone(), 2)
+    artifacts.load_weights(transfer, out / "q5_transfer.pt", made_by="q5_transfer.py")
+    _, test_loader = make_loaders(data, "transfer", 64, CPU)
+    features, labels = predict(transfer[0], test_loader, CPU)
+    with torch.no_grad():
+        plane = features_in_a_plane(features, transfer[1])
+    figures = {
+        "mistakes": mistakes_figure(confident, data),
+        "filters": filters_figure(networks["cnn"], data),
+        "shifts": shifts_figure(shifts, data["source"]),
+        "features": features_figure(plane, labels, data["class_names"][8:], data["source"]),
+    }
+    for name, figure in figures.items():
+        artifacts.save_figure(figure, out / f"inside_{name}.png")
+    record = {
+        "source": data["source"],
+        "fingerprint": data["fingerprint"],
+        "shifts": SHIFTS,
+        "under_shifts": shifts,
+        "confident_mistakes": confident,
+    }
+    artifacts.save_json(record, out / "inside.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)
