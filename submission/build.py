@@ -48,6 +48,7 @@ def execute(book, folder):
     client = NotebookClient(
         book,
         timeout=None,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=lambda cell, cell_index: started(cell, cell_index) if cell.cell_type == "code" else None,
         on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),

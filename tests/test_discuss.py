@@ -64,8 +64,8 @@ def test_the_steadier_network_under_shifts_is_the_one_measured_so():
 
 def confused(spearman, worse):
     matrix = [[90, 10, 0], [30, 20, 0], [0, 0, 0]]
-    figures = {"confusion": matrix, "recall": [0.9, 0.4, None],
-               "recall_against_count": {"spearman": spearman, "pearson": spearman, "worse_than_count": worse}}  # fmt: skip
+    against = {"spearman": spearman, "pearson": spearman, "worse_than_count": worse}
+    figures = {"confusion": matrix, "recall": [0.9, 0.4, None], "recall_against_count": against}
     return {"source": "file:x", "class_names": ["Round", "Cigar", "Boxy"], "train_counts": [900, 100, 0],
             "models": {"fcn": figures}}  # fmt: skip
 
