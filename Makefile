@@ -14,6 +14,9 @@ PRECISION      = float32## float32, or bf16 for faster training where the proces
 DATASET        = sdss## which real set is fetched without DATA: sdss or decals
 
 .DELETE_ON_ERROR:
+# One thing at a time, whatever -j says: torch uses all cores by itself, and two trainings that wait for one
+# another's threads were measured to take ten times as long (2 cores).
+.NOTPARALLEL:
 .SECONDEXPANSION:
 .PHONY: all data fcn cnn confusion transfer test lint smoke bench notebook clean help FORCE
 

@@ -36,7 +36,7 @@ def percent(share):
 def headline(q2, q3, q5):
     """Return the table of the three accuracies."""
     comparable = q2["source"] == "galaxy10-sdss"
-    columns = ["network", "test accuracy", "95 % interval", "loss", "commonest class"]
+    columns = ["network", "test accuracy", "95 % interval", "loss", "commonest"]
     columns += ["the course's own run"] if comparable else []
     rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for key, record in zip(NAMES, (q2, q3, q5), strict=True):
