@@ -33,6 +33,13 @@ def percent(share):
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def whose_figures(record):
+    """Return a sentence on what the figures are of, that no reader can take drawn galaxies for real ones."""
+    if is_synthetic(record):
+        return "All figures here are of **SYNTHETIC** galaxies, drawn by this program; they say nothing of the sky."
+    return f"Data: {record['source'].removeprefix('file:')}."
+
+
 def headline(q2, q3, q5):
     """Return the table of the three accuracies."""
     comparable = q2["source"] == "galaxy10-sdss"
@@ -47,11 +54,7 @@ def headline(q2, q3, q5):
             accuracy, loss = COURSE[key]
             cells.append(f"{percent(accuracy)}, loss {loss:.3f}")
         rows.append("| " + " | ".join(cells) + " |")
-    if is_synthetic(q2):
-        note = "All figures here are of **SYNTHETIC** galaxies, drawn by this program; they say nothing of the sky."
-    else:
-        note = f"Data: {q2['source'].removeprefix('file:')}."
-    return note + "\n\n" + "\n".join(rows)
+    return whose_figures(q2) + "\n\n" + "\n".join(rows)
 
 
 def discuss_data(q1):

@@ -13,6 +13,7 @@ from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
 from common import artifacts, cli
+from common.discuss import whose_figures
 from submission.cells import notebook
 from submission.page import page
 
@@ -81,6 +82,7 @@ def main():
         records = {
             name: json.loads((results / f"{name}.json").read_text()) for name in ("q2_fcn", "q3_cnn", "q5_transfer")
         }
+    book.cells[0].source += f"\n\nAs handed in. {whose_figures(records['q2_fcn'])}"
     artifacts.save_text(nbformat.writes(book), out / "submission.ipynb")
     artifacts.save_text(page(book, records), out / "submission.html")
     print(f"{out / 'submission.ipynb'} and {out / 'submission.html'}")

@@ -93,9 +93,11 @@ def test_training_records(chain, name, parameters, trainable):
 
 def test_state_dicts_load_straight_into_the_networks(chain):
     out, _ = chain
-    fully_connected().load_state_dict(load(out, "q2_fcn"))
-    classifier(convolutional_backbone(), 8).load_state_dict(load(out, "q3_cnn"))
-    classifier(convolutional_backbone(), 2).load_state_dict(load(out, "q5_transfer"))
+    cnn, transfer = (classifier(convolutional_backbone(), num_classes) for num_classes in (8, 2))
+    for name, network in (("q2_fcn", fully_connected()), ("q3_cnn", cnn), ("q5_transfer", transfer)):
+        weights = load(out, name)
+        network.load_state_dict(weights)
+        assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
 
 
 def test_q4_repeats_the_accuracies_of_q2_and_q3_and_sklearns_confusion(chain):

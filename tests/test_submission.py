@@ -36,6 +36,7 @@ def test_only_the_notebook_and_the_page_are_written(built):
 def test_every_cell_was_run_and_every_question_is_answered(built):
     book = nbformat.read(built / "submission.ipynb", as_version=4)
     nbformat.validate(book)
+    assert "SYNTHETIC" in book.cells[0].source
     cells = {cell.metadata["name"]: cell for cell in book.cells if cell.cell_type == "code"}
     assert all(cell.execution_count for cell in cells.values())
     for script, *_, pictures, _ in QUESTIONS:
