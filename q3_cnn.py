@@ -34,7 +34,11 @@ def compare_with_fcn(path, record, labels):
     if not path.is_file():
         print(f"No {path} to compare with: run q2_fcn.py first for that.")
         return None
-    fcn = artifacts.load_json(path)
+    try:
+        fcn = artifacts.load_json(path)
+    except ValueError as error:  # no reason to lose the network that has just been trained
+        print(f"Not compared: {error}")
+        return None
     if fcn.get("fingerprint") != record["fingerprint"]:
         print(f"{path} is of other data or another split, so the two are not compared.")
         return None

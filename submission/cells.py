@@ -69,7 +69,7 @@ def show(name, description):
     \"\"\"Show one of the pictures at half its pixels, so that it is crisp on a fine screen.\"\"\"
     picture = (OUT / f"{name}.png").read_bytes()
     width = struct.unpack(">I", picture[16:20])[0]
-    display(Image(picture, width=width // 2, alt=description))
+    display(Image(picture, width=width // 2, metadata={"alt": description}))
 
 
 def record(name):
