@@ -48,7 +48,7 @@ modules = $(patsubst %,common/%.py,__init__ artifacts cli data plots resident $(
 USES_q1_data      = $(call modules,download galaxy10 source split synthetic)
 USES_q2_fcn       = $(call modules,describe device distributed graph metrics models report train)
 USES_q3_cnn       = $(call modules,describe device distributed graph metrics models report train)
-USES_q4_confusion = $(call modules,device distributed graph metrics models train)
+USES_q4_confusion = $(call modules,checkpoint device distributed graph metrics models train)
 USES_q5_transfer  = $(call modules,checkpoint describe device distributed graph metrics models report train)
 
 QUESTIONS = q1_data q2_fcn q3_cnn q4_confusion q5_transfer
@@ -63,7 +63,7 @@ $(OUT)/q2_fcn.json: $(OUT)/q1_data.json
 $(OUT)/q3_cnn.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json
 $(OUT)/q4_confusion.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json
 $(OUT)/q5_transfer.json: $(OUT)/q1_data.json $(OUT)/q3_cnn.json
-$(OUT)/summary.txt: summary.py common/artifacts.py common/cli.py $(QUESTIONS:%=$(OUT)/%.json)
+$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts cli describe discuss) $(QUESTIONS:%=$(OUT)/%.json)
 	$(PYTHON) summary.py --out '$(OUT)'
 
 # The settings of the last call; the file changes only when they do.

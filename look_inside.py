@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from common import artifacts, cli, plots
+from common.checkpoint import load_trained
 from common.data import CROP_SIZE, make_loaders
-from common.models import classifier, convolutional_backbone, fully_connected
+from common.models import classifier, convolutional_backbone
 from common.train import predict
 
 EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
@@ -140,11 +141,9 @@ def main():
     args = get_args()
     out = Path(args.out)
     data = artifacts.load_data(out)
-    networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), 8)}
+    networks = load_trained(out)
     confident, shifts = {}, {}
     for name, network in networks.items():
-        question = {"fcn": "q2_fcn", "cnn": "q3_cnn"}[name]
-        artifacts.load_weights(network, out / f"{question}.pt", made_by=f"{question}.py")
         _, test_loader = make_loaders(data, "main", 64, CPU)
         logits, labels = predict(network, test_loader, CPU)
         probability, predicted = logits.softmax(1).max(1)

@@ -12,9 +12,9 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from common import artifacts, cli, metrics, plots
+from common.checkpoint import load_trained
 from common.data import make_loaders
 from common.device import choose_device
-from common.models import classifier, convolutional_backbone, fully_connected
 from common.train import predict
 
 EXAMPLES = (
@@ -97,7 +97,6 @@ def main():
     out, device = Path(args.out), choose_device(args.device)
     data = artifacts.load_data(out)
     _, test_loader = make_loaders(data, "main", batch_size=64, device=device)
-    networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), NUM_CLASSES)}
     train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
 
     record = {
@@ -109,9 +108,7 @@ def main():
         "models": {},
     }
     matrices = {}
-    for name, network in networks.items():
-        question = {"fcn": "q2_fcn", "cnn": "q3_cnn"}[name]
-        artifacts.load_weights(network, out / f"{question}.pt", made_by=f"{question}.py")
+    for name, network in load_trained(out).items():
         logits, labels = predict(network, test_loader, device)
         matrix = matrices[name] = metrics.confusion(logits.argmax(1), labels, NUM_CLASSES)
         record["models"][name] = {

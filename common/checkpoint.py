@@ -1,9 +1,18 @@
-"""Backbones out of checkpoint files."""
+"""Networks and backbones out of checkpoint files."""
 
 import hashlib
+from pathlib import Path
 
-from common.artifacts import load_tensors
-from common.models import convolutional_backbone
+from common.artifacts import load_tensors, load_weights
+from common.models import classifier, convolutional_backbone, fully_connected
+
+
+def load_trained(out):
+    """Return Q2's and Q3's networks, as fcn and cnn, with the weights in the artifacts folder `out`."""
+    networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), num_classes=8)}
+    for question, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
+        load_weights(network, Path(out) / f"{question}.pt", made_by=f"{question}.py")
+    return networks
 
 
 def load_backbone(path):

@@ -2,6 +2,7 @@
 
 from common.describe import describe_comparison, describe_curves
 
+# The course's own solution on Galaxy10 SDSS: one unseeded run, the file's order, one T4. (accuracy, loss)
 COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}
 NAMES = {"q2": "fully connected", "q3": "convolutional", "q5": "transfer"}
 THANKS = {

@@ -1,16 +1,14 @@
 """Galaxy10 DECaLS: a file of its full shape, streamed in little memory, and the chain behind it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, run_well
+from conftest import run_well
 
+from benchmarks.bench import peak_memory
 from common.galaxy10 import DECALS_CLASS_NAMES
 
 COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873])
@@ -35,17 +33,9 @@ def decals(tmp_path_factory):
     (folder / "Galaxy10_DECals.h5").unlink()
 
 
-def peak_memory(*command):
-    """Run a command that must succeed; return the most memory it had, in bytes, as the system counts it."""
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def test_decals_is_streamed_and_the_chain_runs_on_it(decals, tmp_path):
     path, counts = decals
-    assert peak_memory("q1_data.py", "--data", path, "--out", tmp_path) < 1.6e9
+    assert peak_memory("q1_data.py", "--data", path, "--out", tmp_path) < 1.6  # GB
     record = json.loads((tmp_path / "q1_data.json").read_text())
     assert record["class_names"] == list(DECALS_CLASS_NAMES)
     train_counts = record["counts"]["main_train"]

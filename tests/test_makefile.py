@@ -1,6 +1,5 @@
 """The Makefile: what is redone when, and that what it lists is what the scripts use."""
 
-import ast
 import os
 import shutil
 import subprocess
@@ -8,6 +7,8 @@ import sys
 
 import pytest
 from conftest import ROOT, write_galaxy10
+
+from submission.source import needed
 
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
@@ -78,7 +79,7 @@ def test_a_changed_script_or_module_redoes_what_depends_on_it(project):
     assert touched(project, "q4_confusion.py") == ["q4_confusion", "summary"]
     assert sorted(touched(project, "q3_cnn.py")) == ["q3_cnn", "q4_confusion", "q5_transfer", "summary"]
     assert touched(project, "summary.py") == ["summary"]
-    assert touched(project, "common/checkpoint.py") == ["q5_transfer", "summary"]
+    assert touched(project, "common/checkpoint.py") == ["q4_confusion", "q5_transfer", "summary"]
     assert sorted(touched(project, "common/synthetic.py")) == sorted([*QUESTIONS, "summary"])
     assert sorted(touched(project, "galaxies.h5")) == sorted([*QUESTIONS, "summary"])
 
@@ -120,23 +121,12 @@ def test_an_error_ends_make_and_keeps_what_was_there(project):
     assert would_run(project) != []  # the settings on record are of the call that failed
 
 
-def imported(path):
-    """The modules of common/ that a file imports, with those that they import."""
-    modules = {"__init__"}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "common":
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("common."):
-            modules.add(node.module.removeprefix("common."))
-    return modules.union(*(imported(ROOT / "common" / f"{name}.py") for name in modules - {"__init__"}))
-
-
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_modules_listed_are_those_used(question):
     command = ["make", "-s", "-f", "Makefile", "-f", "-", "list"]
     ask = f"list:\n\t@echo $(USES_{question})\n"
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, input=ask, env=ALONE).stdout
-    assert set(printed.split()) == {f"common/{name}.py" for name in imported(ROOT / f"{question}.py")}
+    assert set(printed.split()) == set(needed(f"{question}.py"))
 
 
 def test_help_lists_every_target_and_variable():
