@@ -44,26 +44,29 @@ ARGS_q3_cnn       = $(trained)
 ARGS_q4_confusion = --out '$(OUT)' --device '$(DEVICE)'
 ARGS_q5_transfer  = $(trained)
 
-modules = $(patsubst %,common/%.py,__init__ artifacts cli data plots resident $(1))
+modules = $(patsubst %,common/%.py,__init__ artifacts atomic cli data distributed plots resident $(1))
 USES_q1_data      = $(call modules,download galaxy10 source split synthetic)
-USES_q2_fcn       = $(call modules,describe device distributed graph metrics models report train)
-USES_q3_cnn       = $(call modules,describe device distributed graph metrics models report train)
-USES_q4_confusion = $(call modules,checkpoint device distributed graph metrics models train)
-USES_q5_transfer  = $(call modules,checkpoint describe device distributed graph metrics models report train)
+USES_q2_fcn       = $(call modules,describe device graph metrics models report resume train)
+USES_q3_cnn       = $(call modules,describe device graph metrics models report resume train)
+USES_q4_confusion = $(call modules,checkpoint device graph metrics models train)
+USES_q5_transfer  = $(call modules,checkpoint describe device graph metrics models report resume train)
+
+# A training that was broken off goes on, if what it is made from has not changed since its last finished epoch.
+resume = $(if $(wildcard $(OUT)/$(1).resume.pt),$(if $(shell find $(2) -newer $(OUT)/$(1).resume.pt),,--resume))
 
 QUESTIONS = q1_data q2_fcn q3_cnn q4_confusion q5_transfer
 # A question is asked again when its script, a module, its settings or what it reads has changed, or one
 # of its files is gone.
 gone = $(if $(filter-out $(wildcard $(OUT)/$(1).*),$(patsubst %,$(OUT)/$(1).%,png $(if $(filter q4%,$(1)),,pt))),FORCE)
 $(QUESTIONS:%=$(OUT)/%.json): $(OUT)/%.json: %.py $$(USES_$$*) $(OUT)/.%.args $$(call gone,$$*) | $(ENVIRONMENT)
-	$(PYTHON) $< $(ARGS_$*)
+	$(PYTHON) $< $(ARGS_$*) $(call resume,$*,$(filter-out FORCE,$^))
 
 $(OUT)/q1_data.json: $(wildcard $(DATA))
 $(OUT)/q2_fcn.json: $(OUT)/q1_data.json
 $(OUT)/q3_cnn.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json
 $(OUT)/q4_confusion.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json
 $(OUT)/q5_transfer.json: $(OUT)/q1_data.json $(OUT)/q3_cnn.json
-$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts cli describe discuss) $(QUESTIONS:%=$(OUT)/%.json)
+$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts atomic cli distributed describe discuss) $(QUESTIONS:%=$(OUT)/%.json)
 	$(PYTHON) summary.py --out '$(OUT)'
 
 # The settings of the last call; the file changes only when they do.

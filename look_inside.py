@@ -141,7 +141,7 @@ def main():
     args = get_args()
     out = Path(args.out)
     data = artifacts.load_data(out)
-    networks = load_trained(out)
+    networks = load_trained(out, data)
     confident, shifts = {}, {}
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", 64, CPU)

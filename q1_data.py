@@ -5,13 +5,12 @@ the assignment's, or for DECaLS and with --count in proportion. Writes, under --
 and labels of both sets, mean and std), q1_data.png (each class) and q1_data.json.
 """
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from common import artifacts, cli, download, plots, split
+from common.atomic import sole_writer
 from common.data import CROP_SIZE, make_loader
 from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
 from common.source import open_source
@@ -98,7 +97,11 @@ def describe(record):
 
 def main():
     args = get_args()
-    out = Path(args.out)
+    with sole_writer(args.out, "q1_data"):
+        answer(args)
+
+
+def answer(args):
     source, class_names, labels, blocks = open_source(args)
     fill_in_train_sizes(args, class_names, np.bincount(labels, minlength=10))
     train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
@@ -129,9 +132,8 @@ def main():
         "normalised_std": normalised_std.tolist(),
     }
     describe(record)
-    artifacts.save_tensors(data, out / "q1_data.pt")
-    artifacts.save_figure(class_gallery(data, torch.bincount(torch.from_numpy(labels)).tolist()), out / "q1_data.png")
-    artifacts.save_json(record, out / "q1_data.json")
+    figure = class_gallery(data, np.bincount(labels, minlength=10).tolist())
+    artifacts.save_question(args.out, "q1_data", data, figure, record)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (l
 import torch
 
 from common import artifacts, cli, describe, distributed, plots, report
+from common.atomic import sole_writer
 from common.data import make_loaders
 from common.device import choose_device
-from common.models import fully_connected
+from common.models import fully_connected, weights_of
+from common.resume import TrainingState
 from common.train import predict, train
 
 EXAMPLES = (
     "python q2_fcn.py",
     "python q2_fcn.py --epochs 10 --lr 0.0005 --device cpu",
+    "python q2_fcn.py --resume  # after it was broken off",
     "torchrun --nproc-per-node=2 q2_fcn.py  # two processes, the same steps",
 )
 
@@ -28,7 +31,8 @@ def get_args(argv=None):
 
 def main():
     args = get_args()
-    with distributed.joined(choose_device(args.device)) as device:
+    device = choose_device(args.device, args.deterministic)
+    with distributed.joined(device) as device, sole_writer(args.out, "q2_fcn"):
         answer(args, device)
 
 
@@ -38,7 +42,8 @@ def answer(args, device):
 
     torch.manual_seed(args.seed)  # of the initial weights
     fcn = fully_connected()
-    history = train(fcn, train_loader, test_loader, args, device)
+    state = TrainingState(args, "q2_fcn", {"data or split": data["fingerprint"]})
+    history = train(fcn, train_loader, test_loader, args, device, state)
     if not distributed.is_first():
         return
     logits, labels = predict(fcn, test_loader, device)
@@ -47,8 +52,8 @@ def answer(args, device):
     print(describe.describe_curves(history))
     print(describe.describe_result("FCN", record))
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
-    artifacts.save_question(args.out, "q2_fcn", fcn, figure, record)
+    artifacts.save_question(args.out, "q2_fcn", weights_of(fcn), figure, record)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

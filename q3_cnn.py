@@ -9,14 +9,17 @@ from pathlib import Path
 import torch
 
 from common import artifacts, cli, describe, distributed, plots, report
+from common.atomic import sole_writer
 from common.data import make_loaders
 from common.device import choose_device
-from common.models import classifier, convolutional_backbone
+from common.models import classifier, convolutional_backbone, weights_of
+from common.resume import TrainingState
 from common.train import predict, train
 
 EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
+    "python q3_cnn.py --resume  # after it was broken off",
     "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps",
 )
 
@@ -49,7 +52,8 @@ def compare_with_fcn(path, record, labels):
 
 def main():
     args = get_args()
-    with distributed.joined(choose_device(args.device)) as device:
+    device = choose_device(args.device, args.deterministic)
+    with distributed.joined(device) as device, sole_writer(args.out, "q3_cnn"):
         answer(args, device)
 
 
@@ -59,7 +63,8 @@ def answer(args, device):
 
     torch.manual_seed(args.seed)  # of the initial weights
     cnn = classifier(convolutional_backbone(), num_classes=8)
-    history = train(cnn, train_loader, test_loader, args, device)
+    state = TrainingState(args, "q3_cnn", {"data or split": data["fingerprint"]})
+    history = train(cnn, train_loader, test_loader, args, device, state)
     if not distributed.is_first():
         return
     logits, labels = predict(cnn, test_loader, device)
@@ -69,8 +74,8 @@ def answer(args, device):
     print(describe.describe_result("CNN", record))
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, labels)
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
-    artifacts.save_question(args.out, "q3_cnn", cnn, figure, record)
+    artifacts.save_question(args.out, "q3_cnn", weights_of(cnn), figure, record)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

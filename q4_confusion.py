@@ -4,17 +4,17 @@ Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt. Writes, under --out, q4_confusion.png
 matrices on the whole test set) and q4_confusion.json.
 """
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 
 from common import artifacts, cli, metrics, plots
+from common.atomic import sole_writer
 from common.checkpoint import load_trained
 from common.data import make_loaders
 from common.device import choose_device
+from common.models import weights_hash
 from common.train import predict
 
 EXAMPLES = (
@@ -28,6 +28,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
+    cli.add_force(parser)
     return parser.parse_args(argv)
 
 
@@ -94,21 +95,28 @@ def confusion_figure(record, matrices):
 
 def main():
     args = get_args()
-    out, device = Path(args.out), choose_device(args.device)
-    data = artifacts.load_data(out)
+    with sole_writer(args.out, "q4_confusion"):
+        answer(args, choose_device(args.device))
+
+
+def answer(args, device):
+    data = artifacts.load_data(args.out)
+    networks = load_trained(args.out, data, args.force)
     _, test_loader = make_loaders(data, "main", batch_size=64, device=device)
     train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
 
     record = {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
+        "made_from": {"q1_data": data["fingerprint"]},
         "args": vars(args),
         "class_names": data["class_names"][:NUM_CLASSES],
         "train_counts": train_counts,
         "models": {},
     }
     matrices = {}
-    for name, network in load_trained(out).items():
+    for name, network in networks.items():
+        record["made_from"][name] = weights_hash(network)
         logits, labels = predict(network, test_loader, device)
         matrix = matrices[name] = metrics.confusion(logits.argmax(1), labels, NUM_CLASSES)
         record["models"][name] = {
@@ -118,8 +126,7 @@ def main():
             "recall_against_count": recall_against_count(matrix, train_counts),
         }
     describe(record, matrices)
-    artifacts.save_figure(confusion_figure(record, matrices), out / "q4_confusion.png")
-    artifacts.save_json(record, out / "q4_confusion.json")
+    artifacts.save_question(args.out, "q4_confusion", None, confusion_figure(record, matrices), record)
 
 
 if __name__ == "__main__":

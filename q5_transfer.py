@@ -13,21 +13,25 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from common import artifacts, cli, describe, metrics, plots, report
-from common.checkpoint import load_backbone, weights_hash
+from common.atomic import sole_writer
+from common.checkpoint import check_origin, load_backbone
 from common.data import make_loaders
 from common.device import choose_device
-from common.models import classifier
+from common.models import classifier, weights_hash, weights_of
+from common.resume import TrainingState
 from common.train import predict, train
 
 EXAMPLES = (
     "python q5_transfer.py",
     "python q5_transfer.py --backbone ckpt.pt --epochs 40",
+    "python q5_transfer.py --resume  # after it was broken off",
 )
 
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--backbone", metavar="PT", help="state_dict to start from; unset: q3_cnn.pt under --out")
+    parser.add_argument("--backbone", metavar="PT", help="checkpoint to start from; unset: q3_cnn.pt under --out")
+    cli.add_force(parser)
     cli.add_training(parser, epochs=20, lr=0.005)
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
@@ -58,19 +62,25 @@ def transfer_figure(history, matrix, class_names, source):
 
 def main():
     args = get_args()
-    device = choose_device(args.device)
+    with sole_writer(args.out, "q5_transfer"):
+        answer(args, choose_device(args.device, args.deterministic))
+
+
+def answer(args, device):
     data = artifacts.load_data(args.out)
     train_loader, test_loader = make_loaders(data, "transfer", args.batch_size, device)
     class_names = data["class_names"][8:]
 
-    path = args.backbone or Path(args.out) / "q3_cnn.pt"
-    cnn_backbone, kind = load_backbone(path)
+    path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
+    cnn_backbone, kind, file_hash = load_backbone(path)
+    check_origin(path, file_hash, data, args.force)
     hash_before = weights_hash(cnn_backbone)
-    print(f"{path}: {kind}, SHA-256 of its weights {hash_before[:16]}")
+    print(f"{path}: {kind}; SHA-256 of the backbone's weights {hash_before[:16]}")
     cnn_backbone.requires_grad_(False)
     torch.manual_seed(args.seed)  # of the head's initial weights
     model = classifier(cnn_backbone, num_classes=2)
-    history = train(model, train_loader, test_loader, args, device)
+    state = TrainingState(args, "q5_transfer", {"data or split": data["fingerprint"], "backbone": hash_before})
+    history = train(model, train_loader, test_loader, args, device, state)
     logits, labels = predict(model, test_loader, device)
     hash_after = weights_hash(cnn_backbone)
     if hash_after != hash_before:
@@ -78,6 +88,7 @@ def main():
 
     matrix = metrics.confusion(logits.argmax(1), labels, 2)
     record = report.training_record(args, data, "transfer", model, history, logits, labels)
+    record["made_from"]["backbone"] = hash_before
     record |= {
         "class_names": class_names,
         "confusion": matrix.tolist(),
@@ -94,10 +105,9 @@ def main():
     for name, row in zip(class_names, matrix, strict=True):
         print(f"  {name:30} {row[0]:5,} taken for {class_names[0]}, {row[1]:5,} for {class_names[1]}")
     print(f"Logistic regression (scikit-learn) on the same features: {record['logistic_regression_accuracy']:.2%}")
-    artifacts.save_question(
-        args.out, "q5_transfer", model, transfer_figure(history, matrix, class_names, data["source"]), record
-    )
+    figure = transfer_figure(history, matrix, class_names, data["source"])
+    artifacts.save_question(args.out, "q5_transfer", weights_of(model), figure, record)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
 from common import artifacts, cli
+from common.atomic import replacing
 from common.data import make_loaders, seed_epoch
 from common.device import choose_device, in_precision, make_adam
 from common.graph import GraphedEpoch
@@ -144,7 +145,7 @@ def cnn_share_of_matmul(data, cnn_seconds, device):
 def write_galaxies(path, count, seed):
     """Draw the synthetic set into an HDF5 file, for the baseline to read."""
     labels, blocks = synthetic_galaxy10(count, seed)
-    with artifacts.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as [temporary], h5py.File(temporary, "w") as file:
         images, start = file.create_dataset("images", (count, 69, 69, 3), "uint8"), 0
         for block in blocks:
             images[start : start + len(block)] = block

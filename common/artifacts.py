@@ -1,51 +1,29 @@
-"""The files the scripts hand to one another: each written whole or not at all."""
+"""The files the scripts hand to one another."""
 
 import json
 import math
-import os
-from contextlib import contextmanager
+import re
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
 
-
-@contextmanager
-def replacing(path):
-    """Give a temporary name beside `path`; on success the file there takes its place in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from common.atomic import replacing
 
 
-def save_tensors(tensors, path):
-    """Write a state_dict, or a dict of tensors and plain values, with torch.save."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save(tensors, file)  # given a path, it would write the temporary name into the file
+def write_tensors(tensors, path):
+    with open(path, "wb") as file:
+        torch.save(tensors, file)  # given a path, it would write that path's name into the file
 
 
-def save_figure(figure, path):
-    """Write a matplotlib figure as PNG, 150 dots an inch."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+def write_figure(figure, path):
+    figure.savefig(path, format="png", dpi=150)
 
 
-def save_text(text, path):
-    """Write text as UTF-8."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def save_json(record, path):
-    """Write a record; a figure that does not exist, NaN, becomes null. The last file of every question."""
+def write_json(record, path):
     lines = [f"{json.dumps(key)}: {json.dumps(without_nan(value), allow_nan=False)}" for key, value in record.items()]
-    save_text("{\n  " + ",\n  ".join(lines) + "\n}\n", path)
+    path.write_text("{\n  " + ",\n  ".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def without_nan(value):
@@ -57,39 +35,98 @@ def without_nan(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def save_question(out, name, model, figure, record):
-    """Write what a training question ends with: {name}.pt, exactly the state_dict, {name}.png and {name}.json."""
-    weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    save_tensors(weights, Path(out) / f"{name}.pt")
-    save_figure(figure, Path(out) / f"{name}.png")
-    save_json(record, Path(out) / f"{name}.json")
+def save_tensors(tensors, path):
+    """Write a state_dict, or a dict of tensors and plain values, with torch.save."""
+    with replacing(path) as [temporary]:
+        write_tensors(tensors, temporary)
+
+
+def save_figure(figure, path):
+    """Write a matplotlib figure as PNG, 150 dots an inch."""
+    with replacing(path) as [temporary]:
+        write_figure(figure, temporary)
+
+
+def save_text(text, path):
+    """Write text as UTF-8."""
+    with replacing(path) as [temporary]:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_json(record, path):
+    """Write a record; a figure that does not exist, NaN, becomes null."""
+    with replacing(path) as [temporary]:
+        write_json(record, temporary)
+
+
+def save_question(out, name, tensors, figure, record):
+    """Write what a question ends with: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
+    contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
+    if tensors is None:
+        del contents["pt"]
+    with replacing(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
+        for (write, content), temporary in zip(contents.values(), temporaries, strict=True):
+            write(content, temporary)
 
 
 def load_json(path):
     """Return the record in a JSON file. Raises FileNotFoundError or ValueError, naming the file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole JSON file ({error}): make it anew") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is not the record of a question: make it anew")
+    return record
 
 
-def load_tensors(path, made_by):
-    """Return what torch.save wrote at `path`, mapped from disk, on the CPU; nothing in it is executed.
+def load_tensors(path, made_by, mmap=True):
+    """Return what torch.save wrote at `path`, on the CPU, mapped from disk with `mmap`; nothing in it is executed.
 
     Raises FileNotFoundError, saying that `made_by` makes it, or ValueError when it is not such a file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not there: run {made_by} first, or name the folder it is in with --out")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mmap = mmap and zipfile.is_zipfile(path)  # the form before torch 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for a file it cannot read
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a file of tensors that torch can read safely ({reason})") from None
+        raise ValueError(
+            f"{path} is not a file of tensors that torch can read safely: {found_in(path, error)}"
+        ) from None
+
+
+def found_in(path, error):
+    """Return in a few words what a file is in which torch.load found no tensors."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    code = re.search(r"(?:GLOBAL|function) (\S+)", str(error))
+    if not start:
+        return "it is empty"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive: save the model's state_dict"
+    if code:
+        return f"it is a pickle that would run code ({code[1]}), which was not done: save a state_dict"
+    if zipfile.is_zipfile(path):
+        return "it is a zip archive, but not one of torch.save, or a damaged one"
+    if start.startswith(b"PK\x03\x04"):
+        return "it is cut short: copy or make it again"
+    if start.startswith(b"\x80"):
+        return "it is a pickle, but not of torch.save, or a damaged one"
+    if start.isascii():
+        return "it is a text file"
+    return "it is no file of torch.save, or a damaged one"
 
 
 def load_data(out):
     """Return Q1's dict of tensors, names and source from the artifacts folder `out`."""
-    return load_tensors(Path(out) / "q1_data.pt", made_by="q1_data.py")
+    path = Path(out) / "q1_data.pt"
+    data = load_tensors(path, made_by="q1_data.py")
+    if not isinstance(data, dict) or "fingerprint" not in data:
+        raise ValueError(f"{path} is not what q1_data.py writes: run it again")
+    return data
 
 
 def load_weights(model, path, made_by):

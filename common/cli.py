@@ -1,6 +1,8 @@
 """What the command lines of all scripts have in common."""
 
 import argparse
+import os
+import shlex
 import sys
 
 
@@ -44,10 +46,10 @@ def positive_float(text):
 
 
 def seed(text):
-    """argparse type: a whole number of at least 0."""
+    """argparse type: a whole number from 0 to 2^63 - 1, as torch takes it."""
     number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^63 - 1")
     return number
 
 
@@ -70,20 +72,46 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
     help = "bf16: train with bfloat16 products, faster where the processor has them"
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
+    help = "go on from the last finished epoch of a run that was broken off"
+    parser.add_argument("--resume", action="store_true", help=help)
+    help = "on a GPU: the same bits at every run, at some cost in speed; a CPU gives them anyway"
+    parser.add_argument("--deterministic", action="store_true", help=help)
 
 
-def run(main):
-    """Run `main`; turn what a user can put right into one line on stderr and exit status 2.
+def add_force(parser):
+    """Add what a script takes that uses trained networks: --force."""
+    help = "use networks that were trained on other data or another split all the same"
+    parser.add_argument("--force", action="store_true", help=help)
 
-    `python -X dev SCRIPT` shows the traceback instead.
+
+def run(main, trains=False):
+    """Run `main`; turn what a user can put right into one line on stderr and exit status 2, Ctrl-C into 130.
+
+    trains: whether it takes --batch-size and --resume. `python -X dev SCRIPT` shows the traceback instead.
     """
     try:
         main()
-    except (OSError, ValueError) as error:
-        if sys.flags.dev_mode:
+    except KeyboardInterrupt:
+        print(f"interrupted; to go on: {how_to_go_on(trains)}", file=sys.stderr)
+        sys.exit(130)
+    except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+        sentence = one_line(error)
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in sentence):
+            sentence = (
+                f"out of memory: lower {'--batch-size' if trains else 'the number or size of images'} ({sentence})"
+            )
+        elif sys.flags.dev_mode or isinstance(error, RuntimeError):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def how_to_go_on(trains):
+    """Return the command that goes on after Ctrl-C: the same again, from the last finished epoch of a training."""
+    resume = ["--resume"] if trains and "--resume" not in sys.argv else []
+    return (
+        f"python {shlex.join([*sys.argv, *resume])}{' (or the same make again)' if 'MAKELEVEL' in os.environ else ''}"
+    )
 
 
 def one_line(error):

@@ -1,6 +1,7 @@
 """Where and in what precision the networks compute: the one place that knows about CPUs and GPUs."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -9,10 +10,11 @@ from torch import nn
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
-def choose_device(name):
+def choose_device(name, deterministic=False):
     """Return the torch.device called `name`: auto, cpu, cuda or mps.
 
-    `auto` takes the first of CUDA, MPS and the CPU that this machine has.
+    `auto` takes the first of CUDA, MPS and the CPU that this machine has. `deterministic` asks torch for
+    algorithms that give the same bits at every run; where it has none, it warns.
     Raises ValueError when the device asked for is not there.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -20,6 +22,9 @@ def choose_device(name):
         name = next(device for device, there in available.items() if there)
     if not available[name]:
         raise ValueError(f"--device {name}: torch {torch.__version__} finds no such device here; try --device auto")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, read at its start
+        torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.allow_tf32 = False  # its ten-bit products would part a GPU's losses from a CPU's
     if name == "cpu" and sys.platform == "linux":
         keep_freed_memory()

@@ -2,6 +2,8 @@
 
 import torch
 
+from common.metrics import epoch_means
+
 
 def capture_cuda_graph(step):
     """Return a function that does what `step` does, as one launch: a captured CUDA graph's replay."""
@@ -32,7 +34,7 @@ class GraphedEpoch:
         model.train()
         plan = loader.plan()
         if self.steps_taken == 0:
-            self.sums = torch.zeros(2, device=device)  # of losses and of right answers
+            self.sums = torch.zeros(3, device=device)  # of losses, right answers, good steps
             self.where = plan[0].clone()
         self.sums.zero_()
 
@@ -48,8 +50,7 @@ class GraphedEpoch:
             else:
                 step(where)
             self.steps_taken += 1
-        loss_sum, correct = self.sums.tolist()
-        return loss_sum / len(loader.labels), correct / len(loader.labels)
+        return epoch_means(self.sums, len(loader.labels))
 
     def try_to_capture(self, step, optimizer):
         """Return a replay of `step`, or `step` itself where it cannot be captured."""

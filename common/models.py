@@ -1,5 +1,6 @@
 """The assignment's networks, for normalised crops of 3 x 48 x 48."""
 
+import hashlib
 from itertools import pairwise
 
 from torch import nn
@@ -55,3 +56,17 @@ def count_parameters(model):
     """Return how many numbers `model` has, and how many of them training may change."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
+
+
+def weights_of(model):
+    """Return the state_dict of `model` on the CPU, each tensor's numbers in the order of its axes."""
+    return {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+
+
+def weights_hash(model):
+    """Return the SHA-256, in hexadecimal, of all names and values of a model's state_dict."""
+    digest = hashlib.sha256()
+    for key, value in weights_of(model).items():
+        digest.update(key.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar
-from common.models import count_parameters
+from common.models import count_parameters, weights_hash
 from common.train import loss_and_accuracy
 
 
@@ -18,6 +18,8 @@ def training_record(args, data, part, model, history, logits, labels):
     return {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
+        "made_from": {"q1_data": data["fingerprint"]},
+        "weights_sha256": weights_hash(model),
         "args": vars(args),
         "parameters": parameters,
         "trainable_parameters": trainable,

@@ -1,5 +1,6 @@
 """The training loop of Q2, Q3 and Q5, and the one way to get predictions."""
 
+import math
 import time
 from functools import partial
 
@@ -11,13 +12,17 @@ from common import distributed
 from common.data import EVALUATION_SEED, seed_epoch
 from common.device import in_precision, make_adam
 from common.graph import GraphedEpoch
+from common.metrics import epoch_means
 from common.models import pool_before_relu
 
 HISTORY_KEYS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds")
 
 
 def train_step(model, images, labels, optimizer, sums):
-    """Take one optimizer step; add the batch's loss, summed over images, and its right answers to `sums`."""
+    """Take one optimizer step; add to `sums`: the batch's loss, summed over images, its right answers, and one.
+
+    The last only as long as the loss is finite: it counts the steps that went well, without a wait for the GPU.
+    """
     logits = model(images)
     loss = cross_entropy(logits, labels)
     optimizer.zero_grad()
@@ -25,20 +30,21 @@ def train_step(model, images, labels, optimizer, sums):
     optimizer.step()
     sums[0] += loss.detach() * len(labels)
     sums[1] += (logits.argmax(1) == labels).sum()
+    sums[2] += sums[0].isfinite()
 
 
 def train_epoch(model, loader, optimizer, device, progress=iter):
     """Take a step for each batch; return the epoch's mean loss (nats) and accuracy, by sample.
 
     Both are of the network as it was when it met each batch, before the step. `progress` wraps the batches.
+    Raises FloatingPointError when the loss does not stay finite.
     """
     model.train()
-    sums, count = torch.zeros(2, device=device), 0
+    sums, count = torch.zeros(3, device=device), 0
     for images, labels in progress(loader):
         train_step(model, images, labels, optimizer, sums)
         count += len(labels)
-    loss_sum, correct = sums.tolist()
-    return loss_sum / count, correct / count
+    return epoch_means(sums, count)
 
 
 @torch.no_grad()
@@ -60,12 +66,14 @@ def loss_and_accuracy(logits, labels):
     return cross_entropy(logits, labels).item(), correct / len(labels)
 
 
-def train(model, train_loader, test_loader, args, device):
+def train(model, train_loader, test_loader, args, device, state):
     """Train `model` in place with Adam; return its history, a dict of lists with one entry an epoch.
 
     args: epochs, lr, seed and precision, as the command line gives them. Only parameters that require a
     gradient are given to Adam. What an epoch draws, order and crops, depends on the seed and the epoch's
-    number alone. Test figures are of the float32 network, whatever the precision.
+    number alone, so that a run goes on from its `state`, a TrainingState, as if it had not been broken off.
+    Test figures are of the float32 network, whatever the precision. Raises FloatingPointError, with epoch, step
+    and learning rate, when the loss does not stay finite.
     """
     model.to(device, memory_format=torch.channels_last)  # the order the loader's crops come in
     optimizer = make_adam(model, args.lr, device)
@@ -75,13 +83,19 @@ def train(model, train_loader, test_loader, args, device):
         network, run_epoch = distributed.shared(network, train_epoch)
     elif device.type == "cuda":
         run_epoch = GraphedEpoch(train_step)
-    history = {key: [] for key in HISTORY_KEYS}
-    for epoch in range(1, args.epochs + 1):
+    history = state.restore(model, optimizer) or {key: [] for key in HISTORY_KEYS}
+    for epoch in range(len(history["test_loss"]) + 1, args.epochs + 1):
         start = time.perf_counter()
         seed_epoch(train_loader, args.seed, epoch)
         progress = partial(tqdm, desc=f"epoch {epoch}/{args.epochs}", unit="batch", leave=False, disable=None)
-        train_loss, train_accuracy = run_epoch(network, train_loader, optimizer, device, progress)
-        test_loss, test_accuracy = loss_and_accuracy(*predict(model, test_loader, device))
+        try:
+            train_loss, train_accuracy = run_epoch(network, train_loader, optimizer, device, progress)
+            test_loss, test_accuracy = loss_and_accuracy(*predict(model, test_loader, device))
+            if not math.isfinite(test_loss):
+                raise FloatingPointError(f"after its {len(train_loader)} steps: the test loss became NaN or infinite")
+        except FloatingPointError as error:
+            kept = f"; {state.path} keeps the state after epoch {epoch - 1}" if epoch > 1 else ""
+            raise FloatingPointError(f"epoch {epoch}, {error} with --lr {args.lr}: try a lower one{kept}") from None
         figures = (train_loss, test_loss, train_accuracy, test_accuracy, time.perf_counter() - start)
         for key, figure in zip(HISTORY_KEYS, figures, strict=True):
             history[key].append(figure)
@@ -90,4 +104,5 @@ def train(model, train_loader, test_loader, args, device):
             f"accuracy: train {train_accuracy:6.2%} test {test_accuracy:6.2%}  {figures[-1]:.1f} s",
             flush=True,
         )
+        state.save(model, optimizer, history)
     return history
