@@ -45,7 +45,7 @@ ARGS_q4_confusion = --out '$(OUT)' --device '$(DEVICE)'
 ARGS_q5_transfer  = $(trained)
 
 modules = $(patsubst %,common/%.py,__init__ artifacts atomic cli data distributed plots resident $(1))
-USES_q1_data      = $(call modules,download galaxy10 source split synthetic)
+USES_q1_data      = $(call modules,download galaxy10 hdf5 source split synthetic)
 USES_q2_fcn       = $(call modules,describe device graph metrics models report resume train)
 USES_q3_cnn       = $(call modules,describe device graph metrics models report resume train)
 USES_q4_confusion = $(call modules,checkpoint device graph metrics models train)

@@ -1,11 +1,16 @@
 """The real Galaxy10: fetched once from its mirrors, checked, and kept."""
 
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pooch
 import requests
+import urllib3
+from tqdm import tqdm
+
+from common.atomic import replacing, sole_writer
 
 
 class Published(NamedTuple):
@@ -35,6 +40,7 @@ PUBLISHED = {
     ),
 }
 TIMEOUT = (5, 30)  # seconds to connect, and to wait for the next bytes
+PATIENCE, SLOWEST = 60, 5_000  # seconds after which a mirror must have sent so many bytes for each
 
 
 def default_cache():
@@ -45,32 +51,81 @@ def default_cache():
 def fetch(cache, published):
     """Return the path of a published file in the folder `cache`, downloaded if it is not there whole already.
 
-    A mirror that cannot be reached or serves other bytes is named on the way, and the next is tried; what
-    arrives gets its name only once its SHA-256 is right. Raises ConnectionError when no mirror is left.
+    A mirror that cannot be reached, stalls or serves other bytes is named on the way, and the next is tried;
+    what arrives gets its name only once its SHA-256 is right. Of several processes one downloads, and the
+    others wait for it. Raises ConnectionError when no mirror is left.
     """
+    path = Path(cache) / published.name
+    if is_whole(path, published):
+        return path
+    try:
+        with sole_writer(cache, published.name):
+            return fetch_alone(path, published)
+    except BlockingIOError:
+        print(f"Another process is downloading {published.name}: waiting for it.", flush=True)
+    with sole_writer(cache, published.name, patience=-1):
+        return path if is_whole(path, published) else fetch_alone(path, published)
+
+
+def is_whole(path, published):
+    """Say whether a file is there and has the published file's size and SHA-256."""
+    return path.is_file() and path.stat().st_size == published.size and pooch.file_hash(str(path)) == published.sha256
+
+
+def fetch_alone(path, published):
+    """Download to `path` from the first mirror that has the file; raise ConnectionError when none has."""
     failures = []
     for url in published.mirrors:
-        downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=2**20, timeout=TIMEOUT)
         try:
-            return Path(pooch.retrieve(url, published.sha256, published.name, cache, downloader=downloader))
-        except (requests.RequestException, ValueError) as error:
+            with replacing(path) as [temporary]:
+                receive(url, temporary, published)
+            return path
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             failures.append(f"{url}: {reason(error)}")
-            print(f"{failures[-1]}", flush=True)
+            print(failures[-1], flush=True)
     raise ConnectionError(f"no mirror gave {published.name} ({'; '.join(failures)})")
+
+
+def receive(url, path, published):
+    """Write what a mirror serves to `path`. Raises ValueError when that is not, or will not be, the published file."""
+    headers = {"Accept-Encoding": "identity"}
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
+        response.raise_for_status()
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise ValueError("serves a web page in place of the file")
+        bar = tqdm(total=published.size, unit="B", unit_scale=True, desc=published.name, leave=False, disable=None)
+        received, since, at_least = 0, time.monotonic(), SLOWEST * PATIENCE
+        with open(path, "wb") as file, bar:
+            while block := response.raw.read1(2**20):  # what has come, however little: a trickle is noticed
+                file.write(block)
+                received += len(block)
+                bar.update(len(block))
+                if received > published.size:
+                    raise ValueError(f"sends more than the file's {published.size:,} bytes")
+                if time.monotonic() - since > PATIENCE:
+                    if received < at_least:
+                        raise ValueError(f"sends less than {SLOWEST * PATIENCE:,} bytes in {PATIENCE} seconds")
+                    since, at_least = time.monotonic(), received + SLOWEST * PATIENCE
+    if received < published.size:
+        raise ValueError(f"broke off before the end, after {received:,} of {published.size:,} bytes")
+    if pooch.file_hash(str(path)) != published.sha256:
+        raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
 
 
 def reason(error):
     """Return in a few words why a download failed."""
     if isinstance(error, requests.HTTPError):
         return f"the server answers {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.TooManyRedirects):
+        return "redirects in a circle"
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return "redirects to an address that is no http"
+    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
         return "no answer in time"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, urllib3.exceptions.ProtocolError):
         return "broke off before the end"
     if isinstance(error, requests.ConnectionError):
         return "cannot be reached"
-    if isinstance(error, ValueError) and "hash" in str(error):
-        return "serves other bytes than the published file's (SHA-256 differs)"
     return " ".join(str(error).split())
 
 

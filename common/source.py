@@ -3,7 +3,8 @@
 import sys
 
 from common import download
-from common.galaxy10 import CLASS_NAMES, open_galaxy10, resize
+from common.galaxy10 import CLASS_NAMES
+from common.hdf5 import open_galaxy10, resize
 from common.synthetic import synthetic_galaxy10
 
 WARNING = """\

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from conftest import write_galaxy10
 
-from common import galaxy10
-from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES, open_galaxy10, resize
+from common import hdf5
+from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES
+from common.hdf5 import open_galaxy10, resize
 
 LABELS = np.arange(60, dtype=np.uint8) % 10
 
@@ -17,7 +18,7 @@ def test_the_ten_classes():
 
 
 def test_images_and_labels_come_back_as_they_are_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(galaxy10, "BLOCK_BYTES", 100 * 69 * 69 * 3)
+    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 100 * 69 * 69 * 3)
     path = write_galaxy10(tmp_path / "galaxies.h5", count=160)
     names, labels, blocks = open_galaxy10(path)
     assert names == CLASS_NAMES
@@ -48,7 +49,10 @@ BAD_CONTENTS = {
     "label 10": ({"ans": LABELS + np.uint8(1)}, "labels run from 1 to 10, outside"),
     "negative label": ({"ans": LABELS.astype(np.int64) - 1}, "labels run from -1 to 8, outside"),
     "lengths": ({"ans": LABELS[:59]}, "60 images but 59 labels"),
-    "one-hot": ({"ans": np.eye(10, dtype=np.uint8)[LABELS]}, "ans has 2 axes, not 1"),
+    "one-hot": (
+        {"ans": np.eye(10, dtype=np.uint8)[LABELS]},
+        r"one-hot \(60 x 10\): store the classes. numbers, ans.argmax\(1\)",
+    ),
     "float labels": ({"ans": LABELS.astype(np.float64)}, "labels are float64, not whole numbers"),
     "no class 8": ({"ans": np.where(LABELS == 8, 9, LABELS)}, r"no images of class 8 \(Disk, Face-on, Medium Spiral\)"),
     "no class 9": ({"ans": np.where(LABELS == 9, 8, LABELS)}, r"no images of class 9 \(Disk, Face-on, Loose Spiral\)"),

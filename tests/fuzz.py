@@ -1,0 +1,176 @@
+"""A byte-flipping fuzzer: scripts on damaged files, each in a process of its own, which must end well.
+
+`python tests/fuzz.py --count 20000` damages small HDF5 files and checkpoints at random and hands each to q1_data.py
+or to the loading of q5_transfer.py's backbone. A traceback, a crash, a hang or too much memory is a finding.
+"""
+
+import argparse
+import collections
+import contextlib
+import io
+import multiprocessing
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import q1_data
+from common import artifacts, cli
+from common.checkpoint import load_backbone
+from common.models import classifier, convolutional_backbone
+
+SECONDS, MEMORY = 10, 1_500_000_000  # what a file may cost
+COUNT = 60
+
+
+def write_seeds(folder):
+    """Write whole files to start from into `folder`: HDF5 in several layouts, and checkpoints in several forms."""
+    rng = np.random.default_rng(0)
+    # Pictures of one colour each compress to nothing, so that most bytes of a file are its structure.
+    images = np.broadcast_to(rng.integers(0, 256, (COUNT, 1, 1, 3), dtype=np.uint8), (COUNT, 69, 69, 3))
+    labels = np.arange(COUNT, dtype=np.uint8) % 10
+    layouts = {
+        "gzip": {"compression": "gzip", "chunks": (7, 69, 69, 3)},
+        "many-chunks": {"compression": "gzip", "chunks": (1, 69, 69, 3)},
+        "checked": {"compression": "gzip", "shuffle": True, "fletcher32": True, "chunks": (60, 69, 69, 3)},
+        "lzf": {"compression": "lzf", "chunks": (10, 69, 69, 3)},
+        "plain": {},
+    }
+    for name, options in layouts.items():
+        for libver in ("earliest", "latest"):
+            with h5py.File(folder / f"{name}-{libver}.h5", "w", libver=libver) as file:
+                file.create_dataset("images", data=images, **options)
+                packed = {"compression": "gzip"} if options else {}
+                file.create_dataset("ans", data=labels.astype(np.int64 if libver == "latest" else np.uint8), **packed)
+    cnn = classifier(convolutional_backbone(), 8)
+    torch.save(cnn.state_dict(), folder / "cnn.pt")
+    torch.save({"epoch": 3, "state_dict": cnn[0].half().state_dict()}, folder / "half.pt")
+    torch.save(cnn[0].state_dict(), folder / "legacy.pt", _use_new_zipfile_serialization=False)
+
+
+def damaged(content, rng):
+    """Return `content` with one to eight random damages, three of four of them near its ends, where structure is."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 9)):
+        n = len(content)
+        near = min(n, 4096)
+        where = int(rng.choice([rng.integers(near), rng.integers(near), n - 1 - rng.integers(near), rng.integers(n)]))
+        kind = rng.integers(6)
+        if kind <= 1:
+            content[where] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            content[where] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.integers(256)]))
+        elif kind == 3:  # a length, an offset or a dimension
+            value = int(rng.choice([0, 1, 2**31, 2**40, 2**63 - 1, rng.integers(2**63)]))
+            content[where : where + 8] = value.to_bytes(8, "little")
+        elif kind == 4:
+            length = int(rng.integers(1, 64))
+            content[where : where + length] = content[:length] if rng.integers(2) else b""
+        elif rng.integers(4) == 0:
+            del content[max(where, 16) :]
+    return bytes(content)
+
+
+def examine(path, report):
+    """In a process of its own: read a damaged file as the scripts do, and report exit status, last line and memory."""
+    errors = io.StringIO()
+    # The picture takes a second and has nothing to do with what is in the file.
+    q1_data.class_gallery, artifacts.write_figure = (lambda *args: None), (lambda figure, path: path.write_bytes(b""))
+
+    def load():
+        print(load_backbone(path)[1])
+
+    status, out = 0, path.with_suffix(".out")
+    sys.argv = ["q1_data.py", "--data", str(path), "--main-train", "30", "--transfer-train", "6", "--out", str(out)]
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            cli.run(q1_data.main if path.suffix == ".h5" else load)
+        except SystemExit as error:
+            status = error.code
+        except BaseException as error:
+            status, text = 1, f"Traceback: {type(error).__name__}: {error}"
+            print(text, file=errors)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    report.send((status, errors.getvalue().strip(), memory))
+
+
+def verdict(context, path):
+    """Return what examining `path` came to: 'fine', 'refused', or a finding in words; and seconds and memory."""
+    receiving, sending = context.Pipe(duplex=False)
+    start = time.monotonic()
+    process = context.Process(target=examine, args=(path, sending))
+    process.start()
+    sending.close()
+    try:
+        status, text, memory = receiving.recv() if receiving.poll(SECONDS) else ("hang", "", 0)
+    except EOFError:
+        status, text, memory = "crash", "", 0
+    seconds = time.monotonic() - start
+    process.kill()
+    process.join()
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    if memory > MEMORY:
+        return f"memory {memory / 1e9:.2f} GB: {text}", seconds, memory
+    if status == 0:
+        return "fine", seconds, memory
+    if status == 2 and len(lines) == 1 and path.name in lines[0]:
+        return "refused", seconds, memory
+    return f"{status}: {text or process.exitcode}", seconds, memory
+
+
+def fuzz(count, seed, folder, kinds=("h5", "pt"), tell=lambda text: None):
+    """Damage and examine `count` files; return the number of each verdict, findings as (file, words), and maxima."""
+    seeds, context = sorted(path for kind in kinds for path in folder.glob(f"*.{kind}")), forkserver()
+    contents = [path.read_bytes() for path in seeds]
+    verdicts, findings, most = collections.Counter(), [], [0.0, 0]
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        which = int(rng.integers(len(seeds)))
+        path = work / f"{seed}-{number}-{seeds[which].name}"
+        path.write_bytes(damaged(contents[which], rng))
+        words, *cost = verdict(context, path)
+        most = [max(pair) for pair in zip(most, cost, strict=True)]
+        verdicts[words if words in ("fine", "refused") else "finding"] += 1
+        if words not in ("fine", "refused"):
+            findings.append((path, words))
+            tell(f"{path}: {words}")
+        else:
+            path.unlink()
+            shutil.rmtree(path.with_suffix(".out"), ignore_errors=True)
+    return verdicts, findings, most
+
+
+def forkserver():
+    """Return a multiprocessing context whose processes start in milliseconds, with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["q1_data", "fuzz", "common.checkpoint"])
+    return context
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=("h5", "pt"))
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    write_seeds(folder)
+    start = time.monotonic()
+    verdicts, findings, (seconds, memory) = fuzz(args.count, args.seed, folder, args.kinds, tell=print)
+    took = time.monotonic() - start
+    print(f"{dict(verdicts)} in {took:.0f} s; longest {seconds:.1f} s, most memory {memory / 1e9:.2f} GB")
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()
