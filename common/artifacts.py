@@ -90,12 +90,20 @@ def load_tensors(path, made_by, mmap=True):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mmap = mmap and zipfile.is_zipfile(path)  # the form before torch 1.6 cannot be mapped
+            mmap = mmap and is_zip(path)  # the form before torch 1.6 cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for a file it cannot read
         raise ValueError(
             f"{path} is not a file of tensors that torch can read safely: {found_in(path, error)}"
         ) from None
+
+
+def is_zip(path):
+    """Say whether a file is a whole zip archive, which is what torch.save writes."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, ValueError, OverflowError):
+        return False
 
 
 def found_in(path, error):
@@ -109,7 +117,7 @@ def found_in(path, error):
         return "it is a TorchScript archive: save the model's state_dict"
     if code:
         return f"it is a pickle that would run code ({code[1]}), which was not done: save a state_dict"
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return "it is a zip archive, but not one of torch.save, or a damaged one"
     if start.startswith(b"PK\x03\x04"):
         return "it is cut short: copy or make it again"

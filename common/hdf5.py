@@ -143,7 +143,11 @@ def check_storage(path, dataset, needed):
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     declared = f"{path} declares '{dataset.name.strip('/')}' of {len(dataset):,} rows"
     if dataset.chunks:
-        held, whole = dataset.id.get_num_chunks(), math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks)))
+        chunks = []
+        dataset.id.chunk_iter(chunks.append)
+        if any(chunk.size < 8 for chunk in chunks):  # the shortest zlib stream; HDF5 takes it for granted
+            raise ValueError(f"{path} is damaged: '{dataset.name.strip('/')}' has chunks of no size")
+        held, whole = len(chunks), math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks)))
         needed = max(needed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
     else:
         held, whole = dataset.id.get_storage_size(), math.prod(dataset.shape) * dataset.dtype.itemsize

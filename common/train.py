@@ -99,10 +99,10 @@ def train(model, train_loader, test_loader, args, device, state):
         figures = (train_loss, test_loss, train_accuracy, test_accuracy, time.perf_counter() - start)
         for key, figure in zip(HISTORY_KEYS, figures, strict=True):
             history[key].append(figure)
+        state.save(model, optimizer, history)
         print(
             f"epoch {epoch:3d}/{args.epochs}  loss: train {train_loss:.4f} test {test_loss:.4f}  "
             f"accuracy: train {train_accuracy:6.2%} test {test_accuracy:6.2%}  {figures[-1]:.1f} s",
             flush=True,
         )
-        state.save(model, optimizer, history)
     return history

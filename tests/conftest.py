@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import h5py
 import numpy as np
 import pytest
@@ -15,7 +16,12 @@ os.environ["MPLBACKEND"] = "Agg"
 
 
 def run(script, *args, **environment):
-    """Run a script of the project as a user would; return the finished process with its output as text."""
+    """Run a script of the project as a user would; return the finished process with its output as text.
+
+    Without variables of its environment to set it starts from a process that has everything imported, which is faster.
+    """
+    if not environment:
+        return forked.run(script, *args)
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False

@@ -8,7 +8,6 @@ import argparse
 import collections
 import contextlib
 import io
-import multiprocessing
 import resource
 import shutil
 import sys
@@ -21,6 +20,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from forked import CONTEXT
 
 import q1_data
 from common import artifacts, cli
@@ -102,11 +103,11 @@ def examine(path, report):
     report.send((status, errors.getvalue().strip(), memory))
 
 
-def verdict(context, path):
+def verdict(path):
     """Return what examining `path` came to: 'fine', 'refused', or a finding in words; and seconds and memory."""
-    receiving, sending = context.Pipe(duplex=False)
+    receiving, sending = CONTEXT.Pipe(duplex=False)
     start = time.monotonic()
-    process = context.Process(target=examine, args=(path, sending))
+    process = CONTEXT.Process(target=examine, args=(path, sending))
     process.start()
     sending.close()
     try:
@@ -128,7 +129,7 @@ def verdict(context, path):
 
 def fuzz(count, seed, folder, kinds=("h5", "pt"), tell=lambda text: None):
     """Damage and examine `count` files; return the number of each verdict, findings as (file, words), and maxima."""
-    seeds, context = sorted(path for kind in kinds for path in folder.glob(f"*.{kind}")), forkserver()
+    seeds = sorted(path for kind in kinds for path in folder.glob(f"*.{kind}"))
     contents = [path.read_bytes() for path in seeds]
     verdicts, findings, most = collections.Counter(), [], [0.0, 0]
     work = folder / "work"
@@ -138,7 +139,7 @@ def fuzz(count, seed, folder, kinds=("h5", "pt"), tell=lambda text: None):
         which = int(rng.integers(len(seeds)))
         path = work / f"{seed}-{number}-{seeds[which].name}"
         path.write_bytes(damaged(contents[which], rng))
-        words, *cost = verdict(context, path)
+        words, *cost = verdict(path)
         most = [max(pair) for pair in zip(most, cost, strict=True)]
         verdicts[words if words in ("fine", "refused") else "finding"] += 1
         if words not in ("fine", "refused"):
@@ -148,13 +149,6 @@ def fuzz(count, seed, folder, kinds=("h5", "pt"), tell=lambda text: None):
             path.unlink()
             shutil.rmtree(path.with_suffix(".out"), ignore_errors=True)
     return verdicts, findings, most
-
-
-def forkserver():
-    """Return a multiprocessing context whose processes start in milliseconds, with everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["q1_data", "fuzz", "common.checkpoint"])
-    return context
 
 
 def main():

@@ -1,0 +1,43 @@
+"""The scripts as processes that start in milliseconds, everything imported: for tests that start many."""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary", "look_inside")
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["forked", "fuzz", *SCRIPTS])
+
+
+def run_script(script, args, stdout, stderr):
+    """In the new process: run a script as `python script *args` would, its output into files."""
+    for stream, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    sys.argv = [str(ROOT / script), *map(str, args)]
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def start(script, *args, log):
+    """Start a script, its output into the file `log`; return its multiprocessing.Process."""
+    process = CONTEXT.Process(target=run_script, args=(script, args, log, log))
+    process.start()
+    return process
+
+
+def run(script, *args, seconds=300):
+    """Run a script; return it, finished, as subprocess.run does, with its output as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / "stdout", Path(folder) / "stderr"]
+        process = CONTEXT.Process(target=run_script, args=(script, args, *files))
+        process.start()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        stdout, stderr = (file.read_text() if file.exists() else "" for file in files)
+    return subprocess.CompletedProcess([script, *args], process.exitcode, stdout, stderr)
