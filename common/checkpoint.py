@@ -122,7 +122,7 @@ def describe(content):
     return f"{', '.join(others[:5])}{' and more' if len(others) > 5 else ''}" or "nothing"
 
 
-def describe_shapes(shapes):
-    """Return names and shapes as `0.weight 8x3x5x5, ...`, the first ten of them, or `nothing`."""
+def describe_shapes(shapes, most=16):
+    """Return names and shapes as `0.weight 8x3x5x5, ...`, `most` of them at most, or `nothing`."""
     texts = [f"{key} {'x'.join(map(str, shape)) or 'scalar'}" for key, shape in shapes.items()]
-    return ", ".join(texts[:10]) + (f" and {len(texts) - 10} more" if len(texts) > 10 else "") or "nothing"
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "") or "nothing"

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from common import artifacts
+from common.atomic import replacing
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -27,7 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half of it")
         raise RuntimeError("killed")
 
-    with pytest.raises(RuntimeError), artifacts.replacing(path) as temporary:
+    with pytest.raises(RuntimeError), replacing(path) as [temporary]:
         write_half(temporary)
     assert json.loads(path.read_text()) == {"run": 1}
     assert list(tmp_path.iterdir()) == [path]

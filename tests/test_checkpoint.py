@@ -1,35 +1,199 @@
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+
 import pytest
 import torch
+from conftest import error_of, run, run_well
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from common.artifacts import save_tensors
-from common.checkpoint import load_backbone, weights_hash
-from common.models import classifier, convolutional_backbone
+from common.checkpoint import CONTAINERS, check_origin, load_backbone
+from common.models import classifier, convolutional_backbone, weights_hash
+
+torch.manual_seed(0)
+BACKBONE = convolutional_backbone()
+CNN = classifier(BACKBONE, 8)
+CROPS = torch.randn(3, 3, 48, 48)
 
 
-def test_the_cnn_and_its_backbone_alone_give_the_same_features(tmp_path):
-    torch.manual_seed(0)
-    backbone = convolutional_backbone()
-    crops = torch.randn(3, 3, 48, 48)
-    for content, word in ((classifier(backbone, 8), "the backbone of a CNN"), (backbone, "a cnn_backbone")):
-        save_tensors(content.state_dict(), tmp_path / "ckpt.pt")
-        loaded, kind = load_backbone(tmp_path / "ckpt.pt")
-        assert kind == word
-        assert torch.equal(loaded(crops), backbone(crops))
-        assert weights_hash(loaded) == weights_hash(backbone)
+def prefixed(model, *prefixes):
+    return {"".join(prefixes) + key: value for key, value in model.state_dict().items()}
 
 
-def test_another_network_is_refused_with_what_was_expected_and_found(tmp_path):
-    save_tensors(nn.Sequential(nn.Flatten(), nn.Linear(6912, 64)).state_dict(), tmp_path / "ckpt.pt")
-    with pytest.raises(ValueError, match=r"expected 0.weight 8x3x5x5.*found 1.weight 64x6912, 1.bias 64"):
+def converted(model, dtype):
+    return {key: value.to(dtype) for key, value in model.state_dict().items()}
+
+
+class Compiled(nn.Module):
+    """What torch.compile makes of a model, as far as its keys go."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._orig_mod = model
+
+
+RECOGNISED = {
+    "a backbone": (BACKBONE.state_dict(), "a cnn_backbone"),
+    "the CNN": (CNN.state_dict(), "the backbone of a CNN of 8 classes"),
+    "a head of 37": (classifier(BACKBONE, 37).state_dict(), "the backbone of a CNN of 37 classes"),
+    "DataParallel": (nn.DataParallel(CNN).state_dict(), "saved from DataParallel ('module.')"),
+    "compiled": (Compiled(CNN).state_dict(), "saved from torch.compile ('_orig_mod.')"),
+    "module._orig_mod.": (prefixed(CNN, "module.", "_orig_mod."), "DataParallel ('module.'), saved from torch.compile"),
+    "_orig_mod.module.": (prefixed(BACKBONE, "_orig_mod.", "module."), "a cnn_backbone, saved from DataParallel"),
+    "a compiled backbone": (nn.Sequential(Compiled(BACKBONE), CNN[1]).state_dict(), "torch.compile"),
+    "an OrderedDict": (OrderedDict(BACKBONE.state_dict()), "a cnn_backbone"),
+    "float64": (converted(CNN, torch.float64), "float64 weights, now float32"),
+    **{
+        f"under {key}": ({"epoch": 3, key: prefixed(CNN, "module."), "optimizer": {"lr": 0.1}}, f"found under '{key}'")
+        for key in CONTAINERS
+    },
+}
+
+
+@pytest.mark.parametrize("form", RECOGNISED)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_other_peoples_checkpoints_are_recognised_and_give_the_same_features(form, legacy, tmp_path):
+    content, words = RECOGNISED[form]
+    torch.save(content, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=not legacy)
+    loaded, kind, _ = load_backbone(tmp_path / "ckpt.pt")
+    assert words in kind
+    assert torch.equal(loaded(CROPS), BACKBONE(CROPS))
+    assert weights_hash(loaded) == weights_hash(BACKBONE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_and_rounded_but_once(dtype, tmp_path):
+    torch.save(converted(CNN, dtype), tmp_path / "ckpt.pt")
+    loaded, kind, _ = load_backbone(tmp_path / "ckpt.pt")
+    assert f"{str(dtype)[6:]} weights, now float32" in kind
+    for value, original in zip(loaded.parameters(), BACKBONE.parameters(), strict=True):
+        assert value.dtype == torch.float32
+        assert torch.equal(value, original.to(dtype).float())
+
+
+def changed(**changes):
+    """The CNN's state_dict with entries replaced or, with None, left out."""
+    weights = CNN.state_dict() | {key.replace("_", "."): value for key, value in changes.items()}
+    return {key: value for key, value in weights.items() if value is not None}
+
+
+with_nan, with_infinity = CNN[0][0].weight.detach().clone(), CNN[0][7].bias.detach().clone()
+with_nan[3, 1, 2, 2], with_infinity[5] = float("nan"), float("inf")
+SHAPES = r"expected 0.weight 8x3x5x5, 0.bias 8, 3.weight 16x8x5x5.*; found .*"
+REFUSED = {
+    "another architecture": (nn.Sequential(nn.Flatten(), nn.Linear(9, 64)).state_dict(), SHAPES + "1.weight 64x9"),
+    "a large one": ({f"layer{i}.weight": torch.ones(i) for i in range(300)}, SHAPES + "and 284 more"),
+    "with batch norm": (nn.Sequential(*BACKBONE, nn.BatchNorm1d(64)).state_dict(), SHAPES + "11.running_mean 64"),
+    "a layer missing": (changed(**{"0_7_bias": None}), SHAPES),
+    "half a head": (changed(**{"1_bias": None}), SHAPES),
+    "a layer too many": (changed(**{"2_weight": torch.ones(3, 3)}), SHAPES + "2.weight 3x3"),
+    "a shape": (changed(**{"0_0_weight": torch.ones(8, 1, 5, 5)}), SHAPES + "0.0.weight 8x1x5x5"),
+    "a scalar head": (changed(**{"1_weight": torch.tensor(1.0)}), SHAPES + "1.weight scalar"),
+    "NaN": (changed(**{"0_0_weight": with_nan}), "expected finite weights, found NaN or infinity in 0.0.weight"),
+    "infinity": (changed(**{"0_7_bias": with_infinity}), "expected finite weights, found NaN or infinity in 0.7.bias"),
+    "whole numbers": (converted(CNN, torch.int32), "expected floating-point weights, found torch.int32 in 0.0.weight"),
+    "complex": (converted(CNN, torch.complex64), "expected floating-point weights, found torch.complex64"),
+    "two in one": (CNN.state_dict() | prefixed(CNN, "module."), "holds two state_dicts in one"),
+    "a tensor": (torch.zeros(3), "expected a dict of tensors by name, found a Tensor"),
+    "no tensors": ({"epoch": 5, "loss": 0.5}, r"found epoch \(int\), loss \(float\)"),
+    "a sparse tensor": (changed(**{"0_7_bias": torch.eye(3).to_sparse()}), r"found 0.7.bias \(Tensor\)"),
+    "nothing": ({}, "expected a dict of tensors by name, found nothing"),
+    "a list": ([torch.zeros(3)], "found a list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_other_networks_are_refused_with_what_was_expected_and_found(form, tmp_path):
+    content, sentence = REFUSED[form]
+    torch.save(content, tmp_path / "ckpt.pt")
+    with pytest.raises(ValueError, match=sentence) as error:
         load_backbone(tmp_path / "ckpt.pt")
+    assert "ckpt.pt" in str(error.value)
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 5}, {}])
-def test_what_is_no_state_dict_is_refused(tmp_path, content):
-    save_tensors(content, tmp_path / "ckpt.pt")
-    with pytest.raises(ValueError, match=r"ckpt.pt (holds no state_dict|is not a state_dict)"):
+class Harmful:
+    """A pickle of this would write a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def write_no_checkpoint(kind, path):
+    if kind in ("cut", "cut short"):
+        torch.save(CNN.state_dict(), path)
+        path.write_bytes(path.read_bytes()[: 5000 if kind == "cut" else -40])
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("notes.txt", "no weights")
+    elif kind == "harmful":
+        torch.save({"state_dict": CNN.state_dict(), "extra": Harmful(path.parent / "written")}, path)
+    elif kind == "harmful, legacy":
+        content = {"extra": Harmful(path.parent / "written")}
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    elif kind == "bare pickle":
+        path.write_bytes(pickle.dumps(Harmful(path.parent / "written")))
+    elif kind == "whole model":
+        torch.save(CNN, path)
+    elif kind == "TorchScript":
+        torch.jit.trace(CNN, CROPS).save(path)
+    else:
+        path.write_bytes({"empty": b"", "text": b"0.weight = 1\n", "noise": bytes(range(256)) * 9}[kind])
+
+
+NO_CHECKPOINTS = {
+    "empty": "it is empty",
+    "text": "it is a text file",
+    "noise": "it is no file of torch.save, or a damaged one",
+    "cut": "it is cut short",
+    "cut short": "it is cut short",
+    "zip": "it is a zip archive, but not one of torch.save",
+    "harmful": r"it is a pickle that would run code \(io.open\), which was not done",
+    "harmful, legacy": r"it is a pickle that would run code \(io.open\), which was not done",
+    "bare pickle": "it is a pickle, but not of torch.save",
+    "whole model": r"would run code \(torch.nn.modules.container.Sequential\), which was not done: save a state_dict",
+    "TorchScript": "it is a TorchScript archive: save the model's state_dict",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+def test_files_that_are_no_checkpoint_are_named_for_what_they_are_and_run_nothing(kind, tmp_path):
+    write_no_checkpoint(kind, tmp_path / "ckpt.pt")
+    with pytest.raises(ValueError, match=NO_CHECKPOINTS[kind]) as error:
         load_backbone(tmp_path / "ckpt.pt")
+    assert "ckpt.pt is not a file of tensors" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "written").exists()
+
+
+leaves = st.one_of(
+    st.none(), st.integers(), st.text(max_size=5), st.sampled_from([torch.zeros(3), torch.ones(8, 3, 5, 5)]),
+    st.sampled_from([CNN.state_dict(), BACKBONE.state_dict(), {"0.weight": None}]))  # fmt: skip
+names = st.sampled_from([*CONTAINERS, "0.weight", "0.0.weight", "1.weight", "module", "module.module", 3, ""])
+contents = st.recursive(leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=contents)
+def test_whatever_a_checkpoint_holds_it_is_the_backbone_or_refused_in_a_sentence(content, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.pt"
+    torch.save(content, path)
+    try:
+        loaded, _, _ = load_backbone(path)
+    except ValueError as error:
+        sentence = str(error)
+    else:
+        assert weights_hash(loaded) == weights_hash(BACKBONE)
+        return
+    assert "any.pt" in sentence
+    assert "expected" in sentence
 
 
 def test_the_hash_sees_every_bit():
@@ -40,3 +204,37 @@ def test_the_hash_sees_every_bit():
         weight = backbone[0].weight
         weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(9.0))
     assert weights_hash(backbone) != before
+
+
+def test_a_network_of_unknown_origin_is_used_with_a_remark(tmp_path, capsys):
+    save_tensors(CNN.state_dict(), tmp_path / "ckpt.pt")
+    check_origin(tmp_path / "ckpt.pt", weights_hash(CNN), {"fingerprint": "here"}, force=False)
+    assert "without ckpt.json beside it there is no telling" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"fingerprint": "elsewhere"}, "trained on other data or another split"),
+        ({"fingerprint": "here", "weights_sha256": "of others"}, "of two different runs"),
+    ],
+)
+def test_a_network_of_other_origin_needs_force(record, words, tmp_path, capsys):
+    (tmp_path / "ckpt.json").write_text(json.dumps(record))
+    origin = (tmp_path / "ckpt.pt", weights_hash(CNN), {"fingerprint": "here"})
+    with pytest.raises(ValueError, match=f"ckpt.pt .*{words}.*--force"):
+        check_origin(*origin, force=False)
+    check_origin(*origin, force=True)
+    assert words in capsys.readouterr().out
+
+
+def test_q4_and_q5_refuse_networks_of_another_split_unless_forced(synthetic_run, tmp_path):
+    made, _ = synthetic_run
+    for path in made.glob("q[23]*"):
+        (tmp_path / path.name).symlink_to(path)
+    run_well("q1_data.py", "--source", "synthetic", "--count", 800, "--split", "file", "--out", tmp_path)
+    for script in ("q4_confusion.py", "q5_transfer.py"):
+        error = error_of(run(script, "--out", tmp_path))
+        assert "was trained on other data or another split than the q1_data.pt" in error
+        assert not (tmp_path / f"{script[:-3]}.json").exists()
+        assert "used all the same (--force)" in run_well(script, "--force", "--out", tmp_path)

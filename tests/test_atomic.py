@@ -1,0 +1,158 @@
+"""Nothing half written: full disks, read-only folders, two runs at once, kills while writing."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, error_of, run, run_well
+from forked import start
+
+from common.atomic import replacing, sole_writer
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of its own of 4 MB, in memory."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a file system on Linux")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def contents(folder):
+    """The files of a folder that a user sees, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_a_full_disk_leaves_every_artifact_as_it_was(synthetic_run, small_disk):
+    made, _ = synthetic_run
+    (small_disk / "q1_data.pt").symlink_to(made / "q1_data.pt")
+    for name in ("q2_fcn.pt", "q2_fcn.json", "q2_fcn.png"):
+        (small_disk / name).write_bytes((made / name).read_bytes())
+    before = contents(small_disk)
+    error = error_of(run("q2_fcn.py", "--epochs", 3, "--out", small_disk))  # its Adam's moments are too much
+    assert f"error: {small_disk}: No space left on device: q2_fcn.resume.pt cannot be written" in error
+    assert contents(small_disk) == before
+    error = error_of(run("q1_data.py", "--source", "synthetic", "--count", 400, "--out", small_disk))
+    assert "No space left on device: q1_data.pt, q1_data.png, q1_data.json cannot be written" in error
+    assert contents(small_disk) == before
+    assert not list(small_disk.glob(".*.tmp"))
+
+
+def test_a_disk_that_fills_up_later_loses_one_epoch_at_most(synthetic_run, small_disk):
+    made, _ = synthetic_run
+    subprocess.run(["mount", "-o", "remount,size=12m", str(small_disk)], check=True)
+    (small_disk / "q1_data.pt").symlink_to(made / "q1_data.pt")
+    run_well("q2_fcn.py", "--epochs", 2, "--out", small_disk)
+    filler = small_disk / "filler"
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    filler.write_bytes(bytes(free - 2_000_000))
+    before = contents(small_disk)
+    error = error_of(run("q2_fcn.py", "--epochs", 4, "--resume", "--out", small_disk))
+    assert "No space left on device: q2_fcn.resume.pt" in error
+    assert contents(small_disk) == before
+    filler.unlink()
+    assert "2 of 4 epochs are done" in run_well("q2_fcn.py", "--epochs", 4, "--resume", "--out", small_disk)
+
+
+def test_a_read_only_folder_is_found_before_the_training(synthetic_run, small_disk):
+    made, _ = synthetic_run
+    (small_disk / "q1_data.pt").symlink_to(made / "q1_data.pt")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for script in ("q1_data.py", "q2_fcn.py", "q3_cnn.py", "q4_confusion.py", "q5_transfer.py"):
+        done = run(script, "--out", small_disk)
+        assert error_of(done) == f"error: {small_disk}: Read-only file system"
+        assert "epoch" not in done.stdout
+
+
+def test_a_folder_without_permission_or_that_is_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError), sole_writer(tmp_path / "file", "q2_fcn"):
+        pass
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    if os.access(locked, os.W_OK):  # root may write everywhere: let the system's refusal be played
+
+        def refuse(*args, **kwargs):
+            raise PermissionError(errno.EACCES, "Permission denied", args[0])
+
+        monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError, match=f"Permission denied: '{locked}'"), sole_writer(locked, "q2_fcn"):
+        pass
+
+
+def test_of_two_runs_at_once_the_second_is_refused(synthetic_run, tmp_path):
+    made, _ = synthetic_run
+    (tmp_path / "q1_data.pt").symlink_to(made / "q1_data.pt")
+    first = start("q2_fcn.py", "--epochs", 4000, "--out", tmp_path, log=tmp_path / ".log")
+    try:
+        while not (tmp_path / "q2_fcn.resume.pt").exists() and first.is_alive():
+            time.sleep(0.05)
+        error = error_of(run("q2_fcn.py", "--epochs", 2, "--seed", 1, "--out", tmp_path))
+        assert f"{tmp_path}: another run is writing q2_fcn there" in error
+        run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)  # another question is none of its business
+    finally:
+        first.kill()
+        first.join()
+    run_well("q2_fcn.py", "--epochs", 2, "--seed", 1, "--out", tmp_path)  # a killed run keeps nobody out
+
+
+def test_without_locks_a_mixture_of_two_runs_is_refused_by_later_steps(synthetic_run, tmp_path):
+    made, _ = synthetic_run
+    for path in made.glob("q[123]*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    run_well("q2_fcn.py", "--epochs", 2, "--seed", 1, "--out", tmp_path)
+    (tmp_path / "q2_fcn.json").write_bytes((made / "q2_fcn.json").read_bytes())
+    error = error_of(run("q4_confusion.py", "--out", tmp_path))
+    assert "q2_fcn.pt and q2_fcn.json are of two different runs" in error
+
+
+def test_a_kill_while_writing_leaves_the_old_files_and_the_next_run_clears_up(tmp_path):
+    for name in ("a.json", "a.png"):
+        (tmp_path / name).write_text("old")
+    code = (
+        "import os, signal, sys; from common.atomic import replacing\n"
+        f"with replacing('{tmp_path}/a.png', '{tmp_path}/a.json') as names:\n"
+        "    names[0].write_text('new'); names[1].write_text('ne'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert contents(tmp_path) == {"a.json": b"old", "a.png": b"old"}
+    assert len(list(tmp_path.glob(".a.*.tmp"))) == 2
+    (tmp_path / ".b.png.1.tmp").write_text("of another question")
+    with sole_writer(tmp_path, "a"):
+        assert [path.name for path in tmp_path.glob(".*.tmp")] == [".b.png.1.tmp"]
+
+
+def test_files_that_belong_together_are_replaced_together_and_the_last_one_last(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(os, "replace", lambda source, target: order.append((target.name, source.exists())))
+    with replacing(tmp_path / "q2.pt", tmp_path / "q2.json") as names:
+        names[0].write_text("weights")
+        assert order == []
+        names[1].write_text("record")
+    assert order == [("q2.pt", True), ("q2.json", True)]
+
+
+def test_errors_of_the_program_are_not_taken_for_the_disks(tmp_path):
+    with pytest.raises(RuntimeError, match="a bug"), replacing(tmp_path / "x"):
+        raise RuntimeError("a bug")
+
+
+def test_q5s_record_names_what_it_was_made_from(synthetic_run):
+    made, _ = synthetic_run
+    records = {name: json.loads((made / f"{name}.json").read_text()) for name in ("q1_data", "q3_cnn", "q4_confusion")}
+    records["q5_transfer"] = transfer = json.loads((made / "q5_transfer.json").read_text())
+    data = torch.load(made / "q1_data.pt", weights_only=True)["fingerprint"]
+    assert {record["fingerprint"] for record in records.values()} == {data}
+    assert transfer["made_from"] == {"q1_data": data, "backbone": transfer["backbone_sha256_before"]}
+    assert records["q4_confusion"]["made_from"]["cnn"] == records["q3_cnn"]["weights_sha256"]
