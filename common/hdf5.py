@@ -105,12 +105,12 @@ def open_hdf5(path):
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        if "lock" in str(error):
+            raise ValueError(f"{path} is being written by another program: wait until that has ended") from None
         if "truncated" in str(error):
             raise ValueError(f"{path} is cut short, the download may have broken off: download it again") from None
         if start == b"\x89HDF\r\n\x1a\n":
             raise ValueError(f"{path} begins like HDF5 but cannot be opened, it is damaged: fetch it again") from None
-        if "lock" in str(error):
-            raise ValueError(f"{path} is being written by another program: wait until that has ended") from None
         kinds = {b"\x89PNG": "a PNG picture", b"PK\x03\x04": "a zip archive", b"SIMPLE": "a FITS file"}
         kinds |= {b"\x1f\x8b": "a gzip archive", b"<!DOCTYP": "a web page", b"<html": "a web page"}
         kind = next((f", it looks like {name}" for magic, name in kinds.items() if start.startswith(magic)), "")

@@ -61,6 +61,8 @@ def damaged(content, rng):
     """Return `content` with one to eight random damages, three of four of them near its ends, where structure is."""
     content = bytearray(content)
     for _ in range(rng.integers(1, 9)):
+        if len(content) < 100:
+            break
         n = len(content)
         near = min(n, 4096)
         where = int(rng.choice([rng.integers(near), rng.integers(near), n - 1 - rng.integers(near), rng.integers(n)]))

@@ -1,9 +1,14 @@
 import os
+import resource
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 from conftest import write_galaxy10
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common import hdf5
 from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES
@@ -39,12 +44,21 @@ def test_compressed_files_and_wider_integer_labels_are_read_too(tmp_path):
     assert (labels == LABELS).all()
 
 
+images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)
 BAD_CONTENTS = {
     "no images": ({"images": None}, "no dataset 'images'.*this has ans"),
     "no labels": ({"ans": None}, "no dataset 'ans'.*this has images"),
     "neither": ({"images": None, "ans": None}, "this has nothing"),
     "three axes": ({"images": np.zeros((60, 69, 69), np.uint8)}, r"3 axes \(60 x 69 x 69\), not 4"),
     "float images": ({"images": np.zeros((60, 69, 69, 3), np.float32)}, "float32, not uint8"),
+    "NaN": (
+        {"images": np.full((60, 69, 69, 3), np.nan, np.float32)},
+        "float32, not uint8: store the pictures as",
+    ),
+    "channels first": ({"images": images.transpose(0, 3, 1, 2)}, r"channels first \(60 x 3 x 69 x 69\): .*transpose"),
+    "null images": ({"images": h5py.Empty("uint8")}, "'images' is declared, but holds nothing"),
+    "null labels": ({"ans": h5py.Empty("uint8")}, "'ans' is declared, but holds nothing"),
+    "text labels": ({"ans": np.array([b"spiral"] * 60)}, "not whole numbers"),
     "other size": ({"images": np.zeros((60, 64, 64, 3), np.uint8)}, "60 x 64 x 64 x 3, neither n x 69 x 69 x 3"),
     "label 10": ({"ans": LABELS + np.uint8(1)}, "labels run from 1 to 10, outside"),
     "negative label": ({"ans": LABELS.astype(np.int64) - 1}, "labels run from -1 to 8, outside"),
@@ -128,3 +142,167 @@ def test_decals_has_its_own_names_and_is_resized_by_area(tmp_path):
         assert resize(images, size).shape == (60, size, size, 3)
         assert np.abs(resize(images, size).mean((1, 2)) - images.mean((1, 2))).max() < 3
     assert resize(images, 256) is images
+
+
+def add_link(path, kind, tmp_path):
+    """Put the images elsewhere and a link of some kind, or a dataset whose bytes are elsewhere, in their place."""
+    elsewhere = tmp_path / "elsewhere.h5"
+    with h5py.File(path, "a") as file:
+        pixels = file["images"][:]
+        del file["images"]
+        if kind == "soft":
+            file["a/secret"] = pixels
+            file["images"] = h5py.SoftLink("/a/secret")
+        elif kind == "dangling":
+            file["images"] = h5py.SoftLink("/nowhere")
+        elif kind == "external":
+            write_galaxy10(elsewhere)
+            file["images"] = h5py.ExternalLink(str(elsewhere), "/images")
+        elif kind == "raw":
+            raw = tmp_path / "secret.bin"
+            raw.write_bytes(pixels.tobytes())
+            file.create_dataset("images", pixels.shape, "uint8", external=[(str(raw), 0, pixels.nbytes)])
+        else:
+            write_galaxy10(elsewhere)
+            layout = h5py.VirtualLayout(pixels.shape, "uint8")
+            layout[:] = h5py.VirtualSource(str(elsewhere), "images", pixels.shape)
+            file.create_virtual_dataset("images", layout)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("soft", "'images' is only a link, to /a/secret: links are not followed"),
+        ("dangling", "'images' is only a link, to /nowhere"),
+        ("external", "'images' is only a link, to .*elsewhere.h5:/images: links are not followed"),
+        ("raw", "the data of 'images' lie in other files, which are not read"),
+        ("virtual", "the data of 'images' lie in other files, which are not read"),
+    ],
+)
+def test_links_and_data_elsewhere_are_not_followed(kind, sentence, tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5")
+    add_link(path, kind, tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        open_galaxy10(path)
+
+
+def compressed(path, **changes):
+    """Write a Galaxy10 file whose images are compressed in chunks of seven."""
+    path = write_galaxy10(path, images=None, **changes)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("images", data=images, compression="gzip", chunks=(7, 69, 69, 3))
+    return path
+
+
+def test_a_damaged_chunk_is_called_so(tmp_path):
+    path = compressed(tmp_path / "galaxies.h5")
+    with h5py.File(path) as file:
+        chunk = file["images"].id.get_chunk_info(4)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + 1000 : chunk.byte_offset + 1400] = bytes(400)
+    path.write_bytes(content)
+    _, _, blocks = open_galaxy10(path)
+    with pytest.raises(ValueError, match=r"galaxies.h5 is damaged: cannot read images 0 and on"):
+        list(blocks)
+
+
+LAYOUTS = [{}, {"chunks": (1000, 69, 69, 3)}, {"chunks": (1000, 69, 69, 3), "compression": "gzip"}]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_billion_images_in_a_tiny_file_are_not_believed(layout, tmp_path):
+    path = tmp_path / "galaxies.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", (10**9, 69, 69, 3), "uint8", **layout)
+        file.create_dataset("ans", (10**9,), "uint8", chunks=(10**6,))
+    assert path.stat().st_size < 10_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"declares 'images' of 1,000,000,000 rows but holds 0.00% of that"):
+        open_galaxy10(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
+
+
+def test_labels_declared_but_never_written_are_not_believed(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5", ans=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("ans", (60,), "uint8", chunks=(10,))
+    with pytest.raises(ValueError, match=r"declares 'ans' of 60 rows but holds 0.00%"):
+        open_galaxy10(path)
+
+
+def test_more_images_than_memory_are_refused(tmp_path, monkeypatch):
+    path = write_galaxy10(tmp_path / "galaxies.h5")
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 200}.get)
+    with pytest.raises(ValueError, match=r"of 60 rows, 0.0 GB, more than this machine's memory"):
+        open_galaxy10(path)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 220}.get)
+    open_galaxy10(path)
+
+
+@pytest.mark.parametrize("change", ["replaced", "written to"])
+def test_a_file_that_changes_while_it_is_read_is_not_taken(change, tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5")
+    other = write_galaxy10(tmp_path / "other.h5", ans=LABELS[::-1].copy())
+    _, _, blocks = open_galaxy10(path)
+    next(blocks)
+    if change == "replaced":
+        os.replace(other, path)
+    else:
+        with open(path, "ab") as file:
+            file.write(b"more")
+    with pytest.raises(ValueError, match=r"galaxies.h5 was changed while it was read"):
+        list(blocks)
+
+
+def test_a_file_that_is_being_written_is_called_so(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5")
+    code = f"import h5py; f = h5py.File({str(path)!r}, 'a'); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with pytest.raises(ValueError, match="is being written by another program"):
+            open_galaxy10(path)
+        writer.communicate(b"\n")
+    open_galaxy10(path)
+
+
+def test_chunks_are_read_once_each(tmp_path):
+    path = compressed(tmp_path / "galaxies.h5")
+    with h5py.File(path) as file:
+        for block_bytes, rows in ((1, 7), (8 * 69 * 69 * 3, 14), (hdf5.BLOCK_BYTES, 1120)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(hdf5, "BLOCK_BYTES", block_bytes)
+                assert hdf5.block_rows(file["images"]) == rows
+
+
+shapes = st.lists(st.sampled_from([0, 1, 3, 10, 60, 69]), max_size=5).map(tuple)
+dtypes = st.sampled_from(["uint8", "int8", "int64", "uint64", "float32", "float64", "S3", "bool", "complex64"])
+storages = st.sampled_from([{}, {"chunks": True}, {"chunks": True, "compression": "gzip"}])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.one_of(shapes, st.just((60, 69, 69, 3))),
+    ans_shape=st.one_of(shapes, st.just((60,))),
+    dtype=st.one_of(dtypes, st.just("uint8")),
+    ans_dtype=dtypes,
+    labels=st.lists(st.integers(-3, 12), min_size=1, max_size=60),
+    storage=storages,
+)
+def test_whatever_a_file_holds_it_is_read_or_refused_in_a_sentence(
+    shape, ans_shape, dtype, ans_dtype, labels, storage, tmp_path_factory
+):
+    path = tmp_path_factory.getbasetemp() / "any.h5"
+    with np.errstate(all="ignore"), h5py.File(path, "w") as file:
+        file.create_dataset("images", data=np.zeros(shape, dtype), **(storage if 0 not in shape and shape else {}))
+        file["ans"] = np.resize(np.array(labels), ans_shape).astype(ans_dtype)
+    try:
+        _, found, blocks = open_galaxy10(path)
+        count = sum(len(block) for block in blocks)
+    except ValueError as error:
+        sentence = str(error)
+    else:
+        assert count == len(found) == shape[0]
+        assert (dtype, shape[1:]) == ("uint8", (69, 69, 3))
+        assert found.max() <= 9
+        return
+    assert "any.h5" in sentence

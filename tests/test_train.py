@@ -1,11 +1,15 @@
 import math
+import re
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
 import torch
-from conftest import random_data
+from conftest import ROOT, error_of, random_data, run, run_well
 from torch import nn
 
+from common import cli
 from common.data import make_loader, seed_epoch
 from common.models import classifier, convolutional_backbone, fully_connected
 from common.train import HISTORY_KEYS, loss_and_accuracy, predict, train, train_epoch
@@ -24,11 +28,23 @@ def settings(**changes):
     return Namespace(**{"epochs": 2, "lr": 0.001, "seed": 0, "precision": "float32", **changes})
 
 
+class NoState:
+    """In place of a TrainingState: nothing is kept. `saved` counts the epochs that ended well."""
+
+    path, saved = "nowhere.pt", 0
+
+    def restore(self, model, optimizer):
+        return None
+
+    def save(self, model, optimizer, history):
+        self.saved += 1
+
+
 def train_once(network, **changes):
     args = settings(**changes)
     torch.manual_seed(args.seed)
     model = NETWORKS[network]()
-    history = train(model, *loaders(), args, CPU)
+    history = train(model, *loaders(), args, CPU, NoState())
     return model, history
 
 
@@ -99,7 +115,7 @@ def test_only_the_head_trains_when_the_backbone_is_frozen():
     before = {key: value.clone() for key, value in model.state_dict().items()}
     images, labels = random_data(64, num_classes=2)
     loader = make_loader(images, labels, MEAN, STD, shuffle=True)
-    train(model, loader, make_loader(images, labels, MEAN, STD), settings(lr=0.005), CPU)
+    train(model, loader, make_loader(images, labels, MEAN, STD), settings(lr=0.005), CPU, NoState())
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {"1.weight", "1.bias"}
 
@@ -145,3 +161,116 @@ def test_bf16_trains_close_to_float32_and_keeps_float32_weights():
     assert history["train_loss"] != exact_history["train_loss"]
     assert history["train_loss"] == pytest.approx(exact_history["train_loss"], rel=0.02)
     assert model.state_dict().keys() == exact.state_dict().keys()
+
+
+# Measured with torch 2.14 on a CPU, on the data of `fixed_data`: what a change of meaning would change.
+FIRST_LOSSES = {
+    "fcn": [2.33473, 1.89373],
+    "cnn": [2.08108, 2.06479],
+}
+
+
+def fixed_data():
+    """100 images and labels that no library's random numbers decide: squares of eight colours on a gradient."""
+    index = torch.arange(100)
+    labels = index % 8
+    rows, columns = torch.arange(69)[:, None], torch.arange(69)
+    images = ((rows * 2 + columns + index[:, None, None] * 5) % 160)[:, None].repeat(1, 3, 1, 1)
+    for image, label in zip(images, labels, strict=True):
+        image[label % 3, 10 + label * 3 : 40 + label * 3, 20:50] += 40 + 7 * label
+    return images.to(torch.uint8), labels
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_first_losses_are_those_they_always_were(network):
+    images, labels = fixed_data()
+    torch.manual_seed(0)
+    model = NETWORKS[network]()
+    train_loader, test_loader = (make_loader(images, labels, MEAN, STD, shuffle=shuffle) for shuffle in (True, False))
+    history = train(model, train_loader, test_loader, settings(), CPU, NoState())
+    assert history["train_loss"] == pytest.approx(FIRST_LOSSES[network], abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_with_epoch_and_step(value, monkeypatch):
+    train_loader, test_loader = loaders(200)  # four steps an epoch
+    poisoned, state = {"step": 0}, NoState()
+
+    def cross_entropy(logits, labels):
+        poisoned["step"] += logits.requires_grad
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        return loss * value if poisoned["step"] == 4 + 3 else loss  # the third step of the second epoch
+
+    monkeypatch.setattr("common.train.cross_entropy", cross_entropy)
+    sentence = r"epoch 2, step 3: the loss became NaN or infinite with --lr 0.001.*nowhere.pt keeps .* after epoch 1"
+    with pytest.raises(FloatingPointError, match=sentence):
+        train(NETWORKS["fcn"](), train_loader, test_loader, settings(epochs=5), CPU, state)
+    assert state.saved == 1
+
+
+def test_weights_that_burst_in_the_last_step_of_an_epoch_are_not_kept():
+    state = NoState()
+    with pytest.raises(FloatingPointError, match=r"epoch 1, after its 2 steps: the test loss|epoch 1, step 2"):
+        train(NETWORKS["cnn"](), *loaders(), settings(lr=1e30), CPU, state)
+    assert state.saved == 0
+
+
+def test_a_learning_rate_too_high_ends_with_one_sentence_and_the_old_files(synthetic_run, tmp_path):
+    (tmp_path / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
+    (tmp_path / "q3_cnn.json").write_text("of an earlier run")
+    error = error_of(run("q3_cnn.py", "--lr", 1e30, "--out", tmp_path))
+    assert re.search(r"epoch 1, .* the .*loss became NaN or infinite with --lr 1e\+30: try a lower one", error)
+    assert (tmp_path / "q3_cnn.json").read_text() == "of an earlier run"
+    assert not (tmp_path / "q3_cnn.pt").exists()
+
+
+def test_out_of_memory_says_what_to_lower(synthetic_run, tmp_path):
+    (tmp_path / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
+    # A limit just above what the program itself takes: a batch of all images does not fit any more.
+    code = (
+        "import resource, sys; import q3_cnn; from common import cli\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 150_000_000\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
+        f"sys.argv = ['q3_cnn.py', '--batch-size', '100000', '--device', 'cpu', '--out', '{tmp_path}']\n"
+        "cli.run(q3_cnn.main, trains=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "error: out of memory: lower --batch-size (" in error_of(done)
+
+
+def test_out_of_memory_on_a_gpu_is_the_same(monkeypatch, capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has 8 GiB")
+
+    with pytest.raises(SystemExit) as status:
+        cli.run(main, trains=True)
+    assert status.value.code == 2
+    assert capsys.readouterr().err.startswith("error: out of memory: lower --batch-size (CUDA out of memory. Tried")
+
+
+def test_other_runtime_errors_are_not_hidden():
+    def main():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.run(main, trains=True)
+
+
+def test_any_hash_seed_gives_the_same_bits(synthetic_run, tmp_path):
+    for seed in ("1", "random"):
+        out = tmp_path / seed
+        run_well("q1_data.py", "--source", "synthetic", "--count", 400, "--out", out, PYTHONHASHSEED=seed)
+        run_well("q3_cnn.py", "--epochs", 2, "--out", out, PYTHONHASHSEED=seed)
+    for name in ("q1_data.pt", "q3_cnn.pt"):
+        first, second = ((tmp_path / seed / name).read_bytes() for seed in ("1", "random"))
+        assert first == second
+
+
+def test_deterministic_asks_torch_for_it_and_changes_nothing_on_a_cpu(synthetic_run, tmp_path):
+    asked = "import torch; from common.device import choose_device; choose_device('cpu', True); import os; print("
+    asked += "torch.are_deterministic_algorithms_enabled(), os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True :4096:8\n"
+    (tmp_path / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
+    run_well("q3_cnn.py", "--epochs", 2, "--deterministic", "--device", "cpu", "--out", tmp_path)
+    assert (tmp_path / "q3_cnn.pt").read_bytes() == (synthetic_run[0] / "q3_cnn.pt").read_bytes()
