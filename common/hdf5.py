@@ -105,7 +105,7 @@ def open_hdf5(path):
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        if "lock" in str(error):
+        if "unable to lock" in str(error):
             raise ValueError(f"{path} is being written by another program: wait until that has ended") from None
         if "truncated" in str(error):
             raise ValueError(f"{path} is cut short, the download may have broken off: download it again") from None
