@@ -1,6 +1,7 @@
 """The five scripts by the command line, from a file of galaxies to five answers."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def load(out, name):
 def test_all_files_are_there_and_no_others(chain):
     out, _ = chain
     expected = {f"{name}.{kind}" for name in QUESTIONS for kind in ("pt", "json", "png")} - {"q4_confusion.pt"}
-    assert {path.name for path in out.iterdir()} == expected
+    expected |= {f"{name}.resume.pt" for name in ("q2_fcn", "q3_cnn", "q5_transfer")}
+    assert {path.name for path in out.glob("[!.]*")} == expected
 
 
 def test_q1_tensors_and_figures(chain):
@@ -193,6 +195,26 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(synthetic_run, tmp_path
         assert words in error_of(run(script, *args, "--out", out))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert "run q1_data.py first" in error_of(run("q2_fcn.py", "--out", tmp_path / "empty"))
+
+
+def test_classes_without_images_or_with_only_one_do_not_end_the_chain(tmp_path):
+    labels = np.arange(200, dtype=np.uint8) % 10
+    labels[labels == 3] = 1
+    for rare in (5, 9):
+        where = np.flatnonzero(labels == rare)
+        labels[where[1:]] = rare - 1
+    path = write_galaxy10(tmp_path / "galaxies.h5", count=200, ans=labels)
+    sizes = ("--main-train", 120, "--transfer-train", 30)
+    printed = run_well("q1_data.py", "--data", path, *sizes, "--out", tmp_path)
+    assert re.search("Smooth, Cigar shaped +0 [+] +0", printed)
+    assert re.search("Disk, Edge-on, Boxy Bulge +1 [+] +0", printed)  # the only one is for training
+    for script in ("q2_fcn.py", "q3_cnn.py", "q5_transfer.py"):
+        run_well(script, "--epochs", 1, "--out", tmp_path)
+    run_well("q4_confusion.py", "--out", tmp_path)
+    record = read(tmp_path, "q4_confusion")
+    assert record["train_counts"][3] == 0
+    assert record["models"]["cnn"]["recall"][3] is None
+    assert read(tmp_path, "q5_transfer")["confusion"][1] == [0, 0]
 
 
 def test_q3_alone_has_nothing_to_compare_with_and_never_compares_across_data(synthetic_run, tmp_path):

@@ -1,30 +1,106 @@
+import contextlib
+import gzip
 import hashlib
+import subprocess
+import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import error_of, run
+from conftest import ROOT, error_of, run
 
 from common import download
 
 GALAXIES = bytes(range(256)) * 4000
+LENGTH = len(GALAXIES)
 PUBLISHED = download.Published("Galaxy10.h5", len(GALAXIES), hashlib.sha256(GALAXIES).hexdigest(), ())
 
 
 class Mirror(BaseHTTPRequestHandler):
-    """Serves by path: /right, /wrong bytes, /short (fewer than announced), anything else 404."""
+    """Serves by path: /right, and all that a mirror can do wrong; anything else is 404."""
 
     def do_GET(self):
         self.server.requests.append(self.path)
-        body = {"/right": GALAXIES, "/wrong": GALAXIES[::-1], "/short": GALAXIES}.get(self.path)
-        if body is None:
+        act = getattr(self, f"do_{self.path[1:]}", None)
+        if act is None:
             self.send_error(404, "Not Found")
-            return
+        else:
+            act()
+
+    def announce(self, length=LENGTH, **headers):
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.path == "/short" else body)
+
+    def redirect(self, url):
+        self.send_response(302)
+        self.send_header("Location", url)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_right(self):
+        self.announce()
+        self.wfile.write(GALAXIES)
+
+    def do_slowly(self):  # but well: half a second
+        self.announce()
+        for start in range(0, len(GALAXIES), 100_000):
+            self.wfile.write(GALAXIES[start : start + 100_000])
+            time.sleep(0.05)
+
+    def do_wrong(self):
+        self.announce()
+        self.wfile.write(GALAXIES[::-1])
+
+    def do_short(self):  # fewer bytes than announced
+        self.announce()
+        self.wfile.write(GALAXIES[: len(GALAXIES) // 2])
+
+    def do_unannounced(self):  # fewer, and nothing announced
+        self.announce(None)
+        self.wfile.write(GALAXIES[: len(GALAXIES) // 2])
+
+    def do_stall(self):
+        self.announce()
+        self.wfile.write(GALAXIES[:1000])
+        self.server.over.wait(20)
+
+    def do_silent(self):  # takes the request and never answers
+        self.server.over.wait(20)
+
+    def do_trickle(self):  # never stalls, never ends
+        self.announce()
+        with contextlib.suppress(OSError):
+            while not self.server.over.wait(0.02):
+                self.wfile.write(b"x")
+
+    def do_endless(self):
+        self.announce(None)
+        with contextlib.suppress(OSError):
+            while not self.server.over.is_set():
+                self.wfile.write(GALAXIES)
+
+    def do_page(self):
+        self.announce(Content_Type="text/html; charset=utf-8")
+        self.wfile.write(b"<html>Please sign in".ljust(len(GALAXIES)))
+
+    def do_zipped(self):  # ten thousand times as many bytes as are sent, for who unpacks them
+        self.announce(20_000, Content_Encoding="gzip")
+        self.wfile.write(gzip.compress(bytes(20_000_000))[:20_000].ljust(20_000))
+
+    def do_circle(self):
+        self.redirect("/circle")
+
+    def do_file(self):
+        self.redirect("file:///etc/passwd")
+
+    def do_moved(self):
+        self.redirect("/right")
 
     def log_message(self, *args):
         pass
@@ -33,12 +109,13 @@ class Mirror(BaseHTTPRequestHandler):
 @contextmanager
 def mirror():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    server.requests = []
+    server.requests, server.over = [], threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield server
     finally:
+        server.over.set()
         server.shutdown()
         server.server_close()
 
@@ -69,24 +146,72 @@ def test_right_bytes_are_kept_and_never_fetched_twice(server, tmp_path):
     assert server.requests == ["/right"]
 
 
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [("/wrong", "serves other bytes"), ("/short", "broke off before the end"), ("/none", "answers 404")],
-)
-def test_a_bad_mirror_is_named_and_the_next_one_tried(server, tmp_path, capsys, path, reason):
+REASONS = {
+    "/wrong": "serves other bytes",
+    "/short": "broke off before the end",
+    "/unannounced": "broke off before the end, after 512,000 of 1,024,000 bytes",
+    "/none": "answers 404",
+    "/stall": "no answer in time",
+    "/silent": "no answer in time",
+    "/trickle": "sends less than 5,000 bytes in 1 seconds",
+    "/endless": "sends more than the file's 1,024,000 bytes",
+    "/page": "serves a web page in place of the file",
+    "/zipped": "broke off before the end",
+    "/circle": "redirects in a circle",
+    "/file": "redirects to an address that is no http",
+}
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waits for mirrors as one does, but not as long."""
+    monkeypatch.setattr(download, "TIMEOUT", (0.5, 0.5))
+    monkeypatch.setattr(download, "PATIENCE", 1)
+
+
+@pytest.mark.parametrize("path", REASONS)
+def test_a_bad_mirror_is_named_and_the_next_one_tried(server, impatient, tmp_path, capsys, path):
+    start = time.monotonic()
     found = fetch(tmp_path, f"{server.url}{path}", f"{server.url}/right")
     assert found.read_bytes() == GALAXIES
-    assert server.requests == [path, "/right"]
+    assert server.requests[0] == path
+    assert server.requests[-1] == "/right"
     printed = capsys.readouterr().out
     assert f"{server.url}{path}: " in printed
-    assert reason in printed
+    assert REASONS[path] in printed
+    assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("path", ["/wrong", "/short", "/none"])
-def test_without_a_good_mirror_nothing_is_left_behind(server, tmp_path, path):
-    with pytest.raises(ConnectionError, match=f"no mirror gave Galaxy10.h5.*{path}"):
+@pytest.mark.parametrize("path", REASONS)
+def test_without_a_good_mirror_nothing_is_left_behind(server, impatient, tmp_path, path):
+    with pytest.raises(ConnectionError, match=f"no mirror gave Galaxy10.h5.*{path}: .*{REASONS[path]}"):
         fetch(tmp_path, f"{server.url}{path}")
-    assert list(tmp_path.iterdir()) == []
+    assert [file for file in tmp_path.iterdir() if file.suffix != ".lock"] == []
+
+
+def test_a_mirror_that_has_moved_is_followed(server, tmp_path):
+    assert fetch(tmp_path, f"{server.url}/moved").read_bytes() == GALAXIES
+
+
+def test_two_processes_at_once_fetch_once(server, tmp_path):
+    code = (
+        "import sys; from common import download\n"
+        f"mirrors = ('{server.url}/slowly',)\n"
+        f"published = download.Published('Galaxy10.h5', {LENGTH}, '{PUBLISHED.sha256}', mirrors)\n"
+        f"print(download.fetch('{tmp_path}', published))"
+    )
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = [process.communicate(timeout=60)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert all(text.splitlines()[-1] == str(tmp_path / "Galaxy10.h5") for text in printed)
+    assert server.requests == ["/slowly"]
+
+
+def test_a_download_that_was_killed_leaves_no_bad_file_and_is_cleared_up(server, tmp_path):
+    (tmp_path / ".Galaxy10.h5.12345.tmp").write_bytes(GALAXIES[:1000])
+    assert fetch(tmp_path, f"{server.url}/right").read_bytes() == GALAXIES
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_nobody_listening_is_a_mirror_that_cannot_be_reached(nobody, server, tmp_path, capsys):
@@ -134,4 +259,4 @@ def test_source_real_fails_where_no_mirror_answers(tmp_path):
     error = error_of(done)
     assert "no mirror gave Galaxy10.h5" in error
     assert all(url in error for url in download.PUBLISHED["sdss"].mirrors)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("[!.]*"))

@@ -1,12 +1,14 @@
 """The Makefile: what is redone when, and that what it lists is what the scripts use."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, write_galaxy10
+from conftest import ROOT, run_well, write_galaxy10
 
 from submission.source import needed
 
@@ -110,6 +112,47 @@ def test_the_number_of_jobs_changes_no_result(project, tmp_path):
     for name in ("q1_data", "q2_fcn", "q3_cnn", "q5_transfer"):
         first, second = project / "artifacts" / f"{name}.pt", tmp_path / "data" / f"{name}.pt"
         assert first.read_bytes() == second.read_bytes()
+
+
+def broken_off(folder, number, *args):
+    """Run make in `folder` until Q3 has trained for three epochs, then send it and its children a signal."""
+    command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *args]
+    pipe = subprocess.PIPE
+    options = {"stdout": pipe, "stderr": pipe, "text": True, "env": ALONE, "start_new_session": True}
+    with subprocess.Popen(command, cwd=folder, **options) as process:
+        script = None
+        for line in process.stdout:
+            script = "q3_cnn.py" if " q3_cnn.py " in line else script
+            if script and line.startswith("epoch   3"):
+                os.killpg(process.pid, number)
+                break
+        return process.communicate()[1]
+
+
+@pytest.mark.parametrize(("number", "target"), [(signal.SIGKILL, "all"), (signal.SIGINT, "cnn")])
+def test_make_goes_on_after_a_kill_and_after_ctrl_c(number, target, tmp_path):
+    copy_project(tmp_path)
+    whole = (*SETTINGS[:-1], "EPOCHS=30")
+    errors = broken_off(tmp_path, number, target, *whole)
+    if number == signal.SIGINT:
+        sentence = r"^interrupted; to go on: python q3_cnn.py .* --resume \(or the same make again\)$"
+        assert re.search(sentence, errors, re.MULTILINE)
+    assert not (tmp_path / "artifacts" / "q3_cnn.json").exists()
+
+    train = tmp_path / "common" / "train.py"
+    before = train.stat()
+    os.utime(train)  # with other code it would start from the beginning
+    assert "--resume" not in make(tmp_path, "-n", "all", *whole).stdout
+    os.utime(train, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    done = make(tmp_path, target, *whole)
+    assert asked(done) == ["q3_cnn", "q4_confusion", "q5_transfer", "summary"][: None if target == "all" else 1]
+    assert int(re.search(r"Resuming artifacts/q3_cnn.resume.pt: (\d+) of 30 epochs", done.stdout)[1]) >= 3
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "q1_data.pt").symlink_to(tmp_path / "artifacts" / "q1_data.pt")
+    run_well("q3_cnn.py", "--epochs", 30, "--out", tmp_path / "alone")
+    first, second = (tmp_path / folder / "q3_cnn.pt" for folder in ("artifacts", "alone"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_an_error_ends_make_and_keeps_what_was_there(project):
