@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_out_and_seed(parser)
+    cli.add_force(parser)
     return parser.parse_args(argv)
 
 
@@ -141,7 +142,7 @@ def main():
     args = get_args()
     out = Path(args.out)
     data = artifacts.load_data(out)
-    networks = load_trained(out, data)
+    networks = load_trained(out, data, args.force)
     confident, shifts = {}, {}
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", 64, CPU)

@@ -39,13 +39,14 @@ def compare_with_fcn(path, record, labels):
         return None
     try:
         fcn = artifacts.load_json(path)
-    except ValueError as error:  # no reason to lose the network that has just been trained
-        print(f"Not compared: {error}")
+        if fcn["fingerprint"] != record["fingerprint"]:
+            print(f"{path} is of other data or another split, so the two are not compared.")
+            return None
+        comparison = report.compare(fcn, record, labels)
+    except (ValueError, KeyError, TypeError) as error:  # no reason to lose the network that has just been trained
+        print(f"Not compared: {path} cannot be used ({error})")
         return None
-    if fcn.get("fingerprint") != record["fingerprint"]:
-        print(f"{path} is of other data or another split, so the two are not compared.")
-        return None
-    comparison = report.compare(fcn, record, labels)
+    record["made_from"]["fcn"] = fcn.get("weights_sha256")
     print(describe.describe_comparison(comparison))
     return comparison
 

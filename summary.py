@@ -44,7 +44,12 @@ def main():
     args = get_args()
     out = Path(args.out)
     records = {name: artifacts.load_json(out / f"{name}.json") for name in TITLES}
-    text = summary(records, out)
+    try:
+        if len({record["fingerprint"] for record in records.values()}) > 1:
+            raise ValueError(f"{out}: Q2, Q3 and Q5 were answered on different data or splits: make them anew")
+        text = summary(records, out)
+    except KeyError as error:
+        raise ValueError(f"{out}: a JSON file of Q2, Q3 or Q5 lacks {error}: make them anew") from None
     artifacts.save_text(text, out / "summary.txt")
     print(text, end="")
 

@@ -5,6 +5,9 @@ import os
 import shlex
 import sys
 
+# What torch says, on a CPU or a GPU, in RuntimeErrors of several kinds.
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that shows defaults and examples as written, and puts an error into one line."""
@@ -96,7 +99,7 @@ def run(main, trains=False):
         sys.exit(130)
     except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         sentence = one_line(error)
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in sentence):
+        if isinstance(error, MemoryError) or any(words in sentence for words in OUT_OF_MEMORY):
             sentence = (
                 f"out of memory: lower {'--batch-size' if trains else 'the number or size of images'} ({sentence})"
             )

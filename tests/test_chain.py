@@ -226,9 +226,11 @@ def test_q3_alone_has_nothing_to_compare_with_and_never_compares_across_data(syn
     (tmp_path / "q2_fcn.json").write_text(json.dumps(foreign))
     assert "other data" in run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)
     assert read(tmp_path, "q3_cnn")["comparison"] is None
-    (tmp_path / "q2_fcn.json").write_text("{broken")
-    assert "Not compared: " in run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)
-    assert read(tmp_path, "q3_cnn")["comparison"] is None
+    own = read(out, "q2_fcn")
+    for broken in ("{broken", "[]", "{}", json.dumps(own | {"test_predictions": [1, 2]})):
+        (tmp_path / "q2_fcn.json").write_text(broken)
+        assert "Not compared: " in run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)
+        assert read(tmp_path, "q3_cnn")["comparison"] is None
 
 
 def test_recall_is_held_against_training_counts():

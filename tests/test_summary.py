@@ -1,4 +1,7 @@
+import json
+
 import pytest
+from conftest import error_of, run, run_well
 
 import summary
 
@@ -24,3 +27,17 @@ def test_the_courses_figures_stand_only_beside_galaxy10_sdss(source, compared):
     for figures in ("64.6%  0.924", "81.8%  0.493", "80.9%  0.468"):
         assert (figures in text) == compared
     assert ("SYNTHETIC" in text) == (source == "synthetic")
+
+
+def test_answers_on_different_data_make_no_table(synthetic_run, tmp_path):
+    for name in summary.TITLES:
+        (tmp_path / f"{name}.json").write_text((synthetic_run[0] / f"{name}.json").read_text())
+    assert "SYNTHETIC" in run_well("summary.py", "--out", tmp_path)
+    before = (tmp_path / "summary.txt").read_text()
+    record = json.loads((tmp_path / "q5_transfer.json").read_text())
+    (tmp_path / "q5_transfer.json").write_text(json.dumps(record | {"fingerprint": "of other data"}))
+    assert "answered on different data or splits" in error_of(run("summary.py", "--out", tmp_path))
+    del record["test_loss"]
+    (tmp_path / "q5_transfer.json").write_text(json.dumps(record))
+    assert "lacks 'test_loss'" in error_of(run("summary.py", "--out", tmp_path))
+    assert (tmp_path / "summary.txt").read_text() == before
