@@ -9,7 +9,7 @@ from conftest import ROOT
 TESTS = {
     "a training is killed": (
         "test_resume.test_killed_again_and_again_a_chain_ends_with_the_same_bits",
-        "test_makefile.test_make_goes_on_after_a_kill_and_after_ctrl_c",
+        "test_makefile.test_make_goes_on_after_ctrl_c_and_after_a_kill",
     ),
     "you press Ctrl-C": ("test_resume.test_ctrl_c_says_how_to_go_on_and_that_goes_on",),
     "`--resume` finds other settings": (
