@@ -219,8 +219,9 @@ def test_nobody_listening_is_a_mirror_that_cannot_be_reached(nobody, server, tmp
     assert f"{nobody}/right: cannot be reached" in capsys.readouterr().out
 
 
-def test_a_cached_file_gone_bad_is_fetched_anew(server, tmp_path):
-    (tmp_path / "Galaxy10.h5").write_bytes(b"spoilt")
+@pytest.mark.parametrize("spoilt", [b"spoilt", GALAXIES[:-1] + b"!"])
+def test_a_cached_file_gone_bad_is_fetched_anew(spoilt, server, tmp_path):
+    (tmp_path / "Galaxy10.h5").write_bytes(spoilt)
     assert fetch(tmp_path, f"{server.url}/right").read_bytes() == GALAXIES
 
 

@@ -6,7 +6,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from conftest import write_galaxy10
+from conftest import error_of, run, write_galaxy10
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,6 +204,18 @@ def test_a_damaged_chunk_is_called_so(tmp_path):
     _, _, blocks = open_galaxy10(path)
     with pytest.raises(ValueError, match=r"galaxies.h5 is damaged: cannot read images 0 and on"):
         list(blocks)
+
+
+def test_a_chunk_of_no_size_is_refused_before_hdf5_trips_over_it(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5", images=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("images", data=images, compression="gzip", fletcher32=True, chunks=(60, 69, 69, 3))
+        size = file["images"].id.get_chunk_info(0).size
+    content, entry = path.read_bytes(), size.to_bytes(4, "little") + bytes(4)  # its size and filter mask
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, bytes(8)))
+    done = run("q1_data.py", "--data", path, "--out", tmp_path / "out")  # a process of its own: it might crash
+    assert "galaxies.h5 is damaged: 'images' has chunks of no size" in error_of(done)
 
 
 LAYOUTS = [{}, {"chunks": (1000, 69, 69, 3)}, {"chunks": (1000, 69, 69, 3), "compression": "gzip"}]
