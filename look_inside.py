@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from common import artifacts, cli, plots
-from common.checkpoint import load_trained
+from common.checkpoint import check_origin, load_trained
 from common.data import CROP_SIZE, make_loaders
-from common.models import classifier, convolutional_backbone
+from common.models import classifier, convolutional_backbone, weights_hash
 from common.train import predict
 
 EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
@@ -157,6 +157,7 @@ def main():
 
     transfer = classifier(convolutional_backbone(), 2)
     artifacts.load_weights(transfer, out / "q5_transfer.pt", made_by="q5_transfer.py")
+    check_origin(out / "q5_transfer.pt", weights_hash(transfer), data, args.force)
     _, test_loader = make_loaders(data, "transfer", 64, CPU)
     features, labels = predict(transfer[0], test_loader, CPU)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Q2: train a fully connected network on classes 0-7.
 
-Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json.
+Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json;
+and after every epoch q2_fcn.resume.pt, from which --resume goes on.
 """
 
 import torch

@@ -1,7 +1,8 @@
 """Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
 
 Reads q1_data.pt, and q2_fcn.json if it is there. Writes, under --out, q3_cnn.pt (the state_dict of
-cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json.
+cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and after every epoch
+q3_cnn.resume.pt, from which --resume goes on.
 """
 
 from pathlib import Path

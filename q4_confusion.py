@@ -1,6 +1,6 @@
 """Q4: what the two networks confuse, and how far the unbalanced training set explains it.
 
-Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt. Writes, under --out, q4_confusion.png (both confusion
+Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out, q4_confusion.png (both confusion
 matrices on the whole test set) and q4_confusion.json.
 """
 

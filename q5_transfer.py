@@ -1,7 +1,8 @@
 """Q5: transfer the CNN's frozen backbone to the two classes held back, 8 and 9.
 
-Reads q1_data.pt, and --backbone: the CNN's state_dict or a cnn_backbone's alone. Writes, under --out,
-q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json.
+Reads q1_data.pt, and --backbone: a checkpoint of the CNN or of a cnn_backbone alone. Writes, under --out,
+q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json; and
+after every epoch q5_transfer.resume.pt, from which --resume goes on.
 """
 
 from pathlib import Path

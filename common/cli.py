@@ -29,7 +29,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Defaults after each option's help, where there is one; description and examples with their line breaks."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def positive_int(text):
@@ -100,9 +100,8 @@ def run(main, trains=False):
     except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         sentence = one_line(error)
         if isinstance(error, MemoryError) or any(words in sentence for words in OUT_OF_MEMORY):
-            sentence = (
-                f"out of memory: lower {'--batch-size' if trains else 'the number or size of images'} ({sentence})"
-            )
+            lower = "--batch-size" if trains else "the number or size of images"
+            sentence = f"out of memory: lower {lower} ({sentence})"
         elif sys.flags.dev_mode or isinstance(error, RuntimeError):
             raise
         print(f"error: {sentence}", file=sys.stderr)

@@ -22,7 +22,7 @@ class TrainingState:
     def save(self, model, optimizer, history):
         """Keep the state after an epoch, in place of the one before."""
         if is_first():
-            weights, moments = model.state_dict(), optimizer.state_dict()
+            weights, moments = model.state_dict(), optimizer.state_dict()["state"]
             state = {"settings": self.settings, "model": weights, "optimizer": moments, "history": history}
             save_tensors(state, self.path)
 
@@ -46,7 +46,8 @@ class TrainingState:
             raise ValueError(f"--epochs {self.epochs}: {self.path} is {done} epochs on already")
         try:
             model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            # Its own options stay: those kept may be of another device.
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{self.path} does not fit this network: delete it ({error})") from None
         print(f"Resuming {self.path}: {done} of {self.epochs} epochs are done.")
