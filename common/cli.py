@@ -29,7 +29,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Defaults after each option's help, where there is one; description and examples with their line breaks."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        has_one = action.default is not None and action.default is not False  # 0 is one
+        return super()._get_help_string(action) if has_one else action.help
 
 
 def positive_int(text):
