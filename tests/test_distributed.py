@@ -46,6 +46,17 @@ def test_two_processes_give_the_curves_of_one(name, batch_size, folder):
         torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=1e-4)
 
 
+def test_two_processes_resume_to_the_same_bits(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "q1_data.pt").symlink_to(folder / "q1_data.pt")
+    for out, *args in ((folder, 3), (other, 1), (other, 3, "--resume")):
+        process = torchrun("q2_fcn.py", "--device", "cpu", "--out", out, "--epochs", *args)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert "1 of 3 epochs are done" in output
+    assert (folder / "q2_fcn.pt").read_bytes() == (other / "q2_fcn.pt").read_bytes()
+
+
 def test_a_process_that_dies_ends_the_run_with_an_error(folder):
     process = torchrun("q3_cnn.py", "--epochs", 2000, "--device", "cpu", "--out", folder)
     try:
