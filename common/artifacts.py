@@ -107,6 +107,15 @@ def is_zip(path):
         return False
 
 
+def is_intact(path):
+    """Say whether a file of torch.save holds the bytes that were written, by the CRC-32s in it, which torch ignores."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
+        return False
+
+
 def found_in(path, error):
     """Return in a few words what a file is in which torch.load found no tensors."""
     with open(path, "rb") as file:

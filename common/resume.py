@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.artifacts import load_tensors, save_tensors
+from common.artifacts import is_intact, load_tensors, save_tensors
 from common.distributed import is_first
 
 
@@ -59,6 +59,8 @@ class TrainingState:
             state = load_tensors(self.path, made_by="the same command", mmap=False)
         except ValueError as error:
             raise ValueError(f"{error}; delete it to start from the beginning") from None
+        if not is_intact(self.path):
+            raise ValueError(f"{self.path} is damaged, its checksums differ: delete it to start from the beginning")
         try:
             len(state["history"]["test_loss"]), dict(state["settings"]), state["model"], state["optimizer"]
         except (KeyError, TypeError, ValueError, IndexError):

@@ -155,13 +155,17 @@ def test_a_run_that_forgets_to_resume_is_told(two_epochs):
     assert "holds" not in run_well("q2_fcn.py", "--epochs", 3, "--lr", 0.01, "--out", two_epochs)
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "other", "shapes"])
+@pytest.mark.parametrize("damage", ["cut", "text", "other", "shapes", "one bit"])
 def test_a_damaged_state_is_refused_and_kept(damage, two_epochs):
     path = two_epochs / "q2_fcn.resume.pt"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:5000])
     elif damage == "text":
         path.write_text("epoch 2")
+    elif damage == "one bit":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     elif damage == "other":
         torch.save({"settings": {}, "model": {}}, path)
     else:
