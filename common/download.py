@@ -64,7 +64,7 @@ def fetch(cache, published):
     except BlockingIOError:
         print(f"Another process is downloading {published.name}: waiting for it.", flush=True)
     with sole_writer(cache, published.name, patience=-1):
-        return path if is_whole(path, published) else fetch_alone(path, published)
+        return fetch_alone(path, published)
 
 
 def is_whole(path, published):
@@ -73,7 +73,12 @@ def is_whole(path, published):
 
 
 def fetch_alone(path, published):
-    """Download to `path` from the first mirror that has the file; raise ConnectionError when none has."""
+    """Download to `path`, unless another process has just done so, from the first mirror that has the file.
+
+    Returns `path`; raises ConnectionError when no mirror has it.
+    """
+    if is_whole(path, published):
+        return path
     failures = []
     for url in published.mirrors:
         try:

@@ -208,6 +208,17 @@ def test_two_processes_at_once_fetch_once(server, tmp_path):
     assert server.requests == ["/slowly"]
 
 
+def test_what_another_process_has_fetched_in_the_meantime_is_not_fetched_again(server, tmp_path, monkeypatch):
+    @contextmanager
+    def acquired_late(folder, name):
+        (tmp_path / name).write_bytes(GALAXIES)
+        yield
+
+    monkeypatch.setattr(download, "sole_writer", acquired_late)
+    assert fetch(tmp_path, f"{server.url}/right") == tmp_path / "Galaxy10.h5"
+    assert server.requests == []
+
+
 def test_a_download_that_was_killed_leaves_no_bad_file_and_is_cleared_up(server, tmp_path):
     (tmp_path / ".Galaxy10.h5.12345.tmp").write_bytes(GALAXIES[:1000])
     assert fetch(tmp_path, f"{server.url}/right").read_bytes() == GALAXIES
