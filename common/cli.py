@@ -100,11 +100,12 @@ def run(main, trains=False):
         sys.exit(130)
     except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         sentence = one_line(error)
-        if isinstance(error, MemoryError) or any(words in sentence for words in OUT_OF_MEMORY):
+        out_of_memory = isinstance(error, MemoryError) or any(words in sentence for words in OUT_OF_MEMORY)
+        if sys.flags.dev_mode or (isinstance(error, RuntimeError) and not out_of_memory):
+            raise
+        if out_of_memory:
             lower = "--batch-size" if trains else "the number or size of images"
             sentence = f"out of memory: lower {lower} ({sentence})"
-        elif sys.flags.dev_mode or isinstance(error, RuntimeError):
-            raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
 
@@ -112,9 +113,8 @@ def run(main, trains=False):
 def how_to_go_on(trains):
     """Return the command that goes on after Ctrl-C: the same again, from the last finished epoch of a training."""
     resume = ["--resume"] if trains and "--resume" not in sys.argv else []
-    return (
-        f"python {shlex.join([*sys.argv, *resume])}{' (or the same make again)' if 'MAKELEVEL' in os.environ else ''}"
-    )
+    make = " (or the same make again)" if "MAKELEVEL" in os.environ else ""
+    return f"python {shlex.join([*sys.argv, *resume])}{make}"
 
 
 def one_line(error):
