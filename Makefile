@@ -44,8 +44,8 @@ ARGS_q3_cnn       = $(trained)
 ARGS_q4_confusion = --out '$(OUT)' --device '$(DEVICE)'
 ARGS_q5_transfer  = $(trained)
 
-modules = $(patsubst %,common/%.py,__init__ artifacts atomic cli data distributed plots resident $(1))
-USES_q1_data      = $(call modules,download galaxy10 hdf5 source split synthetic)
+modules = $(patsubst %,common/%.py,__init__ artifacts atomic cli data distributed galaxy10 plots resident split $(1))
+USES_q1_data      = $(call modules,download hdf5 source synthetic)
 USES_q2_fcn       = $(call modules,describe device graph metrics models report resume train)
 USES_q3_cnn       = $(call modules,describe device graph metrics models report resume train)
 USES_q4_confusion = $(call modules,checkpoint device graph metrics models train)
@@ -66,7 +66,7 @@ $(OUT)/q2_fcn.json: $(OUT)/q1_data.json
 $(OUT)/q3_cnn.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json
 $(OUT)/q4_confusion.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json
 $(OUT)/q5_transfer.json: $(OUT)/q1_data.json $(OUT)/q3_cnn.json
-$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts atomic cli distributed describe discuss) $(QUESTIONS:%=$(OUT)/%.json)
+$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts atomic cli distributed describe discuss galaxy10 split) $(QUESTIONS:%=$(OUT)/%.json)
 	$(PYTHON) summary.py --out '$(OUT)'
 
 # The settings of the last call; the file changes only when they do.

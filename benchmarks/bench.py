@@ -42,13 +42,18 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
+def peak_bytes(usage):
+    """Return the peak resident memory in a resource usage, in bytes; systems count it in different units."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def peak_memory(*command):
     """Run a Python script; return its peak resident memory in GB, as the operating system counts it."""
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise ValueError(f"{' '.join(map(str, command))} failed, so its memory cannot be measured")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return peak_bytes(usage) / 1e9
 
 
 def seconds(function, device):

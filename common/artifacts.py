@@ -5,12 +5,12 @@ import math
 import re
 import warnings
 import zipfile
-from itertools import product
 from pathlib import Path
 
 import torch
 
 from common.atomic import replacing
+from common.split import PARTS
 
 
 def write_tensors(tensors, path):
@@ -142,7 +142,7 @@ def load_data(out):
     """Return Q1's dict of tensors, names and source from the artifacts folder `out`."""
     path = Path(out) / "q1_data.pt"
     data = load_tensors(path, made_by="q1_data.py")
-    needed = {"_".join(names) for names in product(("main", "transfer"), ("train", "test"), ("images", "labels"))}
+    needed = {f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")}
     needed |= {"mean", "std", "class_names", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
         raise ValueError(f"{path} is not what q1_data.py writes: run it again")

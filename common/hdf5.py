@@ -141,12 +141,13 @@ def check_storage(path, dataset, needed):
     needed: bytes that it takes up in memory once it is read.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    declared = f"{path} declares '{dataset.name.strip('/')}' of {len(dataset):,} rows"
+    name = dataset.name.strip("/")
+    declared = f"{path} declares '{name}' of {len(dataset):,} rows"
     if dataset.chunks:
         chunks = []
         dataset.id.chunk_iter(chunks.append)
         if any(chunk.size < 8 for chunk in chunks):  # the shortest zlib stream; HDF5 takes it for granted
-            raise ValueError(f"{path} is damaged: '{dataset.name.strip('/')}' has chunks of no size")
+            raise ValueError(f"{path} is damaged: '{name}' has chunks of no size")
         held, whole = len(chunks), math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks)))
         needed = max(needed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
     else:

@@ -1,15 +1,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import forked
 import h5py
 import numpy as np
 import pytest
 import torch
+from forked import ROOT
 
-ROOT = Path(__file__).parent.parent
 EFIGI = ROOT.parent / "shared" / "data" / "efigi10.h5"
 # The test command must not depend on what is in the user's own cache, nor wait for the real mirrors.
 os.environ["MPLBACKEND"] = "Agg"
@@ -58,6 +57,16 @@ def write_galaxy10(path, count=60, **changes):
             if value is not None:
                 file[key] = value
     return path
+
+
+class Harmful:
+    """A pickle of this would write a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def random_data(count=100, size=69, num_classes=8):

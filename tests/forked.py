@@ -23,20 +23,19 @@ def run_script(script, args, stdout, stderr):
     runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
-def start(script, *args, log):
-    """Start a script, its output into the file `log`; return its multiprocessing.Process."""
-    process = CONTEXT.Process(target=run_script, args=(script, args, log, log))
+def start(script, *args, log, errors=None):
+    """Start a script, its output into the file `log`, or what is on stderr into `errors`; return its Process."""
+    process = CONTEXT.Process(target=run_script, args=(script, args, log, errors or log))
     process.start()
     return process
 
 
-def run(script, *args, seconds=300):
+def run(script, *args):
     """Run a script; return it, finished, as subprocess.run does, with its output as text."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / "stdout", Path(folder) / "stderr"]
-        process = CONTEXT.Process(target=run_script, args=(script, args, *files))
-        process.start()
-        process.join(seconds)
+        process = start(script, *args, log=files[0], errors=files[1])
+        process.join(300)
         process.kill()
         process.join()
         stdout, stderr = (file.read_text() if file.exists() else "" for file in files)

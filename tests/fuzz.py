@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from forked import CONTEXT
 
 import q1_data
+from benchmarks.bench import peak_bytes
 from common import artifacts, cli
 from common.checkpoint import load_backbone
 from common.models import classifier, convolutional_backbone
@@ -101,8 +102,7 @@ def examine(path, report):
         except BaseException as error:
             status, text = 1, f"Traceback: {type(error).__name__}: {error}"
             print(text, file=errors)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    report.send((status, errors.getvalue().strip(), memory))
+    report.send((status, errors.getvalue().strip(), peak_bytes(resource.getrusage(resource.RUSAGE_SELF))))
 
 
 def verdict(path):

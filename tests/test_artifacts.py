@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from conftest import Harmful
 from torch import nn
 
 from common import artifacts
@@ -46,16 +47,6 @@ def test_a_state_dict_read_back_gives_the_same_logits(tmp_path):
     artifacts.save_tensors(model.state_dict(), tmp_path / "m.pt")
     artifacts.load_weights(other, tmp_path / "m.pt", "q2_fcn.py")
     assert torch.equal(model(inputs), other(inputs))
-
-
-class Harmful:
-    """A pickle of this would write a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):

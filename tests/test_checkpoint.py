@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import error_of, run, run_well
+from conftest import Harmful, error_of, run, run_well
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -113,16 +113,6 @@ def test_other_networks_are_refused_with_what_was_expected_and_found(form, tmp_p
     with pytest.raises(ValueError, match=sentence) as error:
         load_backbone(tmp_path / "ckpt.pt")
     assert "ckpt.pt" in str(error.value)
-
-
-class Harmful:
-    """A pickle of this would write a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def write_no_checkpoint(kind, path):

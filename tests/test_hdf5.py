@@ -15,6 +15,15 @@ from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES
 from common.hdf5 import open_galaxy10, resize
 
 LABELS = np.arange(60, dtype=np.uint8) % 10
+images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)
+
+
+def compressed(path, **changes):
+    """Write a Galaxy10 file whose images are compressed in chunks of seven."""
+    path = write_galaxy10(path, images=None, **changes)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("images", data=images, compression="gzip", chunks=(7, 69, 69, 3))
+    return path
 
 
 def test_the_ten_classes():
@@ -35,16 +44,12 @@ def test_images_and_labels_come_back_as_they_are_in_blocks(tmp_path, monkeypatch
 
 
 def test_compressed_files_and_wider_integer_labels_are_read_too(tmp_path):
-    path = write_galaxy10(tmp_path / "galaxies.h5", ans=LABELS.astype(np.int32), images=None)
-    images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)
-    with h5py.File(path, "a") as file:
-        file.create_dataset("images", data=images, compression="gzip", chunks=(7, 69, 69, 3))
+    path = compressed(tmp_path / "galaxies.h5", ans=LABELS.astype(np.int32))
     _, labels, blocks = open_galaxy10(path)
     assert (np.concatenate(list(blocks)) == images).all()
     assert (labels == LABELS).all()
 
 
-images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)
 BAD_CONTENTS = {
     "no images": ({"images": None}, "no dataset 'images'.*this has ans"),
     "no labels": ({"ans": None}, "no dataset 'ans'.*this has images"),
@@ -184,14 +189,6 @@ def test_links_and_data_elsewhere_are_not_followed(kind, sentence, tmp_path):
     add_link(path, kind, tmp_path)
     with pytest.raises(ValueError, match=sentence):
         open_galaxy10(path)
-
-
-def compressed(path, **changes):
-    """Write a Galaxy10 file whose images are compressed in chunks of seven."""
-    path = write_galaxy10(path, images=None, **changes)
-    with h5py.File(path, "a") as file:
-        file.create_dataset("images", data=images, compression="gzip", chunks=(7, 69, 69, 3))
-    return path
 
 
 def test_a_damaged_chunk_is_called_so(tmp_path):

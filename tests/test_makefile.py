@@ -19,13 +19,13 @@ QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 ALONE = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
 
 
+MAKE = ["make", "--no-print-directory", f"PYTHON={sys.executable}"]
+
+
 def make(folder, *args):
     """Run make in a copy of the project, with the Python of the tests."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
-    command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *args]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment, check=False
-    )
+    command = [*MAKE, *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=ALONE, check=False)
 
 
 def asked(done):
@@ -116,10 +116,9 @@ def test_the_number_of_jobs_changes_no_result(project, tmp_path):
 
 def broken_off(folder, number, epoch, *args):
     """Run make in `folder` until Q3 has finished an epoch, then send it and its children a signal."""
-    command = ["make", "--no-print-directory", f"PYTHON={sys.executable}", *args]
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "text": True, "env": ALONE, "start_new_session": True}
-    with subprocess.Popen(command, cwd=folder, **options) as process:
+    with subprocess.Popen([*MAKE, *args], cwd=folder, **options) as process:
         script = None
         for line in process.stdout:
             script = "q3_cnn.py" if " q3_cnn.py " in line else script
