@@ -9,11 +9,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from common.checkpoint import check_origin, load_trained
+from common.models import classifier, convolutional_backbone, weights_hash
 
 from common import artifacts, cli, plots
-from common.checkpoint import check_origin, load_trained
-from common.data import CROP_SIZE, make_loaders
-from common.models import classifier, convolutional_backbone, weights_hash
+from common.data import 48, make_loaders
 from common.train import predict
 
 EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
@@ -31,8 +31,8 @@ def get_args(argv=None):
 def crop_at(data, part, right, down):
     """Return the test images of `part`, cropped `right` and `down` pixels off the centre, float32 and normalised."""
     images = data[f"{part}_test_images"]
-    top, left = ((side - CROP_SIZE) // 2 for side in images.shape[2:])
-    crops = images[:, :, top + down :, left + right :][:, :, :CROP_SIZE, :CROP_SIZE].float()
+    top, left = ((side - 48) // 2 for side in images.shape[2:])
+    crops = images[:, :, top + down :, left + right :][:, :, :48, :48].float()
     return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
 
 
@@ -142,11 +142,14 @@ def main():
     args = get_args()
     out = Path(args.out)
     data = artifacts.load_data(out)
-    networks = load_trained(out, data, args.force)
+    networks = {"fcn": make_fcn(), "cnn": make_cnn()}
+    for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
+        load_trained(network, out / f"{script}.pt", data, f"{script}.py", args.force)
+    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     confident, shifts = {}, {}
     for name, network in networks.items():
-        _, test_loader = make_loaders(data, "main", 64, CPU)
-        logits, labels = predict(network, test_loader, CPU)
+        _, test_loader = make_loaders(data, "main", transform, 64, CPU)
+        logits, labels = predict(network, test_loader)
         probability, predicted = logits.softmax(1).max(1)
         surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:6].tolist()
         wrong = [index for index in surest if predicted[index] != labels[index]]
@@ -155,11 +158,10 @@ def main():
         print(f"{name.upper()}: accuracy {shifts[name]['accuracy'][0]:.1%} at the centre, ", end="")
         print(f"{shifts[name]['accuracy'][-1]:.1%} shifted by {SHIFTS[-1]} pixels")
 
-    transfer = classifier(convolutional_backbone(), 2)
-    artifacts.load_weights(transfer, out / "q5_transfer.pt", made_by="q5_transfer.py")
-    check_origin(out / "q5_transfer.pt", weights_hash(transfer), data, args.force)
-    _, test_loader = make_loaders(data, "transfer", 64, CPU)
-    features, labels = predict(transfer[0], test_loader, CPU)
+    transfer = nn.Sequential(make_backbone(), nn.Linear(64, 2))
+    load_trained(transfer, out / "q5_transfer.pt", data, "q5_transfer.py", args.force)
+    _, test_loader = make_loaders(data, "transfer", transform, 64, CPU)
+    features, labels = predict(transfer[0], test_loader)
     with torch.no_grad():
         plane = features_in_a_plane(features, transfer[1])
     figures = {

@@ -8,12 +8,15 @@ and labels of both sets, mean and std), q1_data.png (each class) and q1_data.jso
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from torchvision import transforms
 
-from common import artifacts, cli, download, plots, split
-from common.atomic import sole_writer
-from common.data import CROP_SIZE, make_loader
-from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
-from common.source import open_source
+from common import cli, plots
+from common.data import Normalize, RandomCrop, make_loader
+from common.galaxies import download, split
+from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES, SUBSETS
+from common.galaxies.source import open_source
+from common.storage.artifacts import save_question
+from common.storage.atomic import exclusive_lock
 
 EXAMPLES = (
     "python q1_data.py                     # Galaxy10 SDSS, fetched once; a synthetic set if it cannot be",
@@ -40,20 +43,35 @@ def get_args(argv=None):
     args = parser.parse_args(argv)
     if args.data and args.source != "auto":
         parser.error(f"--data {args.data} and --source {args.source} exclude each other")
-    if args.image_size < CROP_SIZE:
-        parser.error(f"--image-size {args.image_size}: crops of {CROP_SIZE} pixels are cut out, it must be no smaller")
+    if args.image_size < 48:
+        parser.error(f"--image-size {args.image_size}: must be at least 48, the size of the crops")
     return args
 
 
-def fill_in_train_sizes(args, class_names, counts):
-    """Give args.main_train and .transfer_train, where unset, the assignment's 18,000 and 1,000.
+def read_subsets(labels, blocks, indices, size):
+    """Return images, labels and indices of each subset, by name, as tensors: uint8 (n, 3, size, size) and int64 (n,).
 
-    For DECaLS and for a synthetic set of another size: numbers in the same proportion to `counts` a class.
+    labels: uint8 (n,); blocks: uint8 (m, size, size, 3), one after the other, as h5py reads them into numpy; indices:
+    int64, of each subset. Each block goes straight to its place, so that all images are in memory only once.
     """
-    usual = class_names == CLASS_NAMES and args.count == sum(CLASS_COUNTS)
-    sizes = {"main_train": 18000, "transfer_train": 1000} if usual else split.assignment_sizes(counts)
-    args.main_train = args.main_train or sizes["main_train"]
-    args.transfer_train = args.transfer_train or sizes["transfer_train"]
+    images = [np.empty((len(chosen), size, size, 3), dtype=np.uint8) for chosen in indices.values()]
+    subset_of, row_of = np.empty(len(labels), dtype=int), np.empty(len(labels), dtype=int)
+    for subset, chosen in enumerate(indices.values()):
+        subset_of[chosen], row_of[chosen] = subset, np.arange(len(chosen))
+    start = 0
+    for block in blocks:
+        rows = slice(start, start + len(block))
+        for subset, array in enumerate(images):
+            array[row_of[rows][subset_of[rows] == subset]] = block[subset_of[rows] == subset]
+        start = rows.stop
+
+    data = {}
+    for (subset, chosen), array in zip(indices.items(), images, strict=True):
+        first_class = MAIN_CLASSES if subset.startswith("transfer") else 0  # so classes 8 and 9 become 0 and 1
+        data[f"{subset}_images"] = torch.from_numpy(array).permute(0, 3, 1, 2)  # channels first
+        data[f"{subset}_labels"] = torch.from_numpy(labels[chosen].astype(np.int64)) - first_class
+        data[f"{subset}_indices"] = torch.from_numpy(chosen)
+    return data
 
 
 def channel_statistics(loader):
@@ -72,8 +90,8 @@ def class_gallery(data, counts, columns=8):
     """Return a figure with a row of training pictures for each class, its name and its count."""
     figure, grid = plt.subplots(10, columns + 2, figsize=(10, 10.4), layout="constrained")
     for label, row in enumerate(grid):
-        part, first_class = ("main", 0) if label < MAIN_CLASSES else ("transfer", MAIN_CLASSES)
-        images, labels = data[f"{part}_train_images"], data[f"{part}_train_labels"]
+        task, first_class = ("main", 0) if label < MAIN_CLASSES else ("transfer", MAIN_CLASSES)
+        images, labels = data[f"{task}_train_images"], data[f"{task}_train_labels"]
         for axes, index in zip(row[2:], torch.nonzero(labels == label - first_class).flatten(), strict=False):
             axes.imshow(images[index].permute(1, 2, 0))
         for axes in row:
@@ -84,7 +102,7 @@ def class_gallery(data, counts, columns=8):
     return figure
 
 
-def describe(record):
+def print_statistics(record):
     """Print the counts a class and the statistics, before and after normalising."""
     print(f"{record['source']}: images of each class, to train on + to test on")
     counts = record["counts"]
@@ -97,43 +115,48 @@ def describe(record):
 
 def main():
     args = get_args()
-    with sole_writer(args.out, "q1_data"):
-        answer(args)
+    with exclusive_lock(args.out, "q1_data"):
+        source, class_names, labels, blocks = open_source(
+            args.data, args.source, args.dataset, args.cache, args.count, args.image_size, args.seed
+        )
+        usual = class_names == CLASS_NAMES and args.count == sum(CLASS_COUNTS)
+        sizes = split.ASSIGNMENT_SIZES if usual else split.assignment_sizes(np.bincount(labels, minlength=10))
+        args.main_train = args.main_train or sizes["main"]
+        args.transfer_train = args.transfer_train or sizes["transfer"]
+        train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
+        groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
+        indices = split.split_indices(labels, groups, train_sizes, args.split, args.seed)
+        data = read_subsets(labels, blocks, indices, args.image_size)
+        data |= {"class_names": list(class_names), "source": source, "fingerprint": split.fingerprint(data)}
 
+        first = data["main_train_images"][: args.stats_images], data["main_train_labels"][: args.stats_images]
+        mean, std = channel_statistics(make_loader(*first, transforms.Compose([RandomCrop(48)])))
+        if not std.all():
+            raise ValueError(f"{source}: all pixels of a colour are the same: such images cannot be normalised")
+        transform = transforms.Compose([RandomCrop(48), Normalize(mean, std)])
+        train_loader = make_loader(data["main_train_images"], data["main_train_labels"], transform)
+        normalised_mean, normalised_std = channel_statistics(train_loader)  # close to 0 and 1
+        data |= {"mean": mean, "std": std}
 
-def answer(args):
-    source, class_names, labels, blocks = open_source(args)
-    fill_in_train_sizes(args, class_names, np.bincount(labels, minlength=10))
-    train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
-    indices = split.split_indices(labels, train_sizes, split.SPLITS[args.split], args.seed)
-    data = split.split_images(labels, blocks, indices)
-    data |= {"class_names": list(class_names), "source": source, "fingerprint": split.fingerprint(data)}
-
-    first_images, first_labels = (data[f"main_train_{kind}"][: args.stats_images] for kind in ("images", "labels"))
-    mean, std = channel_statistics(make_loader(first_images, first_labels, torch.zeros(3), torch.ones(3)))
-    if not std.all():
-        raise ValueError(f"{source}: all pixels of a colour are the same: such pictures cannot be normalised")
-    train_loader = make_loader(data["main_train_images"], data["main_train_labels"], mean, std)
-    normalised_mean, normalised_std = channel_statistics(train_loader)
-    data |= {"mean": mean, "std": std}
-
-    record = {
-        "source": source,
-        "fingerprint": data["fingerprint"],
-        "args": vars(args),
-        "class_names": data["class_names"],
-        "counts": {
-            part: torch.bincount(data[f"{part}_labels"], minlength=8 if part.startswith("main") else 2).tolist()
-            for part in split.PARTS
-        },
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-        "normalised_mean": normalised_mean.tolist(),
-        "normalised_std": normalised_std.tolist(),
-    }
-    describe(record)
-    figure = class_gallery(data, np.bincount(labels, minlength=10).tolist())
-    artifacts.save_question(args.out, "q1_data", data, figure, record)
+        classes = {"main": MAIN_CLASSES, "transfer": 10 - MAIN_CLASSES}
+        counts = {
+            subset: torch.bincount(data[f"{subset}_labels"], minlength=classes[subset.partition("_")[0]]).tolist()
+            for subset in SUBSETS
+        }
+        record = {
+            "source": source,
+            "fingerprint": data["fingerprint"],
+            "args": vars(args),
+            "class_names": data["class_names"],
+            "counts": counts,
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "normalised_mean": normalised_mean.tolist(),
+            "normalised_std": normalised_std.tolist(),
+        }
+        print_statistics(record)
+        figure = class_gallery(data, np.bincount(labels, minlength=10).tolist())
+        save_question(args.out, "q1_data", data, figure, record)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
 """Q2: train a fully connected network on classes 0-7.
 
 Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json;
-and after every epoch q2_fcn.resume.pt, from which --resume goes on.
+and after every epoch q2_fcn.resume.pt, from which --resume continues.
 """
 
 import torch
+from torch import nn
+from torchvision import transforms
 
-from common import artifacts, cli, describe, distributed, plots, report
-from common.atomic import sole_writer
-from common.data import make_loaders
-from common.device import choose_device
-from common.models import fully_connected, weights_of
-from common.resume import TrainingState
-from common.train import predict, train
+from common import cli
+from common.data import Normalize, RandomCrop, make_loaders
+from common.hardware.device import adam_options
+from common.report import save_training, training_record
+from common.session import session
+from common.storage.artifacts import load_data
+from common.storage.resume import TrainingCheckpoint
+from common.train import train
 
 EXAMPLES = (
     "python q2_fcn.py",
     "python q2_fcn.py --epochs 10 --lr 0.0005 --device cpu",
-    "python q2_fcn.py --resume  # after it was broken off",
+    "python q2_fcn.py --resume  # after an interruption",
     "torchrun --nproc-per-node=2 q2_fcn.py  # two processes, the same steps",
 )
 
@@ -30,30 +33,35 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
+def make_fcn():
+    """Return the fully connected network: crops, float32 (n, 3, 48, 48), to logits (n, 8); 442,952 parameters."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(3 * 48 * 48, 64),
+        nn.ReLU(),
+        nn.Linear(64, 8),
+    )
+
+
 def main():
     args = get_args()
-    device = choose_device(args.device, args.deterministic)
-    with distributed.joined(device) as device, sole_writer(args.out, "q2_fcn"):
-        answer(args, device)
+    with session(args.out, "q2_fcn", args.device, args.deterministic) as device:
+        data = load_data(args.out)
+        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+        train_loader, test_loader = make_loaders(data, "main", transform, args.batch_size, device)
 
+        torch.manual_seed(args.seed)  # for the initial weights
+        fcn = make_fcn().to(device)
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))
+        print(fcn)
+        checkpoint = TrainingCheckpoint(args.out, "q2_fcn", vars(args), {"data or split": data["fingerprint"]})
+        history = train(
+            fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
+        )
 
-def answer(args, device):
-    data = artifacts.load_data(args.out)
-    train_loader, test_loader = make_loaders(data, "main", args.batch_size, device)
-
-    torch.manual_seed(args.seed)  # of the initial weights
-    fcn = fully_connected()
-    state = TrainingState(args, "q2_fcn", {"data or split": data["fingerprint"]})
-    history = train(fcn, train_loader, test_loader, args, device, state)
-    if not distributed.is_first():
-        return
-    logits, labels = predict(fcn, test_loader, device)
-
-    record = report.training_record(args, data, "main", fcn, history, logits, labels)
-    print(describe.describe_curves(history))
-    print(describe.describe_result("FCN", record))
-    figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
-    artifacts.save_question(args.out, "q2_fcn", weights_of(fcn), figure, record)
+        record = training_record(vars(args), data, "main", fcn, criterion, history, train_loader, test_loader)
+        save_training(args.out, "q2_fcn", "Fully connected network", fcn, record)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,29 @@
 """Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
 
-Reads q1_data.pt, and q2_fcn.json if it is there. Writes, under --out, q3_cnn.pt (the state_dict of
+Reads q1_data.pt, and q2_fcn.json if it exists. Writes, under --out, q3_cnn.pt (the state_dict of
 cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and after every epoch
-q3_cnn.resume.pt, from which --resume goes on.
+q3_cnn.resume.pt, from which --resume continues.
 """
 
 from pathlib import Path
 
 import torch
+from torch import nn
+from torchvision import transforms
 
-from common import artifacts, cli, describe, distributed, plots, report
-from common.atomic import sole_writer
-from common.data import make_loaders
-from common.device import choose_device
-from common.models import classifier, convolutional_backbone, weights_of
-from common.resume import TrainingState
-from common.train import predict, train
+from common import cli
+from common.data import Normalize, RandomCrop, make_loaders
+from common.hardware.device import adam_options
+from common.report import compare_with_fcn, save_training, training_record
+from common.session import session
+from common.storage.artifacts import load_data
+from common.storage.resume import TrainingCheckpoint
+from common.train import train
 
 EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
-    "python q3_cnn.py --resume  # after it was broken off",
+    "python q3_cnn.py --resume  # after an interruption",
     "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps",
 )
 
@@ -33,50 +36,50 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def compare_with_fcn(path, record, labels):
-    """Return the comparison with the FCN whose record is at `path`, or None if there is none on the same data."""
-    if not path.is_file():
-        print(f"No {path} to compare with: run q2_fcn.py first for that.")
-        return None
-    try:
-        fcn = artifacts.load_json(path)
-        if fcn["fingerprint"] != record["fingerprint"]:
-            print(f"{path} is of other data or another split, so the two are not compared.")
-            return None
-        comparison = report.compare(fcn, record, labels)
-    except (ValueError, KeyError, TypeError) as error:  # no reason to lose the network that has just been trained
-        print(f"Not compared: {path} cannot be used ({error})")
-        return None
-    record["made_from"]["fcn"] = fcn.get("weights_sha256")
-    print(describe.describe_comparison(comparison))
-    return comparison
+def make_backbone():
+    """Return cnn_backbone: crops, float32 (n, 3, 48, 48), to features (n, 64); 178,096 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, kernel_size=5),  # (n, 8, 44, 44)
+        nn.ReLU(),
+        nn.MaxPool2d(2, 2),  # (n, 8, 22, 22)
+        nn.Conv2d(8, 16, kernel_size=5),  # (n, 16, 18, 18)
+        nn.ReLU(),
+        nn.MaxPool2d(2, 2),  # (n, 16, 9, 9)
+        nn.Flatten(),
+        nn.Linear(16 * 9 * 9, 128),
+        nn.ReLU(),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+    )
+
+
+def make_cnn():
+    """Return the CNN, the backbone with a linear head: crops (n, 3, 48, 48) to logits (n, 8); 178,616 parameters."""
+    cnn_backbone = make_backbone()
+    classifier_head = nn.Linear(64, 8)
+    return nn.Sequential(cnn_backbone, classifier_head)
 
 
 def main():
     args = get_args()
-    device = choose_device(args.device, args.deterministic)
-    with distributed.joined(device) as device, sole_writer(args.out, "q3_cnn"):
-        answer(args, device)
+    with session(args.out, "q3_cnn", args.device, args.deterministic) as device:
+        data = load_data(args.out)
+        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+        train_loader, test_loader = make_loaders(data, "main", transform, args.batch_size, device)
 
+        torch.manual_seed(args.seed)  # for the initial weights
+        cnn = make_cnn().to(device)
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))
+        print(cnn)
+        checkpoint = TrainingCheckpoint(args.out, "q3_cnn", vars(args), {"data or split": data["fingerprint"]})
+        history = train(
+            cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
+        )
 
-def answer(args, device):
-    data = artifacts.load_data(args.out)
-    train_loader, test_loader = make_loaders(data, "main", args.batch_size, device)
-
-    torch.manual_seed(args.seed)  # of the initial weights
-    cnn = classifier(convolutional_backbone(), num_classes=8)
-    state = TrainingState(args, "q3_cnn", {"data or split": data["fingerprint"]})
-    history = train(cnn, train_loader, test_loader, args, device, state)
-    if not distributed.is_first():
-        return
-    logits, labels = predict(cnn, test_loader, device)
-
-    record = report.training_record(args, data, "main", cnn, history, logits, labels)
-    print(describe.describe_curves(history))
-    print(describe.describe_result("CNN", record))
-    record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, labels)
-    figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
-    artifacts.save_question(args.out, "q3_cnn", weights_of(cnn), figure, record)
+        record = training_record(vars(args), data, "main", cnn, criterion, history, train_loader, test_loader)
+        record |= compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
+        save_training(args.out, "q3_cnn", "Convolutional network", cnn, record)
 
 
 if __name__ == "__main__":

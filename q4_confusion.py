@@ -4,18 +4,22 @@ Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out,
 matrices on the whole test set) and q4_confusion.json.
 """
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
+from torchvision import transforms
 
-from common import artifacts, cli, metrics, plots
-from common.atomic import sole_writer
-from common.checkpoint import load_trained
-from common.data import make_loaders
-from common.device import choose_device
-from common.models import weights_hash
+from common import cli, metrics, plots
+from common.data import Normalize, RandomCrop, make_loaders
+from common.session import session
+from common.storage.artifacts import load_data, save_question
+from common.storage.checkpoint import load_trained, weights_hash
 from common.train import predict
+from q2_fcn import make_fcn
+from q3_cnn import make_cnn
 
 EXAMPLES = (
     "python q4_confusion.py",
@@ -95,38 +99,37 @@ def confusion_figure(record, matrices):
 
 def main():
     args = get_args()
-    with sole_writer(args.out, "q4_confusion"):
-        answer(args, choose_device(args.device))
+    with session(args.out, "q4_confusion", args.device) as device:
+        data = load_data(args.out)
+        networks = {"fcn": make_fcn(), "cnn": make_cnn()}
+        for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
+            load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
+        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+        _, test_loader = make_loaders(data, "main", transform, batch_size=64, device=device)
+        train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
 
-
-def answer(args, device):
-    data = artifacts.load_data(args.out)
-    networks = load_trained(args.out, data, args.force)
-    _, test_loader = make_loaders(data, "main", batch_size=64, device=device)
-    train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
-
-    record = {
-        "source": data["source"],
-        "fingerprint": data["fingerprint"],
-        "made_from": {"q1_data": data["fingerprint"]},
-        "args": vars(args),
-        "class_names": data["class_names"][:NUM_CLASSES],
-        "train_counts": train_counts,
-        "models": {},
-    }
-    matrices = {}
-    for name, network in networks.items():
-        record["made_from"][name] = weights_hash(network)
-        logits, labels = predict(network, test_loader, device)
-        matrix = matrices[name] = metrics.confusion(logits.argmax(1), labels, NUM_CLASSES)
-        record["models"][name] = {
-            "confusion": matrix.tolist(),
-            "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
-            **{figure: values.tolist() for figure, values in metrics.per_class(matrix).items()},
-            "recall_against_count": recall_against_count(matrix, train_counts),
+        record = {
+            "source": data["source"],
+            "fingerprint": data["fingerprint"],
+            "made_from": {"q1_data": data["fingerprint"]},
+            "args": vars(args),
+            "class_names": data["class_names"][:NUM_CLASSES],
+            "train_counts": train_counts,
+            "models": {},
         }
-    describe(record, matrices)
-    artifacts.save_question(args.out, "q4_confusion", None, confusion_figure(record, matrices), record)
+        matrices = {}
+        for name, network in networks.items():
+            record["made_from"][name] = weights_hash(network.state_dict())
+            logits, labels = predict(network.to(device), test_loader)
+            matrix = matrices[name] = metrics.confusion(logits.argmax(1), labels, NUM_CLASSES)
+            record["models"][name] = {
+                "confusion": matrix.tolist(),
+                "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
+                **{figure: values.tolist() for figure, values in metrics.per_class(matrix).items()},
+                "recall_against_count": recall_against_count(matrix, train_counts),
+            }
+        describe(record, matrices)
+        save_question(args.out, "q4_confusion", None, confusion_figure(record, matrices), record)
 
 
 if __name__ == "__main__":

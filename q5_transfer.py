@@ -2,7 +2,7 @@
 
 Reads q1_data.pt, and --backbone: a checkpoint of the CNN or of a cnn_backbone alone. Writes, under --out,
 q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json; and
-after every epoch q5_transfer.resume.pt, from which --resume goes on.
+after every epoch q5_transfer.resume.pt, from which --resume continues.
 """
 
 from pathlib import Path
@@ -12,20 +12,24 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torchvision import transforms
 
-from common import artifacts, cli, describe, metrics, plots, report
-from common.atomic import sole_writer
-from common.checkpoint import check_origin, load_backbone
-from common.data import make_loaders
-from common.device import choose_device
-from common.models import classifier, weights_hash, weights_of
-from common.resume import TrainingState
+from common import cli, metrics, plots
+from common.data import Normalize, RandomCrop, make_loaders
+from common.hardware.device import adam_options
+from common.report import save_training, training_record
+from common.session import session
+from common.storage.artifacts import load_data
+from common.storage.checkpoint import check_origin, load_backbone, weights_hash
+from common.storage.resume import TrainingCheckpoint
 from common.train import predict, train
+from q3_cnn import make_backbone
 
 EXAMPLES = (
     "python q5_transfer.py",
     "python q5_transfer.py --backbone ckpt.pt --epochs 40",
-    "python q5_transfer.py --resume  # after it was broken off",
+    "python q5_transfer.py --resume  # after an interruption",
 )
 
 
@@ -39,16 +43,16 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def logistic_regression(cnn_backbone, train_loader, test_loader, epochs, seed, device):
+def logistic_regression(cnn_backbone, train_loader, test_loader, epochs, seed):
     """Return the test accuracy of scikit-learn's logistic regression on the backbone's features.
 
     It is fitted to the features of the very crops that the head was trained on, epoch by epoch.
     """
-    drawn = [predict(cnn_backbone, train_loader, device, (seed, epoch)) for epoch in range(1, epochs + 1)]
+    drawn = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
     features, labels = (torch.cat(tensors).numpy() for tensors in zip(*drawn, strict=True))
     # C is the inverse of the regularisation: practically none, as the head has none.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
-    test_features, test_labels = predict(cnn_backbone, test_loader, device)
+    test_features, test_labels = predict(cnn_backbone, test_loader)
     return model.score(test_features.numpy(), test_labels.numpy())
 
 
@@ -63,51 +67,49 @@ def transfer_figure(history, matrix, class_names, source):
 
 def main():
     args = get_args()
-    with sole_writer(args.out, "q5_transfer"):
-        answer(args, choose_device(args.device, args.deterministic))
+    with session(args.out, "q5_transfer", args.device, args.deterministic) as device:
+        data = load_data(args.out)
+        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+        train_loader, test_loader = make_loaders(data, "transfer", transform, args.batch_size, device)
 
+        cnn_backbone = make_backbone()
+        path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
+        kind, file_hash = load_backbone(cnn_backbone, path)
+        check_origin(path, file_hash, data, args.force)
+        for parameter in cnn_backbone.parameters():
+            parameter.requires_grad = False
+        frozen = weights_hash(cnn_backbone.state_dict())
+        print(f"{path}: {kind}; SHA-256 of the backbone's weights {frozen[:16]}")
 
-def answer(args, device):
-    data = artifacts.load_data(args.out)
-    train_loader, test_loader = make_loaders(data, "transfer", args.batch_size, device)
-    class_names = data["class_names"][8:]
+        torch.manual_seed(args.seed)  # for the initial weights of the head
+        classifier_head = nn.Linear(64, 2)
+        model = nn.Sequential(cnn_backbone, classifier_head).to(device)
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
+        inputs = {"data or split": data["fingerprint"], "backbone": frozen}
+        checkpoint = TrainingCheckpoint(args.out, "q5_transfer", vars(args), inputs)
+        history = train(
+            model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
+        )
+        if weights_hash(cnn_backbone.state_dict()) != frozen:
+            raise AssertionError("the backbone's weights changed during training, though they are frozen")
+        print(f"The backbone is unchanged: SHA-256 of its weights {frozen[:16]}")
 
-    path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
-    cnn_backbone, kind, file_hash = load_backbone(path)
-    check_origin(path, file_hash, data, args.force)
-    hash_before = weights_hash(cnn_backbone)
-    print(f"{path}: {kind}; SHA-256 of the backbone's weights {hash_before[:16]}")
-    cnn_backbone.requires_grad_(False)
-    torch.manual_seed(args.seed)  # of the head's initial weights
-    model = classifier(cnn_backbone, num_classes=2)
-    state = TrainingState(args, "q5_transfer", {"data or split": data["fingerprint"], "backbone": hash_before})
-    history = train(model, train_loader, test_loader, args, device, state)
-    logits, labels = predict(model, test_loader, device)
-    hash_after = weights_hash(cnn_backbone)
-    if hash_after != hash_before:
-        raise AssertionError("the backbone's weights changed in training, though they are frozen")
-
-    matrix = metrics.confusion(logits.argmax(1), labels, 2)
-    record = report.training_record(args, data, "transfer", model, history, logits, labels)
-    record["made_from"]["backbone"] = hash_before
-    record |= {
-        "class_names": class_names,
-        "confusion": matrix.tolist(),
-        "backbone": str(path),
-        "backbone_sha256_before": hash_before,
-        "backbone_sha256_after": hash_after,
-        "logistic_regression_accuracy": logistic_regression(
-            cnn_backbone, train_loader, test_loader, args.epochs, args.seed, device
-        ),
-    }
-    print(f"The backbone is unchanged: SHA-256 of its weights {hash_after[:16]}")
-    print(describe.describe_curves(history))
-    print(describe.describe_result("Transfer", record))
-    for name, row in zip(class_names, matrix, strict=True):
-        print(f"  {name:30} {row[0]:5,} taken for {class_names[0]}, {row[1]:5,} for {class_names[1]}")
-    print(f"Logistic regression (scikit-learn) on the same features: {record['logistic_regression_accuracy']:.2%}")
-    figure = transfer_figure(history, matrix, class_names, data["source"])
-    artifacts.save_question(args.out, "q5_transfer", weights_of(model), figure, record)
+        record = training_record(vars(args), data, "transfer", model, criterion, history, train_loader, test_loader)
+        record["made_from"]["backbone"] = frozen
+        matrix = metrics.confusion(record["test_predictions"], data["transfer_test_labels"], 2)
+        record |= {
+            "confusion": matrix.tolist(),
+            "backbone": str(path),
+            "backbone_sha256_before": frozen,
+            "backbone_sha256_after": weights_hash(cnn_backbone.state_dict()),
+            "logistic_regression_accuracy": logistic_regression(
+                cnn_backbone, train_loader, test_loader, args.epochs, args.seed
+            ),
+        }
+        print(f"Logistic regression (scikit-learn) on the same features: {record['logistic_regression_accuracy']:.2%}")
+        figure = transfer_figure(history, matrix, record["class_names"], data["source"])
+        save_training(args.out, "q5_transfer", "Transfer", model, record, figure)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ Reads the JSON files of Q1-Q5 under --out. Writes summary.txt there, and prints 
 
 from pathlib import Path
 
-from common import artifacts, cli
 from common.discuss import COURSE
+
+from common import artifacts, cli
 
 EXAMPLES = ("python summary.py", "python summary.py --out smoke")
 TITLES = {"q2_fcn": "Q2 fully connected", "q3_cnn": "Q3 convolutional", "q5_transfer": "Q5 transfer"}

@@ -17,16 +17,15 @@ from pathlib import Path
 
 import h5py
 import torch
+from common.device import choose_device
+from common.synthetic import synthetic_galaxy10
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
 
 from benchmarks import baseline
 from common import artifacts, cli
-from common.atomic import replacing
 from common.data import make_loaders, seed_epoch
-from common.device import choose_device, in_precision, make_adam
-from common.graph import GraphedEpoch
-from common.models import classifier, convolutional_backbone, fully_connected, pool_before_relu
-from common.synthetic import synthetic_galaxy10
 from common.train import predict, train_epoch, train_step
 
 ROOT = Path(__file__).parent.parent
@@ -76,15 +75,15 @@ def alternate(ours, usual, rounds, device):
 
 def our_epoch(model, loaders, device, precision="float32"):
     """Return a function that trains and evaluates for an epoch, as common.train does."""
-    model.to(device, memory_format=torch.channels_last)
-    optimizer = make_adam(model, 0.001, device)
-    network = in_precision(pool_before_relu(model), device, precision)
-    run_epoch = GraphedEpoch(train_step) if device.type == "cuda" else train_epoch
+    criterion = nn.CrossEntropyLoss()
+    trainable = [parameter for parameter in model.to(device).parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=0.001, **adam_options(device))
+    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
 
     def epoch():
         seed_epoch(loaders[0], 0, 1)
-        run_epoch(network, loaders[0], optimizer, device)
-        predict(model, loaders[1], device)
+        run_epoch(network, criterion, optimizer, loaders[0])
+        predict(model, loaders[1])
 
     return epoch
 
@@ -98,25 +97,25 @@ def usual_epoch(model, loaders, device):
 def time_everything(data, rounds, device):
     """Return the timings of each task, by name."""
     loaders, usual_loaders = {}, {}
-    for part in ("main", "transfer"):
-        loaders[part] = make_loaders(data, part, 64, device)
-        tensors = [(data[f"{part}_{half}_images"], data[f"{part}_{half}_labels"]) for half in ("train", "test")]
-        usual_loaders[part] = [
+    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    for task in ("main", "transfer"):
+        loaders[task] = make_loaders(data, task, transform, 64, device)
+        tensors = [(data[f"{task}_{half}_images"], data[f"{task}_{half}_labels"]) for half in ("train", "test")]
+        usual_loaders[task] = [
             baseline.make_loader(images, labels, data["mean"], data["std"], shuffle=shuffle)
             for (images, labels), shuffle in zip(tensors, (True, False), strict=True)
         ]
-    cnn = classifier(convolutional_backbone(), 8)
-    frozen = classifier(convolutional_backbone().requires_grad_(False), 2)
+    frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
     main, usual_main = loaders["main"], usual_loaders["main"]
     tasks = {
         "loading alone": (lambda: [None for _ in main[0]], lambda: [None for _ in usual_main[0]]),
         "FCN": (
-            our_epoch(fully_connected(), main, device),
+            our_epoch(make_fcn(), main, device),
             usual_epoch(baseline.fully_connected(), usual_main, device),
         ),
-        "CNN": (our_epoch(cnn, main, device), usual_epoch(baseline.convolutional(8), usual_main, device)),
+        "CNN": (our_epoch(make_cnn(), main, device), usual_epoch(baseline.convolutional(8), usual_main, device)),
         "CNN, bf16": (
-            our_epoch(classifier(convolutional_backbone(), 8), main, device, "bf16"),
+            our_epoch(make_cnn(), main, device, "bf16"),
             usual_epoch(baseline.convolutional(8), usual_main, device),
         ),
         "transfer": (
@@ -137,7 +136,7 @@ def cnn_share_of_matmul(data, cnn_seconds, device):
     a = torch.randn(2048, 2048, device=device)
     best = min(seconds(lambda: a @ a, device) for _ in range(10))
     rate = 2 * 2048**3 / best
-    model = classifier(convolutional_backbone(), 8)
+    model = make_cnn()
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         model(torch.zeros(1, 3, 48, 48))
     with FlopCounterMode(display=False) as training:
@@ -150,7 +149,7 @@ def cnn_share_of_matmul(data, cnn_seconds, device):
 def write_galaxies(path, count, seed):
     """Draw the synthetic set into an HDF5 file, for the baseline to read."""
     labels, blocks = synthetic_galaxy10(count, seed)
-    with replacing(path) as [temporary], h5py.File(temporary, "w") as file:
+    with atomic_write(path) as [temporary], h5py.File(temporary, "w") as file:
         images, start = file.create_dataset("images", (count, 69, 69, 3), "uint8"), 0
         for block in blocks:
             images[start : start + len(block)] = block

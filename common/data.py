@@ -1,52 +1,39 @@
-"""From uint8 pictures to normalised random crops: the dataset, its transform and the loaders."""
+"""From uint8 images to normalised random crops: the dataset, its transforms and the loaders."""
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
-from torchvision import transforms
 
-from common.resident import ResidentLoader
+from common.hardware.gpu import ResidentLoader
 
-CROP_SIZE = 48  # pixels, what the networks take
-EVALUATION_SEED = 467  # the crops behind every test figure, whatever --seed says
-
-
-def seed_epoch(loader, seed, epoch):
-    """Fix all that the next pass over `loader` draws, order and crops, by the numbers `seed` and `epoch` alone.
-
-    So an epoch can be drawn again without those before it. Epoch 0 is the evaluation's.
-    """
-    order_seed, crop_seed = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
-    if isinstance(loader.sampler, RandomSampler):
-        loader.sampler.generator.manual_seed(int(order_seed))
-    loader.dataset.transform.transforms[0].generator.manual_seed(int(crop_seed))
+EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed says
 
 
 class RandomCrop:
-    """Cut a random window of `size` x `size` pixels out of every image, each image its own.
+    """Crop each image to `size` x `size` pixels, at a position of its own.
 
-    (torchvision's RandomCrop draws one window for all images of a batch.) The corners come from
-    `generator`, uniformly over all positions. The result is float32, in channels_last order.
+    (torchvision's RandomCrop takes one position for all images of a batch.) Positions are uniform over all
+    windows within the image. The crops are float32, in channels_last order.
     """
 
-    def __init__(self, size, generator):
+    def __init__(self, size):
         self.size = size
-        self.generator = generator
 
     def __call__(self, image):
-        """Crop one image: uint8 (3, h, w) to float32 (3, size, size)."""
-        return self.take(image[None], np.zeros(1, dtype=int))[0]
+        """Crop one image: uint8 (3, h, w) to float32 (3, size, size), by torch's global random numbers."""
+        return self.crop_batch(image[None], np.zeros(1, dtype=int), *self.get_params(*image.shape[1:], 1))[0]
 
-    def draw(self, height, width, count):
-        """Return the top and left corners, int64 (count,) each, of windows in images of height x width."""
-        top = torch.randint(height - self.size + 1, (count,), generator=self.generator)
-        left = torch.randint(width - self.size + 1, (count,), generator=self.generator)
+    def get_params(self, height, width, count, generator=None):
+        """Generate the top and left corners, int64 (count,) each, of windows in images of height x width."""
+        top = torch.randint(height - self.size + 1, (count,), generator=generator)
+        left = torch.randint(width - self.size + 1, (count,), generator=generator)
         return top, left
 
-    def take(self, images, indices):
-        """Crop images[indices], int (m,): uint8 (n, 3, h, w) to float32 (m, 3, size, size)."""
+    def crop_batch(self, images, indices, top, left):
+        """Crop images[indices], int (m,), at the given corners: uint8 (n, 3, h, w) to float32 (m, 3, size, size)."""
         # Selecting and cropping are one gather. In (n, h, w, 3) bytes a window is `size` runs of 3 * size bytes:
-        # this view has the runs of all windows of all images, and indexing it copies the wanted ones alone.
+        # this view has the runs of all windows of all images, and indexing it copies only those wanted.
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         n, height, width, channels = pixels.shape
         image_step, row_step, pixel_step, _ = pixels.strides
@@ -56,42 +43,77 @@ class RandomCrop:
             buffer=pixels,
             strides=(image_step, row_step, pixel_step, row_step),
         )
-        top, left = self.draw(height, width, len(indices))
         crops = torch.from_numpy(windows[indices, top.numpy(), left.numpy()].view(np.uint8)).float()
         return crops.view(-1, self.size, self.size, channels).permute(0, 3, 1, 2)
 
 
-class Normalize(transforms.Normalize):
-    """torchvision's Normalize for float32 crops (..., 3, size, size), in place and faster, equal but for rounding.
+class Normalize(nn.Module):
+    """Subtract `mean` and divide by `std`, float32 (3,) each, channel by channel: torchvision's Normalize, faster.
 
-    18,000 crops take 0.01 s where torchvision's takes 0.085 s (2 cores): with a pixel's colours side by side,
-    (x - mean) / std is one pass of x * scale + shift over whole rows, and not two by threes of numbers.
+    In place. 18,000 crops take 0.01 s, with torchvision's 0.085 s (2 cores): as the colours of a pixel are adjacent
+    in memory, (x - mean) / std is one pass of x * scale + shift over whole rows.
     """
 
-    def __init__(self, mean, std, size):
-        super().__init__(mean, std, inplace=True)
-        self.scale, self.shift = (1 / std).repeat(size), (-mean / std).repeat(size)
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("scale", 1 / std)
+        self.register_buffer("shift", -mean / std)
 
     def forward(self, crops):
-        """Subtract the mean and divide by the standard deviation, channel by channel."""
-        rows = crops.movedim(-3, -1).flatten(-2)
-        if rows.data_ptr() != crops.data_ptr():  # a copy: the colours are not side by side
-            return super().forward(crops)
-        torch.addcmul(self.shift, rows, self.scale, out=rows)
-        return crops
+        """Normalise crops, float32 (..., 3, size, size), and return them."""
+        rows = crops.movedim(-3, -1).flatten(-2)  # a view, unless the colours are apart in memory
+        size = crops.shape[-1]
+        torch.addcmul(self.shift.repeat(size), rows, self.scale.repeat(size), out=rows)
+        return rows.unflatten(-1, (size, 3)).movedim(-1, -3)
+
+
+class PerImage(nn.Module):
+    """Apply a transform to each image of a batch by itself, with random numbers that the image's own seed decides.
+
+    So that one of torchvision's random transforms, which would treat all images of a batch alike, can be
+    used on batches. For speed, write a transform that has `sample_params` instead; see `MyDataset`.
+    """
+
+    def __init__(self, transform):
+        super().__init__()
+        self.transform = transform
+
+    def sample_params(self, count, generator):
+        """Generate the images' seeds, int64 (count,)."""
+        return torch.randint(2**63 - 1, (count,), generator=generator)
+
+    def forward(self, images, seeds):
+        """Transform images, float32 (n, 3, size, size), one by one; torch's global random state is left alone."""
+        transformed = []
+        with torch.random.fork_rng():
+            for image, seed in zip(images, seeds.tolist(), strict=True):
+                torch.manual_seed(seed)
+                transformed.append(self.transform(image))
+        return torch.stack(transformed)
 
 
 class MyDataset(Dataset):
     """Images and their labels: `dataset[i]` is (transform(data[i]), target[i]).
 
-    data: uint8 (n, 3, h, w); target: int64 (n,); transform: a Compose that begins with RandomCrop.
+    data: uint8 (n, 3, h, w); target: int64 (n,); transform: a transforms.Compose that begins with RandomCrop.
+    Whole batches take all random numbers from the dataset's generators, which `seed_epoch` seeds. A
+    transform with a method `sample_params(count, generator)` is called with a batch of images and those parameters,
+    a tensor with one row per image; any other, but for Normalize, is applied image by image.
+    Raises ValueError when the first transform is not RandomCrop.
     """
 
     def __init__(self, data, target, transform):
-        # Kept as HDF5 has them, a pixel's three colours side by side: what RandomCrop.take gathers fastest.
+        # Stored as in HDF5, the three colours of a pixel side by side: what crop_batch gathers fastest.
         self.data = data.contiguous(memory_format=torch.channels_last)
         self.target = target
         self.transform = transform
+        self.crop, *others = transform.transforms
+        if not isinstance(self.crop, RandomCrop):
+            raise ValueError(f"the first transform must be common.data.RandomCrop, not {type(self.crop).__name__}")
+        by_batch = [isinstance(each, Normalize) or hasattr(each, "sample_params") for each in others]
+        self.after_crop = [each if whole else PerImage(each) for each, whole in zip(others, by_batch, strict=True)]
+        self.crop_generator = torch.Generator().manual_seed(EVALUATION_SEED)
+        self.transform_generator = torch.Generator().manual_seed(EVALUATION_SEED)
 
     def __len__(self):
         return len(self.target)
@@ -100,40 +122,63 @@ class MyDataset(Dataset):
         return self.transform(self.data[index]), self.target[index]
 
     def __getitems__(self, indices):
-        """Return a whole batch; DataLoader calls this in place of len(indices) single look-ups."""
+        """Return a whole batch; DataLoader calls this instead of __getitem__ for each index."""
         indices = np.asarray(indices)
-        crop, *others = self.transform.transforms
-        images = crop.take(self.data, indices)
-        for transform in others:
-            images = transform(images)
-        return images, self.target[torch.from_numpy(indices)]
+        top, left, *params = self.sample_params(len(indices))
+        crops = self.crop.crop_batch(self.data, indices, top, left)
+        return self.transform_batch(crops, self.after_crop, params), self.target[torch.from_numpy(indices)]
+
+    def sample_params(self, count):
+        """Generate the parameters of a batch: a list of tensors of `count` rows, first the crops' top and left."""
+        random = [each for each in self.after_crop if hasattr(each, "sample_params")]
+        top, left = self.crop.get_params(*self.data.shape[2:], count, self.crop_generator)
+        return [top, left, *(each.sample_params(count, self.transform_generator) for each in random)]
+
+    @staticmethod
+    def transform_batch(crops, after_crop, params):
+        """Apply the transforms `after_crop`, each random one with its own of `params`, to a batch of crops."""
+        params = iter(params)
+        for transform in after_crop:
+            crops = transform(crops, next(params)) if hasattr(transform, "sample_params") else transform(crops)
+        return crops
 
 
-def make_loader(images, labels, mean, std, batch_size=64, shuffle=False):
-    """Return a DataLoader of normalised random crops, float32 (batch, 3, 48, 48), and int64 labels.
+def seed_epoch(loader, seed, epoch):
+    """Seed the order, crops and transforms of the next pass over `loader` by the numbers `seed` and `epoch` alone.
 
-    images: uint8 (n, 3, h, w); mean, std: float32 (3,), in units of the images' 0-255.
-    `seed_epoch` fixes what the next pass draws.
+    So an epoch can be repeated without those before it. Epoch 0 is for evaluation.
     """
-    crop = RandomCrop(CROP_SIZE, torch.Generator().manual_seed(EVALUATION_SEED))
-    dataset = MyDataset(images, labels, transforms.Compose([crop, Normalize(mean, std, CROP_SIZE)]))
+    order, crops, others = map(int, np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64))
+    if isinstance(loader.sampler, RandomSampler):
+        loader.sampler.generator.manual_seed(order)
+    loader.dataset.crop_generator.manual_seed(crops)
+    loader.dataset.transform_generator.manual_seed(others)
+
+
+def make_loader(images, labels, transform, batch_size=64, shuffle=False):
+    """Return a DataLoader of transformed crops, float32 (batch, 3, size, size), and labels, int64 (batch,).
+
+    images: uint8 (n, 3, h, w); transform: as MyDataset takes it. `seed_epoch` seeds the next pass.
+    """
+    dataset = MyDataset(images, labels, transform)
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=RandomSampler(dataset, generator=torch.Generator()) if shuffle else SequentialSampler(dataset),
-        generator=torch.Generator(),  # DataLoader draws from one at every pass: not from torch's own
+        generator=torch.Generator(),  # DataLoader seeds workers from it at every pass: not from torch's own
         collate_fn=lambda batch: batch,  # __getitems__ has put the batch together
     )
 
 
-def make_loaders(data, part, batch_size, device):
-    """Return the training loader, shuffled, and the test loader of `part` (main or transfer) of Q1's data.
+def make_loaders(data, task, transform, batch_size, device, train_transform=None):
+    """Return the loaders of a task, main or transfer, of Q1's data: the training images, shuffled, and the test images.
 
-    Their batches are on `device`. The test loader's are always the same size: the last bits of a sum depend on it.
+    transform: of both, unless the training images have a `train_transform` of their own. The batches are on
+    `device`. Those of the test loader always have the same size: the last bits of a sum depend on it.
     """
-    mean, std = data["mean"], data["std"]
+    train, test = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
     loaders = (
-        make_loader(data[f"{part}_train_images"], data[f"{part}_train_labels"], mean, std, batch_size, shuffle=True),
-        make_loader(data[f"{part}_test_images"], data[f"{part}_test_labels"], mean, std),
+        make_loader(*train, train_transform or transform, batch_size, shuffle=True),
+        make_loader(*test, transform),
     )
     return loaders if device.type == "cpu" else tuple(ResidentLoader(loader, device) for loader in loaders)

@@ -1,21 +1,7 @@
-"""Figures computed from predictions and labels."""
-
-import math
+"""Metrics computed from predictions and labels."""
 
 import numpy as np
 from scipy.stats import binomtest
-
-
-def epoch_means(sums, count):
-    """Return the mean loss (nats) and accuracy of an epoch of `count` images.
-
-    sums: float32 (3,): the losses, the right answers, and the steps taken while the loss was finite. Raises
-    FloatingPointError that names the first other step.
-    """
-    loss_sum, correct, good_steps = sums.tolist()
-    if not math.isfinite(loss_sum):
-        raise FloatingPointError(f"step {good_steps + 1:.0f}: the loss became NaN or infinite")
-    return loss_sum / count, correct / count
 
 
 def confusion(predictions, labels, num_classes):

@@ -1,36 +1,83 @@
-"""What a run is recorded as."""
+"""What a training is recorded as, and how it ends: in sentences, a picture and files."""
 
 import numpy as np
 
+from common import plots
+from common.describe import describe_comparison, describe_curves, describe_result
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar
-from common.models import count_parameters, weights_hash
-from common.train import loss_and_accuracy
+from common.storage.artifacts import load_json, save_question
+from common.storage.atomic import is_writer
+from common.storage.checkpoint import cpu_state_dict, weights_hash
+from common.train import loss_and_accuracy, predict
 
 
-def training_record(args, data, part, model, history, logits, labels):
-    """Return the JSON record of a trained model: what it was made from, its history and its test figures.
+def count_parameters(model):
+    """Return the number of parameters of `model`, and of those that training may change."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
-    part: main or transfer; logits, labels: of the whole test set, as `predict` gives them.
+
+def training_record(options, data, task, model, criterion, history, train_loader, test_loader):
+    """Return the JSON record of a trained model: what it was made from, its history and its metrics.
+
+    options: the script's, by name; data: Q1's dict; task: main or transfer; criterion: as `train` takes it.
     """
     parameters, trainable = count_parameters(model)
-    test_loss, test_accuracy = loss_and_accuracy(logits, labels)
+    logits, labels = predict(model, test_loader)
+    test_loss, test_accuracy = loss_and_accuracy(criterion, logits, labels)
     predictions = logits.argmax(1)
     return {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
         "made_from": {"q1_data": data["fingerprint"]},
-        "weights_sha256": weights_hash(model),
-        "args": vars(args),
+        "weights_sha256": weights_hash(model.state_dict()),
+        "args": options,
+        "class_names": data["class_names"][:8] if task == "main" else data["class_names"][8:],
+        "mean": data["mean"].tolist(),
+        "std": data["std"].tolist(),
+        "image_size": data[f"{task}_train_images"].shape[-1],
         "parameters": parameters,
         "trainable_parameters": trainable,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
         "test_accuracy_interval": accuracy_interval((predictions == labels).sum(), len(labels)),
         "test_count": len(labels),
-        "majority_accuracy": majority_accuracy(data[f"{part}_train_labels"], labels),
+        "majority_accuracy": majority_accuracy(data[f"{task}_train_labels"], labels),
         "history": history,
         "test_predictions": predictions.tolist(),
     }
+
+
+def save_training(out, name, title, model, record, figure=None):
+    """Print what a record says of a trained model, and write {name}.pt, {name}.png and {name}.json in `out`.
+
+    figure: in place of the learning curves. Under torchrun only rank 0 does this.
+    """
+    if not is_writer():
+        return
+    print(describe_curves(record["history"]))
+    print(describe_result(title, record))
+    figure = figure or plots.learning_curves(record["history"], plots.titled(title, record["source"]))
+    save_question(out, name, cpu_state_dict(model), figure, record)
+
+
+def compare_with_fcn(path, record, labels):
+    """Compare Q3's record with the FCN's, if it is at `path` and of the same data; return what to add to the record."""
+    nothing = {"comparison": None}
+    if not path.is_file():
+        print(f"There is no {path} to compare with: run q2_fcn.py first for that.")
+        return nothing
+    try:
+        fcn = load_json(path)
+        if fcn["fingerprint"] != record["fingerprint"]:
+            print(f"{path} is of other data or another split, so the two are not compared.")
+            return nothing
+        comparison = compare(fcn, record, labels)
+    except (ValueError, KeyError, TypeError) as error:  # no reason to lose the network that has just been trained
+        print(f"Not compared: {path} cannot be used ({error})")
+        return nothing
+    print(describe_comparison(comparison))
+    return {"comparison": comparison, "made_from": record["made_from"] | {"fcn": fcn.get("weights_sha256")}}
 
 
 def compare(fcn, cnn, labels):

@@ -12,9 +12,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
-from common import artifacts, cli
-from common.discuss import whose_figures
+from common import cli
+from common.storage import artifacts
 from submission.cells import notebook
+from submission.discuss import whose_figures
 from submission.page import page
 
 EXAMPLES = (

@@ -181,10 +181,10 @@ def notebook(settings):
             cells += [file_cell(path) for path in new]
             written += new
         function = discussion.partition("(")[0]
-        source = f"from common.discuss import {function}\n\ndisplay(Markdown({discussion}))"
+        source = f"from submission.discuss import {function}\n\ndisplay(Markdown({discussion}))"
         cells.append(code(source, f"discussion of {script}"))
     cells.append(v4.new_markdown_cell('<a id="end"></a>\n\n## In short, and thanks'))
-    ending = "from common.discuss import acknowledge, headline\n\n"
+    ending = "from submission.discuss import acknowledge, headline\n\n"
     ending += 'display(Markdown(headline(record("q2_fcn"), record("q3_cnn"), record("q5_transfer"))))\n'
     ending += 'display(Markdown("*Data:* " + acknowledge(record("q1_data"))))'
     cells.append(code(ending, "in short"))

@@ -6,8 +6,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 
-from common.discuss import headline
 from submission.cells import contents
+from submission.discuss import headline
 
 HERE = Path(__file__).parent
 

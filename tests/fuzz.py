@@ -21,13 +21,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from common.checkpoint import load_backbone
+from common.models import classifier, convolutional_backbone
 from forked import CONTEXT
 
 import q1_data
 from benchmarks.bench import peak_bytes
 from common import artifacts, cli
-from common.checkpoint import load_backbone
-from common.models import classifier, convolutional_backbone
 
 SECONDS, MEMORY = 10, 1_500_000_000  # what a file may cost
 COUNT = 60

@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
+from common.atomic import replacing
 from conftest import Harmful
 from torch import nn
 
 from common import artifacts
-from common.atomic import replacing
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -10,10 +10,9 @@ import time
 
 import pytest
 import torch
+from common.atomic import replacing, sole_writer
 from conftest import ROOT, error_of, run, run_well
 from forked import start
-
-from common.atomic import replacing, sole_writer
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from common.models import classifier, convolutional_backbone, fully_connected
 from conftest import EFIGI, error_of, run, run_well, write_galaxy10
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import q4_confusion
-from common.models import classifier, convolutional_backbone, fully_connected
 
 HISTORY_KEYS = {"train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds"}
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")

@@ -5,14 +5,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from common.artifacts import save_tensors
+from common.checkpoint import CONTAINERS, check_origin, load_backbone
+from common.models import classifier, convolutional_backbone, weights_hash
 from conftest import Harmful, error_of, run, run_well
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-
-from common.artifacts import save_tensors
-from common.checkpoint import CONTAINERS, check_origin, load_backbone
-from common.models import classifier, convolutional_backbone, weights_hash
 
 torch.manual_seed(0)
 BACKBONE = convolutional_backbone()

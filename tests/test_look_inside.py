@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from common.models import fully_connected
 from conftest import random_data, run_well
 from torch import nn
 
 import look_inside
-from common.models import fully_connected
 
 
 def data(count=40):

@@ -1,9 +1,6 @@
 import math
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
-
 from common.models import (
     classifier,
     convolutional_backbone,
@@ -11,6 +8,8 @@ from common.models import (
     fully_connected,
     pool_before_relu,
 )
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 
 def test_parameter_counts_are_the_assignments():

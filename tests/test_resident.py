@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import random_data
-
-from common.data import make_loader, seed_epoch
 from common.device import make_adam
 from common.graph import GraphedEpoch
 from common.models import classifier, convolutional_backbone
 from common.resident import ResidentLoader
+from conftest import random_data
+
+from common.data import make_loader, seed_epoch
 from common.train import predict, train_epoch, train_step
 
 CPU = torch.device("cpu")

@@ -2,11 +2,11 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+from common.galaxy10 import CLASS_NAMES
+from common.source import open_source
 from conftest import write_galaxy10
 
 from common import download
-from common.galaxy10 import CLASS_NAMES
-from common.source import open_source
 
 
 def args(**changes):

@@ -1,10 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.model_selection import train_test_split
-
 from common.galaxy10 import CLASS_COUNTS
 from common.split import (
     SPLITS,
@@ -16,6 +12,9 @@ from common.split import (
     split_indices,
     stratified_split,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 GALAXY10 = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint8), CLASS_COUNTS))
 SIZES = {"main": 18000, "transfer": 1000}

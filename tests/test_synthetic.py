@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-
-from common import synthetic
 from common.galaxy10 import CLASS_COUNTS
 from common.synthetic import class_counts, colour, draw_parameters, radius, render, synthetic_galaxy10
+
+from common import synthetic
 
 
 def whole(count, seed):

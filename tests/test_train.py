@@ -6,12 +6,12 @@ from argparse import Namespace
 
 import pytest
 import torch
+from common.models import classifier, convolutional_backbone, fully_connected
 from conftest import ROOT, error_of, random_data, run, run_well
 from torch import nn
 
 from common import cli
 from common.data import make_loader, seed_epoch
-from common.models import classifier, convolutional_backbone, fully_connected
 from common.train import HISTORY_KEYS, loss_and_accuracy, predict, train, train_epoch
 
 CPU = torch.device("cpu")

@@ -3,11 +3,8 @@
 import hashlib
 
 import numpy as np
-import torch
 
-from common.galaxy10 import MAIN_CLASSES
-
-PARTS = ("main_train", "main_test", "transfer_train", "transfer_test")
+from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 
 
 def apportion(total, sizes, low, high):
@@ -56,63 +53,40 @@ def file_order_split(labels, train_size, seed):
 SPLITS = {"stratified": stratified_split, "file": file_order_split}
 
 
+ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images, of Galaxy10 SDSS
+
+
 def assignment_sizes(counts):
-    """Return the train sizes that are to these counts a class as the assignment's 18,000 and 1,000 to Galaxy10's."""
+    """Return the numbers of training images in the assignment's proportion, for so many images per class."""
     main_count, transfer_count = int(sum(counts[:MAIN_CLASSES])), int(sum(counts[MAIN_CLASSES:]))
-    return {"main_train": round(main_count * 18000 / 20360), "transfer_train": round(transfer_count * 1000 / 1425)}
+    return {"main": round(main_count * 18000 / 20360), "transfer": round(transfer_count * 1000 / 1425)}
 
 
-def split_indices(labels, train_sizes, split, seed):
-    """Return the int64 indices of each of PARTS in `labels`, uint8 (n,), where classes 8 and 9 are for transfer.
+def split_indices(labels, groups, train_sizes, split, seed):
+    """Return the int64 indices in `labels`, uint8 (n,), of each of SUBSETS.
 
-    train_sizes: dict of main and transfer; split: one of SPLITS. Raises ValueError, with sizes that would
-    do, when there are too few images to train on so many and to test.
+    groups: for each task, main and transfer, the indices of its images; train_sizes: their numbers of training
+    images; split: one of SPLITS. Raises ValueError, with sizes that would do, when there are too few images.
     """
-    groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
-    if any(len(group) <= train_sizes[name] for name, group in groups.items()):
+    if any(len(group) <= train_sizes[task] for task, group in groups.items()):
         proposed = assignment_sizes(np.bincount(labels, minlength=10))
         raise ValueError(
             f"there are {len(groups['main']):,} images of classes 0-7 and {len(groups['transfer']):,} of 8 and 9, "
             f"too few to train on {train_sizes['main']:,} and {train_sizes['transfer']:,} and test on the rest; "
             "in the assignment's proportion: "
-            f"--main-train {proposed['main_train']} --transfer-train {proposed['transfer_train']}"
+            f"--main-train {proposed['main']} --transfer-train {proposed['transfer']}"
         )
     indices = {}
-    for name, group in groups.items():
-        train, test = split(labels[group], train_sizes[name], seed)
-        indices |= {f"{name}_train": group[train], f"{name}_test": group[test]}
+    for task, group in groups.items():
+        train, test = SPLITS[split](labels[group], train_sizes[task], seed)
+        indices |= {f"{task}_train": group[train], f"{task}_test": group[test]}
     return indices
-
-
-def split_images(labels, blocks, indices):
-    """Share out images and labels: return {part}_images, uint8 (n, 3, h, w), and {part}_labels, int64 (n,).
-
-    blocks: iterator over uint8 (m, h, w, 3), in order; indices: those of each of PARTS. Blocks go straight
-    to their places, so that the whole set is in memory once, and in the order of the file: channels last.
-    """
-    part_of, row_of = np.empty(len(labels), dtype=np.int64), np.empty(len(labels), dtype=np.int64)
-    for part, of_part in enumerate(indices.values()):
-        part_of[of_part], row_of[of_part] = part, np.arange(len(of_part))
-    pixels, start = None, 0
-    for block in blocks:
-        if pixels is None:
-            pixels = [np.empty((len(of_part), *block.shape[1:]), dtype=np.uint8) for of_part in indices.values()]
-        rows = slice(start, start + len(block))
-        for part, images in enumerate(pixels):
-            images[row_of[rows][part_of[rows] == part]] = block[part_of[rows] == part]
-        start = rows.stop
-    data = {}
-    for (part, of_part), images in zip(indices.items(), pixels, strict=True):
-        first_class = MAIN_CLASSES if part.startswith("transfer") else 0
-        data[f"{part}_images"] = torch.from_numpy(images).permute(0, 3, 1, 2)
-        data[f"{part}_labels"] = torch.from_numpy(labels[of_part].astype(np.int64) - first_class)
-    return data
 
 
 def fingerprint(data):
     """Return the SHA-256, in hexadecimal, of all images and labels in their split and order."""
     digest = hashlib.sha256()
-    for part in PARTS:
-        digest.update(data[f"{part}_images"].permute(0, 2, 3, 1).numpy())
-        digest.update(data[f"{part}_labels"].numpy())
+    for subset in SUBSETS:
+        digest.update(data[f"{subset}_images"].permute(0, 2, 3, 1).numpy())
+        digest.update(data[f"{subset}_labels"].numpy())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Galaxy10: what the two published sets are made of.
+"""Galaxy10: facts about the two published sets, and about the course that uses one of them.
 
 Leung & Bovy's Galaxy10 SDSS, https://zenodo.org/records/10844811: SDSS pictures with Galaxy Zoo 2 labels;
 and Galaxy10 DECaLS, https://zenodo.org/records/10845026: larger ones of the DESI Legacy Surveys.
@@ -19,7 +19,8 @@ CLASS_NAMES = (
     "Disk, Face-on, Loose Spiral",
 )
 CLASS_COUNTS = (3461, 6997, 6292, 349, 1534, 17, 589, 1121, 906, 519)
-MAIN_CLASSES = 8  # classes 0-7 are trained on from scratch, 8 and 9 kept for transfer
+MAIN_CLASSES = 8  # classes 0-7 are trained on from scratch, 8 and 9 held back for transfer
+SUBSETS = ("main_train", "main_test", "transfer_train", "transfer_test")  # task and subset
 DECALS_CLASS_NAMES = (
     "Disturbed",
     "Merging",
@@ -32,3 +33,5 @@ DECALS_CLASS_NAMES = (
     "Edge-on without Bulge",
     "Edge-on with Bulge",
 )
+# The course's own solution on Galaxy10 SDSS: one unseeded run, the file's order, one T4. (accuracy, loss)
+COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}

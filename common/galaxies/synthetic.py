@@ -8,8 +8,8 @@ sky noise, and shown through the asinh stretch of Lupton et al. (2004) that SDSS
 import numpy as np
 import torch
 
-from common.galaxy10 import CLASS_COUNTS
-from common.split import apportion
+from common.galaxies.facts import CLASS_COUNTS
+from common.galaxies.split import apportion
 
 SIZE = 69  # pixels
 BLOCK = 32  # images drawn at once: few enough to stay in the processor's cache

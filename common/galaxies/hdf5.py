@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from common.galaxy10 import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
+from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
 
 BLOCK_BYTES = 16_000_000  # read at once
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # what h5py raises for damaged files

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from common.atomic import replacing
-from common.split import PARTS
+from common.galaxies.facts import SUBSETS
+from common.storage.atomic import atomic_write
 
 
 def write_tensors(tensors, path):
@@ -38,25 +38,25 @@ def without_nan(value):
 
 def save_tensors(tensors, path):
     """Write a state_dict, or a dict of tensors and plain values, with torch.save."""
-    with replacing(path) as [temporary]:
+    with atomic_write(path) as [temporary]:
         write_tensors(tensors, temporary)
 
 
 def save_figure(figure, path):
     """Write a matplotlib figure as PNG, 150 dots an inch."""
-    with replacing(path) as [temporary]:
+    with atomic_write(path) as [temporary]:
         write_figure(figure, temporary)
 
 
 def save_text(text, path):
     """Write text as UTF-8."""
-    with replacing(path) as [temporary]:
+    with atomic_write(path) as [temporary]:
         temporary.write_text(text, encoding="utf-8")
 
 
 def save_json(record, path):
     """Write a record; a figure that does not exist, NaN, becomes null."""
-    with replacing(path) as [temporary]:
+    with atomic_write(path) as [temporary]:
         write_json(record, temporary)
 
 
@@ -65,7 +65,7 @@ def save_question(out, name, tensors, figure, record):
     contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
     if tensors is None:
         del contents["pt"]
-    with replacing(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
+    with atomic_write(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
         for (write, content), temporary in zip(contents.values(), temporaries, strict=True):
             write(content, temporary)
 
@@ -95,7 +95,7 @@ def load_tensors(path, made_by, mmap=True):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for a file it cannot read
         raise ValueError(
-            f"{path} is not a file of tensors that torch can read safely: {found_in(path, error)}"
+            f"{path} is not a file of tensors that torch can read safely: {diagnose(path, error)}"
         ) from None
 
 
@@ -116,7 +116,7 @@ def is_intact(path):
         return False
 
 
-def found_in(path, error):
+def diagnose(path, error):
     """Return in a few words what a file is in which torch.load found no tensors."""
     with open(path, "rb") as file:
         start = file.read(512)
@@ -142,16 +142,8 @@ def load_data(out):
     """Return Q1's dict of tensors, names and source from the artifacts folder `out`."""
     path = Path(out) / "q1_data.pt"
     data = load_tensors(path, made_by="q1_data.py")
-    needed = {f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")}
+    needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels")}
     needed |= {"mean", "std", "class_names", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
         raise ValueError(f"{path} is not what q1_data.py writes: run it again")
     return data
-
-
-def load_weights(model, path, made_by):
-    """Load a state_dict into `model`. Raises ValueError when its names or shapes are not the model's."""
-    try:
-        model.load_state_dict(load_tensors(path, made_by))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold the weights of this network: run {made_by} again ({error})") from None

@@ -1,31 +1,45 @@
-"""Networks and backbones out of checkpoint files, one's own and other people's."""
+"""Weights: their hash, and networks and backbones from checkpoint files, one's own and other people's."""
 
+import hashlib
 from pathlib import Path
 
 import torch
 
-from common.artifacts import load_json, load_tensors, load_weights
-from common.models import classifier, convolutional_backbone, fully_connected, weights_hash
+from common.storage.artifacts import load_json, load_tensors
 
 CONTAINERS = ("state_dict", "model", "model_state_dict")  # under which training loops keep the weights
 WRAPPERS = {"module": "DataParallel", "_orig_mod": "torch.compile"}  # what wrapping a model puts before its keys
 
 
-def load_trained(out, data, force=False):
-    """Return Q2's and Q3's networks, as fcn and cnn, with the weights in the artifacts folder `out`.
+def cpu_state_dict(model):
+    """Return the state_dict of `model` on the CPU, every tensor contiguous."""
+    return {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
 
-    Raises ValueError as `check_origin` does, for a network that was not trained on `data`.
+
+def weights_hash(weights):
+    """Return the SHA-256, in hexadecimal, of all names and values of a state_dict."""
+    digest = hashlib.sha256()
+    for key, value in weights.items():
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_trained(network, path, data, made_by, force=False):
+    """Load the state_dict that the script `made_by` wrote at `path` into `network`.
+
+    Raises FileNotFoundError, or ValueError when its names or shapes are not the network's, or as `check_origin` does
+    when it was not trained on `data`.
     """
-    networks = {"fcn": fully_connected(), "cnn": classifier(convolutional_backbone(), num_classes=8)}
-    for question, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
-        path = Path(out) / f"{question}.pt"
-        load_weights(network, path, made_by=f"{question}.py")
-        check_origin(path, weights_hash(network), data, force)
-    return networks
+    try:
+        network.load_state_dict(load_tensors(path, made_by))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the weights of this network: rerun {made_by} ({error})") from None
+    check_origin(path, weights_hash(network.state_dict()), data, force)
 
 
 def check_origin(path, weights_sha256, data, force):
-    """Hold a checkpoint against the JSON record beside it, if there is one: is it of these weights, and this data?
+    """Compare a checkpoint with the JSON record beside it, if there is one: is it of these weights and this data?
 
     Raises ValueError when it is not, or with `force` prints why. weights_sha256: the whole network's, None for
     a backbone alone; data: Q1's dict.
@@ -33,7 +47,7 @@ def check_origin(path, weights_sha256, data, force):
     path = Path(path)
     record_path = path.with_suffix(".json")
     if not record_path.is_file():
-        print(f"{path}: without {record_path.name} beside it there is no telling what it was trained on.")
+        print(f"{path}: there is no {record_path.name} beside it, so what it was trained on is unknown.")
         return
     record = load_json(record_path)
     complaint = None
@@ -42,18 +56,19 @@ def check_origin(path, weights_sha256, data, force):
     elif weights_sha256 and record.get("weights_sha256", weights_sha256) != weights_sha256:
         complaint = f"{path} and {record_path.name} are of two different runs"
     if complaint and not force:
-        raise ValueError(f"{complaint}: train it again, or use it all the same with --force")
+        raise ValueError(f"{complaint}: train it again, or add --force to use it all the same")
     if complaint:
         print(f"{complaint}: used all the same (--force).")
 
 
-def load_backbone(path):
-    """Return the cnn_backbone in a checkpoint, a phrase on what the file was, and the hash of the whole CNN in it.
+def load_backbone(cnn_backbone, path):
+    """Load the weights of a backbone in a checkpoint into `cnn_backbone`.
 
-    Taken are the state_dicts of the CNN, with a head of any size, and of a cnn_backbone alone (the hash is
-    None then), in any floating-point precision, bare or inside a dict under one of CONTAINERS, also with the
-    prefixes of WRAPPERS. Nothing in the file is executed. Raises FileNotFoundError, or ValueError that sets
-    what was expected against what was found.
+    Returns a phrase that says what the file was, and the hash of the whole CNN in it. Accepted are the state_dicts of
+    nn.Sequential(cnn_backbone, head), with a linear head of any size, and of a cnn_backbone alone (the hash is None
+    then), in any floating-point precision, bare or inside a dict under one of CONTAINERS, also with the
+    prefixes of WRAPPERS. Nothing in the file is executed. Raises FileNotFoundError, or ValueError that says
+    what was expected and what was found.
     """
     path = Path(path)
     content, remarks = load_tensors(path, made_by="q3_cnn.py"), []
@@ -64,14 +79,15 @@ def load_backbone(path):
     weights, wrappers = unwrapped(path, content)
     remarks += [f"saved from {WRAPPERS[wrapper]} ('{wrapper}.')" for wrapper in wrappers]
 
-    expected = shapes_of(convolutional_backbone().state_dict())
-    found = shapes_of(weights)
-    head = (found.get("1.weight") or (0,))[0]
-    whole = {f"0.{key}": shape for key, shape in expected.items()} | {"1.weight": (head, 64), "1.bias": (head,)}
+    expected, found = shapes_of(cnn_backbone.state_dict()), shapes_of(weights)
+    features = list(expected.values())[-1][0]  # the length of the last layer's bias
+    classes = (found.get("1.weight") or (0,))[0]
+    whole = {f"0.{key}": shape for key, shape in expected.items()}
+    whole |= {"1.weight": (classes, features), "1.bias": (classes,)}
     if found not in (expected, whole):
         raise ValueError(
             f"{path} is not a state_dict of cnn_backbone, nor of the CNN (with 0. before these names, and a head "
-            f"1.weight, 1.bias): expected {describe_shapes(expected)}; found {describe_shapes(found)}"
+            f"1.weight, 1.bias): expected {list_shapes(expected)}; found {list_shapes(found)}"
         )
     dtypes = {str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"}
     if dtypes:
@@ -83,23 +99,22 @@ def load_backbone(path):
         if not weights[key].isfinite().all():
             raise ValueError(f"{path}: expected finite weights, found NaN or infinity in {key}")
 
-    cnn_backbone = convolutional_backbone()
     if found == expected:
         cnn_backbone.load_state_dict(weights)
-        return cnn_backbone, ", ".join(["a cnn_backbone", *remarks]), None
-    cnn = classifier(cnn_backbone, head)
-    cnn.load_state_dict(weights)
-    return cnn_backbone, ", ".join([f"the backbone of a CNN of {head} classes", *remarks]), weights_hash(cnn)
+        return ", ".join(["a cnn_backbone", *remarks]), None
+    cnn_backbone.load_state_dict({key: weights[f"0.{key}"] for key in expected})
+    kind = ", ".join([f"the backbone of a CNN of {classes} classes", *remarks])
+    return kind, weights_hash({key: weights[key] for key in whole})
 
 
 def unwrapped(path, content):
     """Return a state_dict without the prefixes of WRAPPERS in its keys, and those that there were."""
     if not isinstance(content, dict) or not content or not all(map(is_weight, content.values())):
-        raise ValueError(f"{path} holds no state_dict: expected a dict of tensors by name, found {describe(content)}")
+        raise ValueError(f"{path} holds no state_dict: expected a dict of tensors by name, found {diagnose(content)}")
     parts = {key: str(key).split(".") for key in content}
     weights = {".".join(part for part in parts[key] if part not in WRAPPERS): value for key, value in content.items()}
     if len(weights) < len(content):
-        raise ValueError(f"{path} holds two state_dicts in one: expected one of cnn_backbone or of the CNN")
+        raise ValueError(f"{path} holds two state_dicts: expected one of cnn_backbone or of the CNN")
     return weights, [wrapper for wrapper in WRAPPERS if any(wrapper in names for names in parts.values())]
 
 
@@ -114,7 +129,7 @@ def shapes_of(weights):
     return {key: tuple(value.shape) for key, value in weights.items()}
 
 
-def describe(content):
+def diagnose(content):
     """Return in a few words what a file holds in place of a state_dict."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
@@ -122,7 +137,7 @@ def describe(content):
     return f"{', '.join(others[:5])}{' and more' if len(others) > 5 else ''}" or "nothing"
 
 
-def describe_shapes(shapes, most=16):
+def list_shapes(shapes, most=16):
     """Return names and shapes as `0.weight 8x3x5x5, ...`, `most` of them at most, or `nothing`."""
     texts = [f"{key} {'x'.join(map(str, shape)) or 'scalar'}" for key, shape in shapes.items()]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "") or "nothing"

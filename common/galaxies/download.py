@@ -10,10 +10,10 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from common.atomic import replacing, sole_writer
+from common.storage.atomic import atomic_write, exclusive_lock
 
 
-class Published(NamedTuple):
+class RemoteFile(NamedTuple):
     """A published file: its name, size in bytes, SHA-256 and the addresses it can be had from."""
 
     name: str
@@ -23,7 +23,7 @@ class Published(NamedTuple):
 
 
 PUBLISHED = {
-    "sdss": Published(
+    "sdss": RemoteFile(
         "Galaxy10.h5",
         210_234_548,
         "969a6b1cefcc36e09fffa86febd2f699a4aa19b837ba0427f01b0bc6ded458af",
@@ -32,7 +32,7 @@ PUBLISHED = {
             "https://www.astro.utoronto.ca/~bovy/Galaxy10/Galaxy10.h5",
         ),
     ),
-    "decals": Published(
+    "decals": RemoteFile(
         "Galaxy10_DECals.h5",
         2_735_267_419,
         "19aefc477c41bb7f77ff07599a6b82a038dc042f889a111b0d4d98bb755c1571",
@@ -59,11 +59,11 @@ def fetch(cache, published):
     if is_whole(path, published):
         return path
     try:
-        with sole_writer(cache, published.name):
+        with exclusive_lock(cache, published.name):
             return fetch_alone(path, published)
     except BlockingIOError:
         print(f"Another process is downloading {published.name}: waiting for it.", flush=True)
-    with sole_writer(cache, published.name, patience=-1):
+    with exclusive_lock(cache, published.name, patience=-1):
         return fetch_alone(path, published)
 
 
@@ -82,7 +82,7 @@ def fetch_alone(path, published):
     failures = []
     for url in published.mirrors:
         try:
-            with replacing(path) as [temporary]:
+            with atomic_write(path) as [temporary]:
                 receive(url, temporary, published)
             return path
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:

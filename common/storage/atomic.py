@@ -1,23 +1,27 @@
-"""Writing files whole or not at all, and one process at a time."""
+"""Files written whole or not at all, by one process at a time."""
 
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
-from common.distributed import is_first
+
+def is_writer():
+    """Return whether this process is the one to write: rank 0 of torchrun's, or the only one."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 @contextmanager
-def sole_writer(folder, name, patience=0):
+def exclusive_lock(folder, name, patience=0):
     """Make `folder`, and be the only process, while this lasts, that writes the files called `name`.* there.
 
     What a killed process has left half written of them is removed. patience: seconds to wait for another
     process, -1 for as long as it takes. Raises BlockingIOError when that was not enough, and OSError now, not
     after an hour's training, when the folder cannot be written. Of torchrun's processes the first is the writer.
     """
-    if not is_first():
+    if not is_writer():
         yield
         return
     folder = Path(folder)
@@ -40,7 +44,7 @@ def sole_writer(folder, name, patience=0):
 
 
 @contextmanager
-def replacing(*paths):
+def atomic_write(*paths):
     """Give a list of temporary names beside `paths`; on success the files there take their places, in that order.
 
     All are whole and flushed to the disk before the first takes its place: a full disk changes nothing.

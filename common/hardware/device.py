@@ -1,0 +1,75 @@
+"""Which device computes, in what precision, and how an epoch is run on it."""
+
+import ctypes
+import os
+import sys
+
+import torch
+
+from common.hardware import distributed
+from common.hardware.gpu import GraphedEpoch
+from common.hardware.layers import Autocast, reorder_layers
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_device(name, deterministic=False):
+    """Return the torch.device called `name`: auto, cpu, cuda or mps.
+
+    `auto` takes the first of CUDA, MPS and the CPU that this machine has. `deterministic` asks torch for
+    algorithms that give the same bits in every run; where it has none, it warns.
+    Raises ValueError when the device asked for does not exist.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, exists in available.items() if exists)
+    if not available[name]:
+        raise ValueError(f"--device {name}: torch {torch.__version__} finds no such device here; try --device auto")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = False  # its ten-bit products would move a GPU's losses away from a CPU's
+    if name == "cpu" and sys.platform == "linux":
+        keep_freed_memory()
+    return torch.device(name)
+
+
+def keep_freed_memory():
+    """Tell glibc to keep up to 256 MB of freed memory instead of returning it to the system at once.
+
+    Each batch allocates and frees several MB, which would be mapped, zeroed and unmapped again at every step:
+    an epoch takes some 10 % less time (2 cores). With another C library nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(trim_threshold, 256 * 2**20)
+        mallopt(mmap_threshold, 32 * 2**20)
+
+
+def adam_options(device):
+    """Return the keyword arguments with which torch.optim.Adam is fastest on `device`.
+
+    Fused: one pass over parameters, gradients and moments; an epoch of the FCN takes 0.1 s less (2 cores).
+    Capturable: on CUDA the step count lives on the device, so that a step can be captured in a graph.
+    """
+    return {"fused": True, "capturable": device.type == "cuda"}
+
+
+def accelerate(model, train_step, train_epoch, precision="float32"):
+    """Return `model` and `train_epoch` in the form in which they run fastest on the model's device.
+
+    The network has the parameters of `model` itself, and the function takes what `train_epoch` takes. Under
+    torchrun every process computes its shard of each batch; on one GPU `train_step` is captured as a CUDA
+    graph; elsewhere the function is `train_epoch`. precision: one of PRECISIONS; the weights stay float32.
+    With bf16 on a CPU that has bfloat16 instructions, a CNN epoch takes 1.3 s instead of 1.9 s.
+    """
+    device = next(model.parameters()).device
+    network = reorder_layers(model)
+    if precision != "float32":
+        network = Autocast(network, device.type, PRECISIONS[precision])
+    if torch.distributed.is_initialized():
+        return distributed.Sharded(network), train_epoch
+    if device.type == "cuda":
+        return network, GraphedEpoch(train_step)
+    return network, train_epoch

@@ -1,0 +1,83 @@
+"""Several processes that train one network: `torchrun --nproc-per-node=2 q3_cnn.py`.
+
+Every process loads the same batches and computes its shard of each, so that together they take the very
+steps of one process. Only rank 0 prints and writes.
+"""
+
+import os
+import sys
+from contextlib import contextmanager
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def process_group(device):
+    """Join torchrun's process group, if the script was started by it; give the device of this process.
+
+    Raises ConnectionError when another process has died, which ends the run.
+    """
+    if "RANK" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if distributed.get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
+    try:
+        yield device
+    except distributed.DistError as error:
+        raise ConnectionError(lost_peer(error)) from error
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
+            raise
+        raise ConnectionError(lost_peer(error)) from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def lost_peer(error):
+    return f"rank {distributed.get_rank()} lost another process, which has died: the run is over ({error})"
+
+
+class Sharded(nn.Module):
+    """A network whose processes each compute every n-th image of a batch, and all of which get all logits.
+
+    So a loss of any form, over all logits of the batch, has in each process the value it has in one process,
+    and its gradient reaches the rows that this process has computed. DistributedDataParallel adds up the
+    gradients of all rows. Raises ValueError for a batch that is smaller than the number of processes.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = DistributedDataParallel(model)
+        self.model.register_comm_hook(None, sum_gradients)
+        self.rank, self.processes = distributed.get_rank(), distributed.get_world_size()
+
+    def forward(self, images):
+        """Return the logits of all images, (n, classes); only those of the shard have a gradient."""
+        if len(images) < self.processes:
+            raise ValueError(
+                f"a batch of {len(images)} cannot be shared by {self.processes} processes: change --batch-size"
+            )
+        own = self.model(images[self.rank :: self.processes])
+        # Gathered tensors must have one size: the shards are padded to that of rank 0, the largest.
+        padded = own.new_zeros(-(-len(images) // self.processes), own.shape[1])
+        padded[: len(own)] = own.detach()
+        shards = [torch.empty_like(padded) for _ in range(self.processes)]
+        distributed.all_gather(shards, padded)
+        shards = [shard[: len(images[rank :: self.processes])] for rank, shard in enumerate(shards)]
+        shards[self.rank] = own
+        logits = own.new_empty(len(images), own.shape[1])
+        for rank, shard in enumerate(shards):
+            logits[rank :: self.processes] = shard
+        return logits
+
+
+def sum_gradients(_, bucket):
+    """Communication hook of DistributedDataParallel: the sum of all processes' gradients, not their mean."""
+    return distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])

@@ -1,0 +1,94 @@
+"""What a training run needs to resume after an interruption, saved beside its artifacts after every epoch."""
+
+from pathlib import Path
+
+from common.storage.artifacts import is_intact, load_tensors, save_tensors
+from common.storage.atomic import is_writer
+
+# Options that a run may change when it resumes. Whichever is not listed here must be that of the interrupted run.
+FREE_OPTIONS = {"out", "device", "deterministic", "epochs", "resume", "backbone", "force"}
+
+
+class TrainingCheckpoint:
+    """The file {name}.resume.pt in `out`: weights, Adam's moments and history after the last finished epoch.
+
+    It holds no random state, as the random numbers of an epoch depend on the seed and the epoch's number alone.
+    options: the script's, by name; all but FREE_OPTIONS must agree when a run resumes. inputs: what the run
+    depends on beside them, by a phrase that names it: the fingerprint of the data, the hash of a backbone.
+    """
+
+    def __init__(self, out, name, options, inputs):
+        self.path = Path(out) / f"{name}.resume.pt"
+        self.resume = options["resume"]
+        settings = {f"--{key.replace('_', '-')}": value for key, value in options.items() if key not in FREE_OPTIONS}
+        self.settings = settings | inputs
+
+    def save(self, model, optimizer, history):
+        """Save the state after an epoch, in place of the previous one."""
+        if is_writer():
+            weights, moments = model.state_dict(), optimizer.state_dict()["state"]
+            state = {"settings": self.settings, "model": weights, "optimizer": moments, "history": history}
+            save_tensors(state, self.path)
+
+    def restore(self, model, optimizer, epochs):
+        """Load the saved state into `model` and `optimizer`; return its history, or None to start from the beginning.
+
+        epochs: how many the run is to have in the end. Raises ValueError when the state is damaged, has more
+        epochs, or is of a run with other settings, which are named.
+        """
+        if not self.resume:
+            self.warn_of_interrupted_run(epochs)
+            return None
+        if not self.path.is_file():
+            print(f"There is no {self.path} to resume: starting from the beginning.")
+            return None
+        state = self.read()
+        different = self.differences(state)
+        if different:
+            raise ValueError(f"{self.path} is of a run with {different}: rerun without --resume to start again")
+        done = len(state["history"]["test_loss"])
+        if done > epochs:
+            raise ValueError(f"--epochs {epochs}: {self.path} already has {done} epochs")
+        try:
+            model.load_state_dict(state["model"])
+            # The optimizer's own options stay: those saved may be of another device.
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self.path} does not fit this network: delete it ({error})") from None
+        print(f"Resuming {self.path}: {done} of {epochs} epochs are done.")
+        return state["history"]
+
+    def read(self):
+        """Return the state in the file. Raises ValueError when it holds none."""
+        try:
+            state = load_tensors(self.path, made_by="the same command", mmap=False)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to start from the beginning") from None
+        if not is_intact(self.path):
+            raise ValueError(f"{self.path} is damaged, its checksums differ: delete it to start from the beginning")
+        try:
+            len(state["history"]["test_loss"]), dict(state["settings"]), state["model"], state["optimizer"]
+        except (KeyError, TypeError, ValueError, IndexError):
+            reason = "is no state of a training run: delete it to start from the beginning"
+            raise ValueError(f"{self.path} {reason}") from None
+        return state
+
+    def differences(self, state):
+        """Return the settings in which the saved run differs from this one, as a phrase, empty if there are none."""
+        saved = state["settings"]
+        names = [name for name in sorted(self.settings | saved) if saved.get(name) != self.settings.get(name)]
+        phrases = [
+            f"{name} {saved.get(name)}, not {self.settings.get(name)}" if name.startswith("--") else f"different {name}"
+            for name in names
+        ]
+        return " and ".join(phrases)
+
+    def warn_of_interrupted_run(self, epochs):
+        """Print a line when this run is about to overwrite the state of an unfinished one with the same settings."""
+        try:
+            state = self.read()
+            done = len(state["history"]["test_loss"])
+        except (FileNotFoundError, ValueError):
+            return
+        if done < epochs and not self.differences(state):
+            print(f"{self.path} holds {done} epochs of this very run: interrupt it and add --resume to keep them.")
