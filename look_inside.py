@@ -9,12 +9,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common.checkpoint import check_origin, load_trained
-from common.models import classifier, convolutional_backbone, weights_hash
+from torch import nn
+from torchvision import transforms
 
-from common import artifacts, cli, plots
-from common.data import 48, make_loaders
+from common import cli, plots
+from common.data import Normalize, RandomCrop, make_loaders
+from common.storage import artifacts
+from common.storage.checkpoint import load_trained
 from common.train import predict
+from q2_fcn import make_fcn
+from q3_cnn import make_backbone, make_cnn
 
 EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
 SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre

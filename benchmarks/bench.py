@@ -17,16 +17,20 @@ from pathlib import Path
 
 import h5py
 import torch
-from common.device import choose_device
-from common.synthetic import synthetic_galaxy10
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from benchmarks import baseline
-from common import artifacts, cli
-from common.data import make_loaders, seed_epoch
+from common import cli
+from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
+from common.galaxies.synthetic import synthetic_galaxy10
+from common.hardware.device import accelerate, adam_options, choose_device
+from common.storage import artifacts
+from common.storage.atomic import atomic_write
 from common.train import predict, train_epoch, train_step
+from q2_fcn import make_fcn
+from q3_cnn import make_backbone, make_cnn
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ("python -m benchmarks.bench", "python -m benchmarks.bench --count 3000 --rounds 2 --out small")
