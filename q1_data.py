@@ -1,11 +1,11 @@
-"""Q1: read Galaxy10, look at it, split it, and measure what is needed to normalise it.
+"""Q1: read Galaxy10, look at it, split it, and measure mean and standard deviation to normalise it.
 
-Reads a Galaxy10 HDF5 file: --data, or fetched once and kept, or drawn. Train sizes that are not given are
-the assignment's, or for DECaLS and with --count in proportion. Writes, under --out, q1_data.pt (the images
-and labels of both sets, mean and std), q1_data.png (each class) and q1_data.json.
+Reads a Galaxy10 HDF5 file: the one given by --data, or one that is downloaded once, or generates a synthetic set.
+Writes, under --out, q1_data.pt (images and labels of both tasks, mean and std), q1_data.png (images of each
+class) and q1_data.json. The default numbers of training images are the assignment's; for DECaLS and with --count
+they are in the same proportion.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torchvision import transforms
@@ -19,8 +19,8 @@ from common.storage.artifacts import save_question
 from common.storage.atomic import exclusive_lock
 
 EXAMPLES = (
-    "python q1_data.py                     # Galaxy10 SDSS, fetched once; a synthetic set if it cannot be",
-    "python q1_data.py --data Galaxy10.h5  # a file that is here already",
+    "python q1_data.py                     # Galaxy10 SDSS, downloaded once; a synthetic set if that fails",
+    "python q1_data.py --data Galaxy10.h5  # a file of your own",
     "python q1_data.py --dataset decals --out decals  # 2.7 GB, streamed and resized",
     "python q1_data.py --source synthetic --count 3000 --out small",
 )
@@ -29,20 +29,36 @@ EXAMPLES = (
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, whole = parser.add_argument, cli.positive_int
-    add("--data", metavar="PATH", help="a Galaxy10 HDF5 file, SDSS or DECaLS, in place of --source")
-    add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be had")
-    add("--dataset", choices=("sdss", "decals"), default="sdss", help="which real set is fetched")
-    add("--cache", metavar="DIR", default=download.default_cache(), help="folder that downloads are kept in")
-    add("--count", type=whole, default=sum(CLASS_COUNTS), metavar="N", help="images in the synthetic set")
-    add("--image-size", type=whole, default=IMAGE_SIZE, metavar="PIXELS", help="side that images are resized to")
-    add("--main-train", type=whole, metavar="N", help="training images of classes 0-7 (default: 18000, see below)")
-    add("--transfer-train", type=whole, metavar="N", help="training images of 8 and 9 (default: 1000, see below)")
-    add("--split", choices=tuple(split.SPLITS), default="stratified", help="by class and seed, or the file's order")
-    add("--stats-images", type=whole, default=1000, metavar="N", help="training images to measure mean and std on")
+    add("--data", metavar="PATH", help="Galaxy10 HDF5 file, SDSS or DECaLS, instead of --source")
+    add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")
+    add("--dataset", choices=("sdss", "decals"), default="sdss", help="the real set to download")
+    add("--cache", metavar="DIR", default=download.default_cache(), help="folder for downloads")
+    add("--count", type=whole, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
+    add("--image-size", type=whole, default=IMAGE_SIZE, metavar="PIXELS", help="side of the images after resizing")
+    add("--main-train", type=whole, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
+    add(
+        "--transfer-train",
+        type=whole,
+        metavar="N",
+        help="training images of classes 8 and 9 (default: 1000, see above)",
+    )
+    add(
+        "--split",
+        choices=tuple(split.SPLITS),
+        default="stratified",
+        help="stratified by class and seeded, or in the file's order",
+    )
+    add(
+        "--stats-images",
+        type=whole,
+        default=1000,
+        metavar="N",
+        help="training images from which mean and std are measured",
+    )
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)
     if args.data and args.source != "auto":
-        parser.error(f"--data {args.data} and --source {args.source} exclude each other")
+        parser.error(f"--data {args.data} and --source {args.source} are mutually exclusive")
     if args.image_size < 48:
         parser.error(f"--image-size {args.image_size}: must be at least 48, the size of the crops")
     return args
@@ -86,31 +102,17 @@ def channel_statistics(loader):
     return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
 
 
-def class_gallery(data, counts, columns=8):
-    """Return a figure with a row of training pictures for each class, its name and its count."""
-    figure, grid = plt.subplots(10, columns + 2, figsize=(10, 10.4), layout="constrained")
-    for label, row in enumerate(grid):
-        task, first_class = ("main", 0) if label < MAIN_CLASSES else ("transfer", MAIN_CLASSES)
-        images, labels = data[f"{task}_train_images"], data[f"{task}_train_labels"]
-        for axes, index in zip(row[2:], torch.nonzero(labels == label - first_class).flatten(), strict=False):
-            axes.imshow(images[index].permute(1, 2, 0))
-        for axes in row:
-            axes.axis("off")
-        kind, _, detail = data["class_names"][label].partition(", ")
-        row[0].text(0, 0.5, f"{label}  {kind}\n    {detail}\n    {counts[label]:,} images", va="center")
-    figure.suptitle(plots.titled("The ten classes", data["source"]))
-    return figure
-
-
 def print_statistics(record):
-    """Print the counts a class and the statistics, before and after normalising."""
-    print(f"{record['source']}: images of each class, to train on + to test on")
+    """Print the images per class and the statistics, before and after normalising."""
+    print(f"{record['source']}: images per class, training + test")
     counts = record["counts"]
     train, test = (counts[f"main_{half}"] + counts[f"transfer_{half}"] for half in ("train", "test"))
     for label, name in enumerate(record["class_names"]):
         print(f"  {label}  {name:30} {train[label]:6,} + {test[label]:5,}")
     for key in ("mean", "std", "normalised_mean", "normalised_std"):
         print(f"{key.replace('_', ' '):16}", " ".join(f"{value:8.3f}" for value in record[key]))
+    off = max(abs(np.array(record["normalised_mean"])).max(), abs(np.array(record["normalised_std"]) - 1).max())
+    print(f"After normalising, mean and standard deviation of the training crops are within {off:.3f} of 0 and 1.")
 
 
 def main():
@@ -155,7 +157,7 @@ def main():
             "normalised_std": normalised_std.tolist(),
         }
         print_statistics(record)
-        figure = class_gallery(data, np.bincount(labels, minlength=10).tolist())
+        figure = plots.class_gallery(data, np.bincount(labels, minlength=10).tolist())
         save_question(args.out, "q1_data", data, figure, record)
 
 

@@ -18,15 +18,15 @@ def per_class(matrix):
 
     Recall is undefined for a class without test images, precision for one that is never predicted.
     """
-    right, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    correct, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     with np.errstate(invalid="ignore"):
-        return {"recall": right / true, "precision": right / predicted, "f1": 2 * right / (true + predicted)}
+        return {"recall": correct / true, "precision": correct / predicted, "f1": 2 * correct / (true + predicted)}
 
 
 def majority_accuracy(train_labels, test_labels):
-    """Return the accuracy of always answering the commonest class of the training labels."""
-    commonest = np.bincount(np.asarray(train_labels)).argmax()
-    return float((np.asarray(test_labels) == commonest).mean())
+    """Return the accuracy of always predicting the majority class of the training labels."""
+    majority = np.bincount(np.asarray(train_labels)).argmax()
+    return float((np.asarray(test_labels) == majority).mean())
 
 
 def accuracy_interval(correct, count):
@@ -35,14 +35,14 @@ def accuracy_interval(correct, count):
     return float(interval.low), float(interval.high)
 
 
-def mcnemar(first_right, second_right):
-    """Return McNemar's (1947) exact test of two classifiers on the same images: bool (n,) each, right or not.
+def mcnemar(first_correct, second_correct):
+    """Return McNemar's (1947) exact test of two classifiers on the same images: bool (n,) each, whether correct.
 
-    Under the null hypothesis the images that only one of them gets right are as often one's as the
-    other's. Keys: first_only and second_only, the numbers of such images, and p_value (1 without any).
+    Under the null hypothesis an image that only one of them classifies correctly is equally likely to be either's.
+    Keys: first_only and second_only, the numbers of such images, and p_value (1 without any).
     """
-    first_right, second_right = np.asarray(first_right), np.asarray(second_right)
-    first_only, second_only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    first_correct, second_correct = np.asarray(first_correct), np.asarray(second_correct)
+    first_only, second_only = int((first_correct & ~second_correct).sum()), int((second_correct & ~first_correct).sum())
     differ = first_only + second_only
     p_value = float(binomtest(first_only, differ).pvalue) if differ else 1.0
     return {"first_only": first_only, "second_only": second_only, "p_value": p_value}

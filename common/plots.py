@@ -1,18 +1,21 @@
-"""The pictures more than one script draws."""
+"""The figures that more than one script draws."""
 
 import matplotlib
 
 matplotlib.use("Agg")  # files only, no window
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
-# Okabe & Ito's colours, told apart with any kind of colour vision.
+from common.galaxies.facts import MAIN_CLASSES
+
+# Okabe & Ito's colours, distinct with any kind of colour vision.
 COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
 plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
 def titled(title, source):
-    """Return a figure's title, which names the data and says when they are not real."""
+    """Return the title of a figure, with the name of the data, SYNTHETIC where they are."""
     data = {"galaxy10-sdss": "Galaxy10 SDSS", "galaxy10-decals": "Galaxy10 DECaLS", "synthetic": "SYNTHETIC Galaxy10"}
     return f"{title} · {data.get(source, source.removeprefix('file:'))}"
 
@@ -20,7 +23,7 @@ def titled(title, source):
 def draw_curves(loss_axes, accuracy_axes, history):
     """Draw a training history, train and test: the loss, its lowest test value marked, and the accuracy."""
     epochs = np.arange(1, len(history["test_loss"]) + 1)
-    marker = "o" if len(epochs) == 1 else None  # one epoch makes no line
+    marker = "o" if len(epochs) == 1 else None  # one epoch is no line
     for name, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
         loss_axes.plot(epochs, history[f"{name}_loss"], color=colour, marker=marker, label=name)
         percent = np.array(history[f"{name}_accuracy"]) * 100
@@ -45,6 +48,25 @@ def learning_curves(history, title):
     return figure
 
 
+def class_gallery(data, counts, columns=8):
+    """Return a figure with a row of training images for each of the ten classes, with its name and its count.
+
+    data: Q1's dict; counts: images per class.
+    """
+    figure, grid = plt.subplots(10, columns + 2, figsize=(10, 10.4), layout="constrained")
+    for label, row in enumerate(grid):
+        task, first_class = ("main", 0) if label < MAIN_CLASSES else ("transfer", MAIN_CLASSES)
+        images, labels = data[f"{task}_train_images"], data[f"{task}_train_labels"]
+        for axes, index in zip(row[2:], torch.nonzero(labels == label - first_class).flatten(), strict=False):
+            axes.imshow(images[index].permute(1, 2, 0))
+        for axes in row:
+            axes.axis("off")
+        kind, _, detail = data["class_names"][label].partition(", ")
+        row[0].text(0, 0.5, f"{label}  {kind}\n    {detail}\n    {counts[label]:,} images", va="center")
+    figure.suptitle(titled("The ten classes", data["source"]))
+    return figure
+
+
 def draw_confusion(axes, confusion, class_names, title):
     """Draw a confusion matrix, int (k, k), rows true: counts, and colours and percentages by row."""
     totals = confusion.sum(1, keepdims=True)
@@ -54,7 +76,7 @@ def draw_confusion(axes, confusion, class_names, title):
         text = f"{count:,}\n{share[row, column]:.0%}" if totals[row] else "–"
         axes.text(column, row, text, ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
     ticks = np.arange(len(class_names))
-    lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]  # two short lines a name
+    lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]  # two short lines per name
     axes.set_xticks(ticks, lines, rotation=0 if len(lines) < 4 else 90)
     axes.set_yticks(ticks, [f"{line}: {total:,}" for line, total in zip(lines, totals[:, 0], strict=True)])
     axes.set(xlabel="predicted", ylabel="true, with the number of test images", title=title)

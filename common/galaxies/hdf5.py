@@ -1,4 +1,4 @@
-"""How a Galaxy10 file is read without taking anything in it for granted."""
+"""Read a Galaxy10 HDF5 file, after checking everything that it claims."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
 
-BLOCK_BYTES = 16_000_000  # read at once
+BLOCK_BYTES = 16_000_000  # read in one call
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # what h5py raises for damaged files
 
 
@@ -19,9 +19,9 @@ def open_galaxy10(path, size=IMAGE_SIZE):
     """Return the class names and labels, uint8 (n,), of an HDF5 file, and an iterator over its images.
 
     The images come in blocks, uint8 (m, size, size, 3), resized by area if the file's are of another size.
-    The whole file's form is checked before anything is returned, and nothing is allocated that the file only
-    claims to hold. Raises OSError or ValueError with a sentence that says what the file is instead, also from
-    the iterator: when images are damaged, or the file was changed while it was read.
+    The form of the whole file is checked before anything is returned, and no memory is allocated for data that
+    the file only declares. Raises OSError or ValueError with a sentence that says what is wrong, also from the
+    iterator: when images are damaged, or the file was changed while it was read.
     """
     path = Path(path)
     before = state_of(path)
@@ -35,7 +35,7 @@ def open_galaxy10(path, size=IMAGE_SIZE):
         rows = block_rows(images)
     except READ_ERRORS as error:
         file.close()
-        raise ValueError(f"{path} is damaged: HDF5 cannot read what it says of itself ({error})") from None
+        raise ValueError(f"{path} is damaged: HDF5 cannot read its structure ({error})") from None
     except BaseException:
         file.close()
         raise
@@ -46,10 +46,10 @@ def open_galaxy10(path, size=IMAGE_SIZE):
                 try:
                     block = images[start : start + rows]
                 except READ_ERRORS as error:
-                    raise ValueError(f"{path} is damaged: cannot read images {start:,} and on ({error})") from None
+                    raise ValueError(f"{path} is damaged: cannot read the images from {start:,} on ({error})") from None
                 yield resize(block, size)
         if state_of(path) != before:
-            raise ValueError(f"{path} was changed while it was read: run this again when it is whole")
+            raise ValueError(f"{path} was changed while it was read: rerun when it is complete")
 
     return names, labels, blocks()
 
@@ -61,33 +61,33 @@ def state_of(path):
 
 
 def dataset(path, file, key):
-    """Return the dataset `key` of an open file, whose data must lie in that very file."""
+    """Return the dataset `key` of an open file. Raises ValueError unless its data are stored in that file."""
     link = file.get(key, getlink=True)
     if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
         to = f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else link.path
         raise ValueError(
-            f"{path}: '{key}' is only a link, to {to}: links are not followed, copy the data into the file"
+            f"{path}: '{key}' is only a link, to {to}: links are not followed; copy the data into the file"
         )
     found = file.get(key)
     if not isinstance(found, h5py.Dataset):
         there = ", ".join(sorted(file)) or "nothing"
-        raise ValueError(f"{path} has no dataset '{key}': a Galaxy10 file has images and ans, this has {there}")
+        raise ValueError(f"{path} has no dataset '{key}': a Galaxy10 file has images and ans, this one has {there}")
     if found.external or found.is_virtual:
-        raise ValueError(f"{path}: the data of '{key}' lie in other files, which are not read: copy them into this one")
+        raise ValueError(f"{path}: the data of '{key}' are in other files, which are not read: copy them into this one")
     if found.shape is None:
-        raise ValueError(f"{path}: '{key}' is declared, but holds nothing")
+        raise ValueError(f"{path}: '{key}' is declared but has no data")
     return found
 
 
 def block_rows(images):
-    """Return how many images to read at once: BLOCK_BYTES of them, or whole chunks, each of which is read once."""
+    """Return the number of images to read in one call: BLOCK_BYTES of them, rounded up to whole chunks."""
     rows = max(1, BLOCK_BYTES // (images.shape[1] * images.shape[2] * 3))
     chunk = images.chunks[0] if images.chunks else 1
     return math.ceil(rows / chunk) * chunk
 
 
 def resize(images, size):
-    """Return pictures, uint8 (m, h, w, 3), as uint8 (m, size, size, 3): each pixel the mean of the area it covers."""
+    """Resize images, uint8 (m, h, w, 3), to uint8 (m, size, size, 3): each pixel is the mean of the area it covers."""
     if images.shape[1:3] == (size, size):
         return images
     channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).float()
@@ -98,7 +98,7 @@ def open_hdf5(path):
     """Return the open h5py.File at `path`."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give --data the HDF5 file itself")
-    with open(path, "rb") as file:  # for the system's own words when it is missing or may not be read
+    with open(path, "rb") as file:  # raises the system's own error when it is missing or unreadable
         start = file.read(8)
     if not start:
         raise ValueError(f"{path} is empty: download it again")
@@ -106,39 +106,39 @@ def open_hdf5(path):
         return h5py.File(path, "r")
     except OSError as error:
         if "unable to lock" in str(error):
-            raise ValueError(f"{path} is being written by another program: wait until that has ended") from None
+            raise ValueError(f"{path} is being written by another program: wait until it has finished") from None
         if "truncated" in str(error):
-            raise ValueError(f"{path} is cut short, the download may have broken off: download it again") from None
+            raise ValueError(f"{path} is truncated, perhaps by an interrupted download: download it again") from None
         if start == b"\x89HDF\r\n\x1a\n":
-            raise ValueError(f"{path} begins like HDF5 but cannot be opened, it is damaged: fetch it again") from None
-        kinds = {b"\x89PNG": "a PNG picture", b"PK\x03\x04": "a zip archive", b"SIMPLE": "a FITS file"}
+            raise ValueError(
+                f"{path} begins like HDF5 but cannot be opened: it is damaged, download it again"
+            ) from None
+        kinds = {b"\x89PNG": "a PNG image", b"PK\x03\x04": "a zip archive", b"SIMPLE": "a FITS file"}
         kinds |= {b"\x1f\x8b": "a gzip archive", b"<!DOCTYP": "a web page", b"<html": "a web page"}
         kind = next((f", it looks like {name}" for magic, name in kinds.items() if start.startswith(magic)), "")
-        raise ValueError(f"{path} is no HDF5 file{kind}: --data takes a file such as Galaxy10.h5") from None
+        raise ValueError(f"{path} is not an HDF5 file{kind}: --data takes a file such as Galaxy10.h5") from None
 
 
 def check_images(path, images):
     """Raise ValueError unless the dataset is uint8 (n, 69, 69, 3), or of DECaLS's size."""
     shape = " x ".join(map(str, images.shape))
     if images.ndim == 4 and images.shape[1] == 3:
-        raise ValueError(
-            f"{path}: images are channels first ({shape}): store images.transpose(0, 2, 3, 1), colours last"
-        )
+        raise ValueError(f"{path}: images are channels first ({shape}): store images.transpose(0, 2, 3, 1)")
     if images.ndim != 4:
         raise ValueError(f"{path}: images have {images.ndim} axes ({shape}), not 4: (n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)")
     if images.dtype != np.uint8:
-        raise ValueError(f"{path}: images are {images.dtype}, not uint8: store the pictures as whole numbers 0-255")
+        raise ValueError(f"{path}: images are {images.dtype}, not uint8: store them as integers 0-255")
     if images.shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE, 3), (DECALS_SIZE, DECALS_SIZE, 3)):
         raise ValueError(
             f"{path}: images are {shape}, neither n x {IMAGE_SIZE} x {IMAGE_SIZE} x 3 (Galaxy10 SDSS) "
-            f"nor n x {DECALS_SIZE} x {DECALS_SIZE} x 3 (DECaLS): colours last"
+            f"nor n x {DECALS_SIZE} x {DECALS_SIZE} x 3 (DECaLS)"
         )
 
 
 def check_storage(path, dataset, needed):
-    """Raise ValueError when the file holds less of a dataset than it declares, or reading it takes too much memory.
+    """Raise ValueError when the file has less of a dataset than it declares, or it would not fit into memory.
 
-    needed: bytes that it takes up in memory once it is read.
+    needed: the bytes it takes in memory.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     name = dataset.name.strip("/")
@@ -146,14 +146,14 @@ def check_storage(path, dataset, needed):
     if dataset.chunks:
         chunks = []
         dataset.id.chunk_iter(chunks.append)
-        if any(chunk.size < 8 for chunk in chunks):  # the shortest zlib stream; HDF5 takes it for granted
+        if any(chunk.size < 8 for chunk in chunks):  # the shortest zlib stream, which HDF5 does not check
             raise ValueError(f"{path} is damaged: '{name}' has chunks of no size")
         held, whole = len(chunks), math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks)))
         needed = max(needed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
     else:
         held, whole = dataset.id.get_storage_size(), math.prod(dataset.shape) * dataset.dtype.itemsize
     if held < whole:
-        raise ValueError(f"{declared} but holds {held / whole:.2%} of that: it was never written whole, get it again")
+        raise ValueError(f"{declared} but holds {held / whole:.2%} of that: the file is incomplete, download it again")
     if needed > memory:
         raise ValueError(
             f"{declared}, {needed / 1e9:,.1f} GB, more than this machine's memory of {memory / 1e9:,.1f} GB"
@@ -161,17 +161,17 @@ def check_storage(path, dataset, needed):
 
 
 def check_labels(path, ans, count, names):
-    """Return the labels, uint8 (count,); raise ValueError unless they are one whole number 0-9 an image."""
+    """Return the labels, uint8 (count,); raise ValueError unless there is one integer 0-9 per image."""
     if ans.ndim == 2 and ans.shape[1] == 10:
-        raise ValueError(f"{path}: labels are one-hot ({len(ans):,} x 10): store the classes' numbers, ans.argmax(1)")
+        raise ValueError(f"{path}: labels are one-hot ({len(ans):,} x 10): store the class numbers, ans.argmax(1)")
     if ans.ndim != 1:
         raise ValueError(f"{path}: ans has {ans.ndim} axes, not 1: one label, 0-9, for each image")
     if len(ans) != count:
-        raise ValueError(f"{path}: {count:,} images but {len(ans):,} labels: the file is not whole, download it again")
+        raise ValueError(f"{path}: {count:,} images but {len(ans):,} labels: the file is incomplete, download it again")
     if not np.issubdtype(ans.dtype, np.integer):
-        raise ValueError(f"{path}: labels are {ans.dtype}, not whole numbers 0-9: store ans.astype('uint8')")
+        raise ValueError(f"{path}: labels are {ans.dtype}, not integers 0-9: store ans.astype('uint8')")
     if count == 0:
-        raise ValueError(f"{path}: holds no images at all")
+        raise ValueError(f"{path}: has no images")
     check_storage(path, ans, count * ans.dtype.itemsize)
     labels = ans[:]
     if labels.min() < 0 or labels.max() > 9:
