@@ -36,25 +36,9 @@ def get_args(argv=None):
     add("--count", type=whole, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
     add("--image-size", type=whole, default=IMAGE_SIZE, metavar="PIXELS", help="side of the images after resizing")
     add("--main-train", type=whole, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
-    add(
-        "--transfer-train",
-        type=whole,
-        metavar="N",
-        help="training images of classes 8 and 9 (default: 1000, see above)",
-    )
-    add(
-        "--split",
-        choices=tuple(split.SPLITS),
-        default="stratified",
-        help="stratified by class and seeded, or in the file's order",
-    )
-    add(
-        "--stats-images",
-        type=whole,
-        default=1000,
-        metavar="N",
-        help="training images from which mean and std are measured",
-    )
+    add("--transfer-train", type=whole, metavar="N", help="training images of 8 and 9 (default: 1000, see above)")
+    add("--split", choices=tuple(split.SPLITS), default="stratified", help="by class and seed, or in the file's order")
+    add("--stats-images", type=whole, default=1000, metavar="N", help="training images that mean and std come from")
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)
     if args.data and args.source != "auto":
@@ -140,17 +124,12 @@ def main():
         normalised_mean, normalised_std = channel_statistics(train_loader)  # close to 0 and 1
         data |= {"mean": mean, "std": std}
 
-        classes = {"main": MAIN_CLASSES, "transfer": 10 - MAIN_CLASSES}
-        counts = {
-            subset: torch.bincount(data[f"{subset}_labels"], minlength=classes[subset.partition("_")[0]]).tolist()
-            for subset in SUBSETS
-        }
         record = {
             "source": source,
             "fingerprint": data["fingerprint"],
             "args": vars(args),
             "class_names": data["class_names"],
-            "counts": counts,
+            "counts": split.class_counts(data),
             "mean": mean.tolist(),
             "std": std.tolist(),
             "normalised_mean": normalised_mean.tolist(),

@@ -90,3 +90,11 @@ def fingerprint(data):
         digest.update(data[f"{subset}_images"].permute(0, 2, 3, 1).numpy())
         digest.update(data[f"{subset}_labels"].numpy())
     return digest.hexdigest()
+
+
+def class_counts(data):
+    """Return the number of images of each class in each subset: 8 of a main one, 2 of a transfer one."""
+    return {
+        subset: torch.bincount(data[f"{subset}_labels"], minlength=8 if subset.startswith("main") else 2).tolist()
+        for subset in SUBSETS
+    }
