@@ -13,7 +13,7 @@ from torchvision import transforms
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import download, split
-from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES, SUBSETS
+from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
 from common.galaxies.source import open_source
 from common.storage.artifacts import save_question
 from common.storage.atomic import exclusive_lock

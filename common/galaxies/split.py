@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import torch
 
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 
