@@ -1,4 +1,4 @@
-"""The files the scripts hand to one another."""
+"""The files that the scripts pass on: tensors, figures and JSON records."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from common.storage.atomic import atomic_write
 
 def write_tensors(tensors, path):
     with open(path, "wb") as file:
-        torch.save(tensors, file)  # given a path, it would write that path's name into the file
+        torch.save(tensors, file)  # given a path, it would store the path's name in the file
 
 
 def write_figure(figure, path):
@@ -43,7 +43,7 @@ def save_tensors(tensors, path):
 
 
 def save_figure(figure, path):
-    """Write a matplotlib figure as PNG, 150 dots an inch."""
+    """Write a matplotlib figure as PNG, 150 dots per inch."""
     with atomic_write(path) as [temporary]:
         write_figure(figure, temporary)
 
@@ -55,13 +55,13 @@ def save_text(text, path):
 
 
 def save_json(record, path):
-    """Write a record; a figure that does not exist, NaN, becomes null."""
+    """Write a record as JSON; NaN becomes null."""
     with atomic_write(path) as [temporary]:
         write_json(record, temporary)
 
 
 def save_question(out, name, tensors, figure, record):
-    """Write what a question ends with: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
+    """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
     contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
     if tensors is None:
         del contents["pt"]
@@ -75,32 +75,32 @@ def load_json(path):
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a whole JSON file ({error}): make it anew") from None
+        raise ValueError(f"{path} is not valid JSON ({error}): recreate it") from None
     if not isinstance(record, dict):
-        raise ValueError(f"{path} is not the record of a question: make it anew")
+        raise ValueError(f"{path} is not the record of a question: recreate it")
     return record
 
 
 def load_tensors(path, made_by, mmap=True):
-    """Return what torch.save wrote at `path`, on the CPU, mapped from disk with `mmap`; nothing in it is executed.
+    """Return what torch.save wrote at `path`, on the CPU, with `mmap` mapped from disk; nothing in it is executed.
 
-    Raises FileNotFoundError, saying that `made_by` makes it, or ValueError when it is not such a file.
+    Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for any other kind of file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is not there: run {made_by} first, or name the folder it is in with --out")
+        raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or give the folder it is in with --out")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mmap = mmap and is_zip(path)  # the form before torch 1.6 cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises half a dozen types for a file it cannot read
+    except Exception as error:  # torch raises half a dozen types for files that it cannot read
         raise ValueError(
             f"{path} is not a file of tensors that torch can read safely: {diagnose(path, error)}"
         ) from None
 
 
 def is_zip(path):
-    """Say whether a file is a whole zip archive, which is what torch.save writes."""
+    """Return whether a file is a complete zip archive, which is what torch.save writes."""
     try:
         return zipfile.is_zipfile(path)
     except (zipfile.BadZipFile, ValueError, OverflowError):
@@ -108,7 +108,7 @@ def is_zip(path):
 
 
 def is_intact(path):
-    """Say whether a file of torch.save holds the bytes that were written, by the CRC-32s in it, which torch ignores."""
+    """Return whether a file of torch.save is undamaged, by the CRC-32s in it, which torch ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -117,7 +117,7 @@ def is_intact(path):
 
 
 def diagnose(path, error):
-    """Return in a few words what a file is in which torch.load found no tensors."""
+    """Return in a few words what kind of file it is in which torch.load found no tensors."""
     with open(path, "rb") as file:
         start = file.read(512)
     code = re.search(r"(?:GLOBAL|function) (\S+)", str(error))
@@ -126,16 +126,16 @@ def diagnose(path, error):
     if "TorchScript" in str(error):
         return "it is a TorchScript archive: save the model's state_dict"
     if code:
-        return f"it is a pickle that would run code ({code[1]}), which was not done: save a state_dict"
+        return f"it is a pickle that would execute code ({code[1]}) and was not loaded: save a state_dict"
     if is_zip(path):
         return "it is a zip archive, but not one of torch.save, or a damaged one"
     if start.startswith(b"PK\x03\x04"):
-        return "it is cut short: copy or make it again"
+        return "it is truncated: copy or recreate it"
     if start.startswith(b"\x80"):
         return "it is a pickle, but not of torch.save, or a damaged one"
     if start.isascii():
         return "it is a text file"
-    return "it is no file of torch.save, or a damaged one"
+    return "it is not a file of torch.save, or a damaged one"
 
 
 def load_data(out):
@@ -145,5 +145,5 @@ def load_data(out):
     needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels")}
     needed |= {"mean", "std", "class_names", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
-        raise ValueError(f"{path} is not what q1_data.py writes: run it again")
+        raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
     return data
