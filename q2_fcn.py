@@ -1,7 +1,7 @@
 """Q2: train a fully connected network on classes 0-7.
 
 Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json;
-and after every epoch q2_fcn.resume.pt, from which --resume goes on.
+and after every epoch q2_fcn.resume.pt, for --resume.
 """
 
 import torch
@@ -17,7 +17,7 @@ from common.train import predict, train
 EXAMPLES = (
     "python q2_fcn.py",
     "python q2_fcn.py --epochs 10 --lr 0.0005 --device cpu",
-    "python q2_fcn.py --resume  # after it was broken off",
+    "python q2_fcn.py --resume  # after an interruption",
     "torchrun --nproc-per-node=2 q2_fcn.py  # two processes, the same steps",
 )
 
@@ -41,16 +41,17 @@ def answer(args, device):
     data = artifacts.load_data(args.out)
     train_loader, test_loader = make_loaders(data, "main", args.batch_size, device)
 
-    torch.manual_seed(args.seed)  # of the initial weights
+    torch.manual_seed(args.seed)  # initial weights
     fcn = fully_connected()
     state = TrainingState(args, "q2_fcn", {"data or split": data["fingerprint"]})
     history = train(fcn, train_loader, test_loader, args, device, state)
     if not distributed.is_first():
         return
-    logits, labels = predict(fcn, test_loader, device)
+    on_test = predict(fcn, test_loader, device)
+    on_train = predict(fcn, train_loader, device)
 
-    record = report.training_record(args, data, "main", fcn, history, logits, labels)
-    print(describe.describe_curves(history))
+    record = report.training_record(args, data, "main", fcn, history, on_train, on_test)
+    print(describe.describe_curves(record))
     print(describe.describe_result("FCN", record))
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
     artifacts.save_question(args.out, "q2_fcn", weights_of(fcn), figure, record)

@@ -2,7 +2,7 @@
 
 Reads q1_data.pt, and q2_fcn.json if it is there. Writes, under --out, q3_cnn.pt (the state_dict of
 cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and after every epoch
-q3_cnn.resume.pt, from which --resume goes on.
+q3_cnn.resume.pt, for --resume.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from common.train import predict, train
 EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
-    "python q3_cnn.py --resume  # after it was broken off",
+    "python q3_cnn.py --resume  # after an interruption",
     "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps",
 )
 
@@ -63,18 +63,19 @@ def answer(args, device):
     data = artifacts.load_data(args.out)
     train_loader, test_loader = make_loaders(data, "main", args.batch_size, device)
 
-    torch.manual_seed(args.seed)  # of the initial weights
+    torch.manual_seed(args.seed)  # initial weights
     cnn = classifier(convolutional_backbone(), num_classes=8)
     state = TrainingState(args, "q3_cnn", {"data or split": data["fingerprint"]})
     history = train(cnn, train_loader, test_loader, args, device, state)
     if not distributed.is_first():
         return
-    logits, labels = predict(cnn, test_loader, device)
+    on_test = predict(cnn, test_loader, device)
+    on_train = predict(cnn, train_loader, device)
 
-    record = report.training_record(args, data, "main", cnn, history, logits, labels)
-    print(describe.describe_curves(history))
+    record = report.training_record(args, data, "main", cnn, history, on_train, on_test)
+    print(describe.describe_curves(record))
     print(describe.describe_result("CNN", record))
-    record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, labels)
+    record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, labels=on_test[1])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
     artifacts.save_question(args.out, "q3_cnn", weights_of(cnn), figure, record)
 

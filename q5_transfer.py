@@ -2,7 +2,7 @@
 
 Reads q1_data.pt, and --backbone: a checkpoint of the CNN or of a cnn_backbone alone. Writes, under --out,
 q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json; and
-after every epoch q5_transfer.resume.pt, from which --resume goes on.
+after every epoch q5_transfer.resume.pt, for --resume.
 """
 
 from pathlib import Path
@@ -15,17 +15,17 @@ from sklearn.preprocessing import StandardScaler
 
 from common import artifacts, cli, describe, metrics, plots, report
 from common.atomic import sole_writer
-from common.checkpoint import check_origin, load_backbone
+from common.checkpoint import check_origin, classes_learnt, load_backbone
 from common.data import make_loaders
 from common.device import choose_device
 from common.models import classifier, weights_hash, weights_of
 from common.resume import TrainingState
-from common.train import predict, train
+from common.train import loss_and_accuracy, predict, train
 
 EXAMPLES = (
     "python q5_transfer.py",
     "python q5_transfer.py --backbone ckpt.pt --epochs 40",
-    "python q5_transfer.py --resume  # after it was broken off",
+    "python q5_transfer.py --resume  # after an interruption",
 )
 
 
@@ -39,17 +39,37 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def logistic_regression(cnn_backbone, train_loader, test_loader, epochs, seed, device):
-    """Return the test accuracy of scikit-learn's logistic regression on the backbone's features.
+def compare_with_logistic_regression(model, head_logits, train_loader, test_loader, epochs, seed, device):
+    """Return how scikit-learn's logistic regression on the backbone's features compares with the trained head.
 
-    It is fitted to the features of the very crops that the head was trained on, epoch by epoch.
+    It is fitted to the features of the same crops that the head was trained on, epoch by epoch. train_loss and
+    head_train_loss (nats) are the mean cross entropies of both on these features; accuracy and test_loss are of
+    scikit-learn's; agreement is the share of test images with equal predictions; mcnemar compares which of the
+    two is correct on each test image. head_logits: float32 (n, 2), of the test images.
     """
-    drawn = [predict(cnn_backbone, train_loader, device, (seed, epoch)) for epoch in range(1, epochs + 1)]
-    features, labels = (torch.cat(tensors).numpy() for tensors in zip(*drawn, strict=True))
-    # C is the inverse of the regularisation: practically none, as the head has none.
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
+    cnn_backbone, head = model
+    crops = [predict(cnn_backbone, train_loader, device, (seed, epoch)) for epoch in range(1, epochs + 1)]
+    features, labels = (torch.cat(tensors) for tensors in zip(*crops, strict=True))
     test_features, test_labels = predict(cnn_backbone, test_loader, device)
-    return model.score(test_features.numpy(), test_labels.numpy())
+    # C is the inverse of the regularisation: practically none, as the head has none.
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000))
+    regression.fit(features, labels)
+    # Of two classes it gives the second one's logit, where the first one's is zero.
+    seconds = (torch.from_numpy(regression.decision_function(batch)) for batch in (features, test_features))
+    logits, test_logits = (torch.stack((torch.zeros_like(second), second), dim=1) for second in seconds)
+    with torch.no_grad():
+        head_train_loss, _ = loss_and_accuracy(head.cpu()(features), labels)
+    train_loss, _ = loss_and_accuracy(logits, labels)
+    test_loss, accuracy = loss_and_accuracy(test_logits, test_labels)
+    predictions, head_predictions = test_logits.argmax(1), head_logits.argmax(1)
+    return {
+        "accuracy": accuracy,
+        "test_loss": test_loss,
+        "train_loss": train_loss,
+        "head_train_loss": head_train_loss,
+        "agreement": (predictions == head_predictions).double().mean().item(),
+        "mcnemar": metrics.mcnemar(head_predictions == test_labels, predictions == test_labels),
+    }
 
 
 def transfer_figure(history, matrix, class_names, source):
@@ -75,37 +95,42 @@ def answer(args, device):
     path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
     cnn_backbone, kind, file_hash = load_backbone(path)
     check_origin(path, file_hash, data, args.force)
-    hash_before = weights_hash(cnn_backbone)
+    backbone_classes, hash_before = classes_learnt(path, file_hash, data), weights_hash(cnn_backbone)
     print(f"{path}: {kind}; SHA-256 of the backbone's weights {hash_before[:16]}")
     cnn_backbone.requires_grad_(False)
-    torch.manual_seed(args.seed)  # of the head's initial weights
+    torch.manual_seed(args.seed)  # the head's initial weights
     model = classifier(cnn_backbone, num_classes=2)
     state = TrainingState(args, "q5_transfer", {"data or split": data["fingerprint"], "backbone": hash_before})
     history = train(model, train_loader, test_loader, args, device, state)
-    logits, labels = predict(model, test_loader, device)
+    logits, labels = on_test = predict(model, test_loader, device)
+    on_train = predict(model, train_loader, device)
     hash_after = weights_hash(cnn_backbone)
     if hash_after != hash_before:
         raise AssertionError("the backbone's weights changed in training, though they are frozen")
 
     matrix = metrics.confusion(logits.argmax(1), labels, 2)
-    record = report.training_record(args, data, "transfer", model, history, logits, labels)
+    record = report.training_record(args, data, "transfer", model, history, on_train, on_test)
     record["made_from"]["backbone"] = hash_before
+    logistic = compare_with_logistic_regression(
+        model, logits, train_loader, test_loader, args.epochs, args.seed, device
+    )
     record |= {
         "class_names": class_names,
         "confusion": matrix.tolist(),
         "backbone": str(path),
         "backbone_sha256_before": hash_before,
         "backbone_sha256_after": hash_after,
-        "logistic_regression_accuracy": logistic_regression(
-            cnn_backbone, train_loader, test_loader, args.epochs, args.seed, device
-        ),
+        "backbone_classes": backbone_classes,
+        "logistic_regression_accuracy": logistic["accuracy"],
+        "logistic_regression": logistic,
     }
     print(f"The backbone is unchanged: SHA-256 of its weights {hash_after[:16]}")
-    print(describe.describe_curves(history))
+    print(describe.describe_curves(record))
     print(describe.describe_result("Transfer", record))
     for name, row in zip(class_names, matrix, strict=True):
-        print(f"  {name:30} {row[0]:5,} taken for {class_names[0]}, {row[1]:5,} for {class_names[1]}")
-    print(f"Logistic regression (scikit-learn) on the same features: {record['logistic_regression_accuracy']:.2%}")
+        print(f"  {name:30} {row[0]:5,} predicted as {class_names[0]}, {row[1]:5,} as {class_names[1]}")
+    print(f"Logistic regression (scikit-learn) on the same features: {logistic['accuracy']:.2%}")
+    print(describe.describe_logistic(record))
     figure = transfer_figure(history, matrix, class_names, data["source"])
     artifacts.save_question(args.out, "q5_transfer", weights_of(model), figure, record)
 
