@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from common import cli, plots
+from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, make_loaders
 from common.storage import artifacts
 from common.storage.checkpoint import load_trained
@@ -41,20 +41,37 @@ def crop_at(data, part, right, down):
 
 
 @torch.no_grad()
-def under_shifts(model, data):
-    """Return, for each of SHIFTS, the accuracy and the share of predictions unlike those at the centre.
-
-    Every test crop is shifted alike, by so many pixels; the figures are means over the four directions.
-    """
-    labels = data["main_test_labels"]
-    centre = model(crop_at(data, "main", 0, 0)).argmax(1)
-    accuracy, changed = [], []
+def shifted_predictions(model, data):
+    """Return the predictions, int64 (len(SHIFTS), 4, n), for test crops shifted alike in each of four directions."""
+    predictions = []
     for shift in SHIFTS:
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
-        predictions = torch.stack([model(crop_at(data, "main", *way)).argmax(1) for way in ways])
-        accuracy.append((predictions == labels).double().mean().item())
-        changed.append((predictions != centre).double().mean().item())
-    return {"accuracy": accuracy, "changed": changed}
+        predictions.append(torch.stack([model(crop_at(data, "main", *way)).argmax(1) for way in ways]))
+    return torch.stack(predictions)
+
+
+def under_shifts(predictions, labels):
+    """Return, for each of SHIFTS, the accuracy and the share of predictions that differ from those at the centre.
+
+    Both are means over images and directions. Also returned is the number of distinct predictions.
+    predictions: int64 (len(SHIFTS), 4, n); labels: int64 (n,).
+    """
+    return {
+        "accuracy": (predictions == labels).double().mean((1, 2)).tolist(),
+        "changed": (predictions != predictions[0, 0]).double().mean((1, 2)).tolist(),
+        "distinct_predictions": len(predictions.unique()),
+    }
+
+
+def compare_shifts(fcn, cnn):
+    """Return a sign test, with images as the unit, of which network's predictions change more at the furthest shift.
+
+    fcn, cnn: predictions, int64 (len(SHIFTS), 4, n). Keys: fcn_more and cnn_more, the numbers of images whose
+    prediction changes in more of the four directions with this network than with the other, and p_value.
+    """
+    fcn_changes, cnn_changes = ((shifted[-1] != shifted[0, 0]).sum(0) for shifted in (fcn, cnn))
+    test = metrics.mcnemar(fcn_changes > cnn_changes, cnn_changes > fcn_changes)
+    return {"fcn_more": test["first_only"], "cnn_more": test["second_only"], "p_value": test["p_value"]}
 
 
 def shifts_figure(shifts, source):
@@ -150,7 +167,7 @@ def main():
     for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
         load_trained(network, out / f"{script}.pt", data, f"{script}.py", args.force)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    confident, shifts = {}, {}
+    confident, shifts, shifted = {}, {}, {}
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", transform, 64, CPU)
         logits, labels = predict(network, test_loader)
@@ -158,7 +175,8 @@ def main():
         surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:6].tolist()
         wrong = [index for index in surest if predicted[index] != labels[index]]
         confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
-        shifts[name] = under_shifts(network, data)
+        shifted[name] = shifted_predictions(network, data)
+        shifts[name] = under_shifts(shifted[name], data["main_test_labels"])
         print(f"{name.upper()}: accuracy {shifts[name]['accuracy'][0]:.1%} at the centre, ", end="")
         print(f"{shifts[name]['accuracy'][-1]:.1%} shifted by {SHIFTS[-1]} pixels")
 
@@ -181,6 +199,7 @@ def main():
         "fingerprint": data["fingerprint"],
         "shifts": SHIFTS,
         "under_shifts": shifts,
+        "paired": compare_shifts(**shifted),
         "confident_mistakes": confident,
     }
     artifacts.save_json(record, out / "inside.json")

@@ -5,6 +5,7 @@ q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion)
 after every epoch q5_transfer.resume.pt, from which --resume continues.
 """
 
+import copy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,13 +18,14 @@ from torchvision import transforms
 
 from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, make_loaders
+from common.describe import describe_logistic
 from common.hardware.device import adam_options
 from common.report import save_training, training_record
 from common.session import session
 from common.storage.artifacts import load_data
-from common.storage.checkpoint import check_origin, load_backbone, weights_hash
+from common.storage.checkpoint import check_origin, classes_learnt, load_backbone, weights_hash
 from common.storage.resume import TrainingCheckpoint
-from common.train import predict, train
+from common.train import loss_and_accuracy, predict, train
 from q3_cnn import make_backbone
 
 EXAMPLES = (
@@ -43,17 +45,35 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def logistic_regression(cnn_backbone, train_loader, test_loader, epochs, seed):
-    """Return the test accuracy of scikit-learn's logistic regression on the backbone's features.
+def compare_with_logistic_regression(model, criterion, train_loader, test_loader, epochs, seed):
+    """Return how scikit-learn's logistic regression on the backbone's features compares with the trained head.
 
-    It is fitted to the features of the very crops that the head was trained on, epoch by epoch.
+    It is fitted to the features of the same crops that the head was trained on, epoch by epoch. train_loss and
+    head_train_loss are the mean losses of both on these features; accuracy and test_loss are of scikit-learn's;
+    agreement is the share of test images with equal predictions; mcnemar compares which of the two is correct on
+    each test image.
     """
-    drawn = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
-    features, labels = (torch.cat(tensors).numpy() for tensors in zip(*drawn, strict=True))
-    # C is the inverse of the regularisation: practically none, as the head has none.
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
+    cnn_backbone, classifier_head = model
+    crops = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
+    features, labels = (torch.cat(tensors) for tensors in zip(*crops, strict=True))
     test_features, test_labels = predict(cnn_backbone, test_loader)
-    return model.score(test_features.numpy(), test_labels.numpy())
+    # C is the inverse of the regularisation: practically none, as the head has none.
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
+    # Of two classes it gives the logit of the second; that of the first is zero.
+    second = (torch.from_numpy(regression.decision_function(batch)) for batch in (features, test_features))
+    logits, test_logits = (torch.stack((torch.zeros_like(each), each), dim=1) for each in second)
+    with torch.no_grad():
+        head_logits = copy.deepcopy(classifier_head).cpu()(features)
+    predictions, head_predictions = test_logits.argmax(1), predict(model, test_loader)[0].argmax(1)
+    test_loss, accuracy = loss_and_accuracy(criterion, test_logits, test_labels)
+    return {
+        "accuracy": accuracy,
+        "test_loss": test_loss,
+        "train_loss": loss_and_accuracy(criterion, logits, labels)[0],
+        "head_train_loss": loss_and_accuracy(criterion, head_logits, labels)[0],
+        "agreement": (predictions == head_predictions).double().mean().item(),
+        "mcnemar": metrics.mcnemar(head_predictions == test_labels, predictions == test_labels),
+    }
 
 
 def transfer_figure(history, matrix, class_names, source):
@@ -76,6 +96,7 @@ def main():
         path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
         kind, file_hash = load_backbone(cnn_backbone, path)
         check_origin(path, file_hash, data, args.force)
+        backbone_classes = classes_learnt(path, file_hash, data)
         for parameter in cnn_backbone.parameters():
             parameter.requires_grad = False
         frozen = weights_hash(cnn_backbone.state_dict())
@@ -98,16 +119,20 @@ def main():
         record = training_record(vars(args), data, "transfer", model, criterion, history, train_loader, test_loader)
         record["made_from"]["backbone"] = frozen
         matrix = metrics.confusion(record["test_predictions"], data["transfer_test_labels"], 2)
+        logistic = compare_with_logistic_regression(model, criterion, train_loader, test_loader, args.epochs, args.seed)
         record |= {
             "confusion": matrix.tolist(),
             "backbone": str(path),
             "backbone_sha256_before": frozen,
             "backbone_sha256_after": weights_hash(cnn_backbone.state_dict()),
-            "logistic_regression_accuracy": logistic_regression(
-                cnn_backbone, train_loader, test_loader, args.epochs, args.seed
-            ),
+            "backbone_classes": backbone_classes,
+            "logistic_regression_accuracy": logistic["accuracy"],
+            "logistic_regression": logistic,
         }
-        print(f"Logistic regression (scikit-learn) on the same features: {record['logistic_regression_accuracy']:.2%}")
+        for name, row in zip(record["class_names"], matrix, strict=True):
+            first, second = record["class_names"]
+            print(f"  {name:30} {row[0]:5,} predicted as {first}, {row[1]:5,} as {second}")
+        print(describe_logistic(record))
         figure = transfer_figure(history, matrix, record["class_names"], data["source"])
         save_training(args.out, "q5_transfer", "Transfer", model, record, figure)
 

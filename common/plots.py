@@ -21,13 +21,17 @@ def titled(title, source):
 
 
 def draw_curves(loss_axes, accuracy_axes, history):
-    """Draw a training history, train and test: the loss, its lowest test value marked, and the accuracy."""
+    """Draw a training history: loss, with the lowest test value marked, and accuracy.
+
+    The training curves are running means over the network as it changes within an epoch; the test curves are of
+    the network at the epoch's end.
+    """
     epochs = np.arange(1, len(history["test_loss"]) + 1)
     marker = "o" if len(epochs) == 1 else None  # one epoch is no line
-    for name, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
-        loss_axes.plot(epochs, history[f"{name}_loss"], color=colour, marker=marker, label=name)
+    for name, label, colour in (("train", "train (running mean)", TRAIN_COLOUR), ("test", "test", TEST_COLOUR)):
+        loss_axes.plot(epochs, history[f"{name}_loss"], color=colour, marker=marker, label=label)
         percent = np.array(history[f"{name}_accuracy"]) * 100
-        accuracy_axes.plot(epochs, percent, color=colour, marker=marker, label=name)
+        accuracy_axes.plot(epochs, percent, color=colour, marker=marker, label=label)
     best = int(np.argmin(history["test_loss"]))
     lowest = history["test_loss"][best]
     label = f"lowest test loss: {lowest:.3f}, epoch {best + 1}"

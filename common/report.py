@@ -1,6 +1,10 @@
 """What a training is recorded as, and how it ends: in sentences, a picture and files."""
 
+import math
+
 import numpy as np
+from scipy.stats import sem
+from torch.nn.functional import cross_entropy
 
 from common import plots
 from common.describe import describe_comparison, describe_curves, describe_result
@@ -17,14 +21,26 @@ def count_parameters(model):
     return sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable)
 
 
-def training_record(options, data, task, model, criterion, history, train_loader, test_loader):
-    """Return the JSON record of a trained model: what it was made from, its history and its metrics.
+def loss_error(loss, logits, labels):
+    """Return the standard error, over images, of a mean loss; NaN for a single image, or if it is not cross entropy."""
+    losses = cross_entropy(logits.double(), labels, reduction="none")
+    if len(labels) == 1 or not math.isclose(losses.mean().item(), loss, rel_tol=1e-3):
+        return float("nan")
+    return sem(losses.numpy()).item()
 
-    options: the script's, by name; data: Q1's dict; task: main or transfer; criterion: as `train` takes it.
+
+def training_record(options, data, task, model, criterion, history, train_loader, test_loader):
+    """Return the JSON record of a trained model: its data, its options, its history and its final metrics.
+
+    options: the script's, by name; data: Q1's dict; task: main or transfer; criterion: as `train` takes it. The final
+    network is evaluated on all training images as on all test images, so that `final_train_loss` and `test_loss` can
+    be compared; the history's training loss is a running mean over the network as it changes.
     """
     parameters, trainable = count_parameters(model)
-    logits, labels = predict(model, test_loader)
-    test_loss, test_accuracy = loss_and_accuracy(criterion, logits, labels)
+    on_train, on_test = predict(model, train_loader), predict(model, test_loader)
+    train_loss, train_accuracy = loss_and_accuracy(criterion, *on_train)
+    test_loss, test_accuracy = loss_and_accuracy(criterion, *on_test)
+    logits, labels = on_test
     predictions = logits.argmax(1)
     return {
         "source": data["source"],
@@ -38,7 +54,11 @@ def training_record(options, data, task, model, criterion, history, train_loader
         "image_size": data[f"{task}_train_images"].shape[-1],
         "parameters": parameters,
         "trainable_parameters": trainable,
+        "final_train_loss": train_loss,
+        "final_train_loss_error": loss_error(train_loss, *on_train),
+        "final_train_accuracy": train_accuracy,
         "test_loss": test_loss,
+        "test_loss_error": loss_error(test_loss, *on_test),
         "test_accuracy": test_accuracy,
         "test_accuracy_interval": accuracy_interval((predictions == labels).sum(), len(labels)),
         "test_count": len(labels),
@@ -55,7 +75,7 @@ def save_training(out, name, title, model, record, figure=None):
     """
     if not is_writer():
         return
-    print(describe_curves(record["history"]))
+    print(describe_curves(record))
     print(describe_result(title, record))
     figure = figure or plots.learning_curves(record["history"], plots.titled(title, record["source"]))
     save_question(out, name, cpu_state_dict(model), figure, record)
@@ -83,8 +103,8 @@ def compare_with_fcn(path, record, labels):
 def compare(fcn, cnn, labels):
     """Return how Q3's record compares with Q2's on the same test images, labels int (n,), with McNemar's test."""
     labels = np.asarray(labels)
-    right = [np.array(record["test_predictions"]) == labels for record in (fcn, cnn)]
-    test = mcnemar(*right)
+    correct = [np.array(record["test_predictions"]) == labels for record in (fcn, cnn)]
+    test = mcnemar(*correct)
     return {
         "fcn_accuracy": fcn["test_accuracy"],
         "fcn_interval": fcn["test_accuracy_interval"],

@@ -26,17 +26,31 @@ def test_shifted_crops_are_windows_off_the_centre():
         torch.testing.assert_close(crops, expected)
 
 
+def shifts_of(network, galaxies):
+    return look_inside.under_shifts(look_inside.shifted_predictions(network, galaxies), galaxies["main_test_labels"])
+
+
 def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
     galaxies = data()
     torch.manual_seed(0)
-    figures = look_inside.under_shifts(fully_connected(), galaxies)
+    figures = shifts_of(fully_connected(), galaxies)
     assert figures["changed"][0] == 0
     assert figures["changed"][-1] > 0
     blind = nn.Sequential(nn.Flatten(), nn.Linear(6912, 8))
     nn.init.zeros_(blind[1].weight)
-    figures = look_inside.under_shifts(blind, galaxies)
+    figures = shifts_of(blind, galaxies)
     assert set(figures["changed"]) == {0.0}
     assert len(set(figures["accuracy"])) == 1
+    assert figures["distinct_predictions"] == 1
+
+
+def test_networks_are_compared_image_by_image_at_the_furthest_shift():
+    still = torch.zeros(len(look_inside.SHIFTS), 4, 6, dtype=torch.int64)
+    restless = still.clone()
+    restless[-1, 0, :5] = 1  # five images change in one direction
+    restless[1, :, 5] = 1  # and one, but not at the furthest shift
+    assert look_inside.compare_shifts(restless, still) == {"fcn_more": 5, "cnn_more": 0, "p_value": 2 * 0.5**5}
+    assert look_inside.compare_shifts(restless, restless) == {"fcn_more": 0, "cnn_more": 0, "p_value": 1}
 
 
 def test_the_decision_line_is_where_the_logits_are_equal():
