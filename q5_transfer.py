@@ -5,14 +5,10 @@ q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion)
 after every epoch q5_transfer.resume.pt, from which --resume continues.
 """
 
-import copy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torchvision import transforms
 
@@ -20,12 +16,13 @@ from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, make_loaders
 from common.describe import describe_logistic
 from common.hardware.device import adam_options
+from common.logistic import compare_with_logistic_regression
 from common.report import save_training, training_record
 from common.session import session
 from common.storage.artifacts import load_data
 from common.storage.checkpoint import check_origin, classes_learnt, load_backbone, weights_hash
 from common.storage.resume import TrainingCheckpoint
-from common.train import loss_and_accuracy, predict, train
+from common.train import train
 from q3_cnn import make_backbone
 
 EXAMPLES = (
@@ -43,37 +40,6 @@ def get_args(argv=None):
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)
-
-
-def compare_with_logistic_regression(model, criterion, train_loader, test_loader, epochs, seed):
-    """Return how scikit-learn's logistic regression on the backbone's features compares with the trained head.
-
-    It is fitted to the features of the same crops that the head was trained on, epoch by epoch. train_loss and
-    head_train_loss are the mean losses of both on these features; accuracy and test_loss are of scikit-learn's;
-    agreement is the share of test images with equal predictions; mcnemar compares which of the two is correct on
-    each test image.
-    """
-    cnn_backbone, classifier_head = model
-    crops = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
-    features, labels = (torch.cat(tensors) for tensors in zip(*crops, strict=True))
-    test_features, test_labels = predict(cnn_backbone, test_loader)
-    # C is the inverse of the regularisation: practically none, as the head has none.
-    regression = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
-    # Of two classes it gives the logit of the second; that of the first is zero.
-    second = (torch.from_numpy(regression.decision_function(batch)) for batch in (features, test_features))
-    logits, test_logits = (torch.stack((torch.zeros_like(each), each), dim=1) for each in second)
-    with torch.no_grad():
-        head_logits = copy.deepcopy(classifier_head).cpu()(features)
-    predictions, head_predictions = test_logits.argmax(1), predict(model, test_loader)[0].argmax(1)
-    test_loss, accuracy = loss_and_accuracy(criterion, test_logits, test_labels)
-    return {
-        "accuracy": accuracy,
-        "test_loss": test_loss,
-        "train_loss": loss_and_accuracy(criterion, logits, labels)[0],
-        "head_train_loss": loss_and_accuracy(criterion, head_logits, labels)[0],
-        "agreement": (predictions == head_predictions).double().mean().item(),
-        "mcnemar": metrics.mcnemar(head_predictions == test_labels, predictions == test_labels),
-    }
 
 
 def transfer_figure(history, matrix, class_names, source):

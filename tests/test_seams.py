@@ -143,5 +143,5 @@ def test_a_new_option_must_agree_when_a_run_resumes_unless_it_is_listed_as_free(
     for options, words in (({"flip": False}, "--flip True, not False"), ({}, "--flip True, not None")):
         with pytest.raises(ValueError, match=words):
             checkpoint(**options).restore(model, optimizer, 7)
-    with pytest.raises(ValueError, match="--mixup None, not 0.2"):
+    with pytest.raises(ValueError, match=r"--mixup None, not 0\.2"):
         checkpoint(flip=True, mixup=0.2).restore(model, optimizer, 7)
