@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from common import artifacts, cli, describe, metrics, plots, report
+from common import artifacts, cli, describe, plots, report
 from common.atomic import sole_writer
 from common.checkpoint import check_origin, load_backbone
 from common.data import make_loaders
@@ -21,6 +21,7 @@ from common.device import choose_device
 from common.models import classifier, weights_hash, weights_of
 from common.resume import TrainingState
 from common.train import predict, train
+from q4_confusion import confusion_matrix
 
 EXAMPLES = (
     "python q5_transfer.py",
@@ -87,7 +88,7 @@ def answer(args, device):
     if hash_after != hash_before:
         raise AssertionError("the backbone's weights changed in training, though they are frozen")
 
-    matrix = metrics.confusion(logits.argmax(1), labels, 2)
+    matrix = confusion_matrix(logits.argmax(1), labels, 2)
     record = report.training_record(args, data, "transfer", model, history, logits, labels)
     record["made_from"]["backbone"] = hash_before
     record |= {
