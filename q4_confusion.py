@@ -77,7 +77,7 @@ def analyse(logits, labels, train_counts, distances, seed):
 def confusion_figure(record):
     """Return a figure of each network's confusion matrix, and below it the recalls without and with adjustment."""
     figure, axes = plt.subplots(
-        2, 2, figsize=(15, 13.5), layout="constrained", sharey="row", gridspec_kw={"height_ratios": (8.2, 5)}
+        2, 2, figsize=(15, 12.6), layout="constrained", sharey="row", gridspec_kw={"height_ratios": (8.2, 5)}
     )
     for (above, below), (model, results) in zip(axes.T, record["models"].items(), strict=True):
         title = f"{model.upper()}: accuracy {results['accuracy']:.1%}"

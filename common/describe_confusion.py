@@ -6,39 +6,51 @@ LARGE = 0.5  # a rank correlation is called strong if its whole interval is beyo
 
 
 def most_predicted_as(row, label):
-    """Return the class that images of `label` are most often misclassified as, or None; row: that of the matrix."""
+    """Return the classes that images of `label` are most often misclassified as, and how many go to each.
+
+    row: the class's row of the confusion matrix. Several classes where they tie, none without errors.
+    """
     errors = [0 if other == label else count for other, count in enumerate(row)]
-    return errors.index(max(errors)) if any(errors) else None
+    most = max(errors)
+    return [other for other, count in enumerate(errors) if count == most > 0], most
+
+
+def plural(count, noun):
+    """Return a count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def recall_table(record, model):
     """Return a network's table by class, at most 120 columns wide.
 
-    Recall and its 95 % interval, the recall with adjusted logits with the images gained and lost, the class most
-    errors go to, and the cause of the errors.
+    Recall and its 95 % interval; the recall with adjusted logits, and the images that these gain and lose; the class
+    that most errors go to, with their number; and the cause of the errors.
     """
     results = record["models"][model]
     after = results["adjusted"]
     lines = [
-        f"{model.upper() + ': class':31}{'training':>9}{'test':>6}{'recall':>9}  {'95 % interval':15}{'adjusted':>8}"
-        f"{'gained':>8}{'lost':>6}  {'errors most as':16}cause"
+        f"{model.upper() + ': class':31}{'train':>7}{'test':>6}{'recall':>8}  {'95 % interval':13}{'adjusted':>9}"
+        f"  {'+ / -':9}{'most as':11}cause"
     ]
     for label, name in enumerate(record["class_names"]):
-        line = f"{label} {name:29}{record['train_counts'][label]:9,}{record['test_counts'][label]:6,}"
+        line = f"{label} {name:29}{record['train_counts'][label]:7,}{record['test_counts'][label]:6,}"
         if record["test_counts"][label]:
-            low, high = results["recall_interval"][label]
-            other = most_predicted_as(results["confusion"][label], label)
-            most = "–" if other is None else f"{other} ({results['confusion'][label][other]:,})"
-            line += f"{results['recall'][label]:9.1%}  {low:6.1%} – {high:6.1%}{after['recall'][label]:8.1%}"
-            line += f"{after['gained'][label]:8,}{after['lost'][label]:6,}  {most:16}"
+            interval = "{:.1%} – {:.1%}".format(*results["recall_interval"][label]).replace("%", "", 1)
+            others, count = most_predicted_as(results["confusion"][label], label)
+            most = f"{'several' if len(others) > 2 else ', '.join(map(str, others))} ({count:,})" if others else "–"
+            change = f"{after['gained'][label]:,} / {after['lost'][label]:,}"
+            line += f"{results['recall'][label]:8.1%}  {interval:13}{after['recall'][label]:9.1%}  {change:9}{most:11}"
         else:
-            line += f"{'–':>9}  {'–':15}{'–':>8}{'–':>8}{'–':>6}  {'–':16}"
+            line += f"{'–':>8}  {'–':13}{'–':>9}  {'–':9}{'–':11}"
         lines.append(line + results["causes"][label]["cause"])
     return "\n".join(lines)
 
 
 def describe_causes(record, model):
-    """Return sentences on a network's recalls, their relation to the training counts, and the errors' causes."""
+    """Return sentences, one per line, on a network's recalls and why it errs: record, as the JSON has it.
+
+    Raises ValueError for a record of a version without the causes.
+    """
     results = record["models"][model]
     if "causes" not in results:
         raise ValueError("q4_confusion.json is of an earlier version of q4_confusion.py: run it again")
@@ -49,7 +61,7 @@ def describe_causes(record, model):
         *describe_classes(record["class_names"], results),
         describe_pairs(record["class_names"], results["confused_pairs"]),
     ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    return "\n".join(sentences)
 
 
 def describe_lowest(record, model, most=3):
@@ -62,16 +74,23 @@ def describe_lowest(record, model, most=3):
     for label in sorted(failing, key=results["recall"].__getitem__)[:most]:
         low, high = results["recall_interval"][label]
         row = results["confusion"][label]
+        others = " and ".join(names[other] for other in most_predicted_as(row, label)[0])
         texts.append(
-            f"{names[label]} ({row[label]:,} of {sum(row):,} test images, {results['recall'][label]:.1%}, "
-            f"95 % interval {low:.1%} to {high:.1%}; {record['train_counts'][label]:,} training images; "
-            f"errors mostly predicted as {names[most_predicted_as(row, label)]})"
+            f"{names[label]} ({row[label]:,} of {plural(sum(row), 'test image')}, {results['recall'][label]:.1%}, "
+            f"95 % interval {low:.1%} to {high:.1%}; {plural(record['train_counts'][label], 'training image')}; "
+            f"errors most often predicted as {others})"
         )
     return f"The {model.upper()}'s lowest recall is in {'; '.join(texts)}."
 
 
+def per_doubling(slope):
+    """Return as text the factor that a slope of log odds per factor of ten means for twice the count."""
+    factor = math.exp(min(slope * math.log10(2), 700))
+    return f"{factor:.0f}" if 10 <= factor < 1e6 else f"{factor:.2f}" if factor < 10 else f"{factor:.2g}"
+
+
 def describe_relation(against):
-    """Return sentences on how recall goes with the number of training images: in rank, and in odds per factor of ten.
+    """Return sentences on how recall goes with the number of training images, in rank and in odds.
 
     against: of `imbalance.recall_against_count`.
     """
@@ -88,10 +107,10 @@ def describe_relation(against):
     )
     if against["slope"] is None:
         return text + "No logistic curve fits the predictions, so it cannot be told whether this holds in general."
-    factor, lower, upper = (math.exp(min(value, 700)) for value in (against["slope"], *against["slope_interval"]))
+    factor, lower, upper = (per_doubling(value) for value in (against["slope"], *against["slope_interval"]))
     text += (
-        f"Per factor of ten in training images the odds of a correct prediction change by a factor of {factor:.2g} "
-        f"(95 % interval {lower:.2g} to {upper:.2g}, with the {classes} classes as units): "
+        f"With twice the training images the odds of a correct prediction are {factor} times as high "
+        f"(95 % interval {lower} to {upper}, with the {classes} classes as units): "
     )
     verdict = {
         "rises": "recall rises with the training count.",
@@ -123,7 +142,7 @@ def describe_classes(names, results):
     def mended(label):
         other = results["causes"][label]["likeness"]
         rest = "; whether the rest is likeness cannot be told" if other is None else ""
-        return f"{names[label]} ({gained[label]:,} images gained, {lost[label]:,} lost{rest})"
+        return f"{names[label]} ({plural(gained[label], 'image')} gained, {lost[label]:,} lost{rest})"
 
     def alike(label):
         found = results["causes"][label]
@@ -131,7 +150,7 @@ def describe_classes(names, results):
         return f"{names[label]} ({found['remaining_alike']:,} of {found['remaining']:,}{rest})"
 
     def few(label):
-        return f"{names[label]} ({results['causes'][label]['errors']:,} errors)"
+        return f"{names[label]} ({plural(results['causes'][label]['errors'], 'error')})"
 
     sentences = {
         "imbalance": ("This raises the recall significantly, so imbalance causes errors, in: ", mended),
@@ -139,7 +158,7 @@ def describe_classes(names, results):
         "both": ("Imbalance causes errors, and likeness most of those that remain, in: ",
                  lambda label: f"{mended(label)}, {alike(label)}"),
         "neither": ("Neither imbalance nor likeness explains half of the errors in: ", few),
-        "cannot be told": ("From so few images the cause cannot be told in: ", few),
+        "cannot be told": ("From these test images the cause cannot be told in: ", few),
         "no training images": ("Without training images, never to be recognised: ", few),
         "no errors": ("No errors in: ", names.__getitem__),
         "no test images": ("No test images of: ", names.__getitem__),
@@ -160,9 +179,10 @@ def describe_pairs(names, pairs):
     for pair in sorted(beyond, key=lambda pair: pair["p_value"]):
         first, second = (names[label] for label in pair["classes"])
         counts = " and ".join(
-            f"{count:,} (expected {mean:.1f})" for count, mean in zip(pair["confused"], pair["expected"], strict=True)
+            f"{count:,} where {mean:.1f} are expected"
+            for count, mean in zip(pair["confused"], pair["expected"], strict=True)
         )
-        near = {True: "near", False: "not near", None: "distance not measured on so few images"}[pair["near"]]
-        apart = "" if pair["distance"] is None else f", {pair['distance']:.1f} spreads apart"
-        texts.append(f"{first} and {second}: {counts} images{apart}, {near}")
+        near = {True: "near", False: "not near", None: "whether near cannot be told"}[pair["near"]]
+        apart = "" if pair["distance"] is None else f"their mean features {pair['distance']:.1f} spreads apart, "
+        texts.append(f"{first} and {second} ({counts}; {apart}{near})")
     return f"Confused in both directions more than frequencies imply: {'; '.join(texts)}."

@@ -49,6 +49,12 @@ def expected_confusions(matrix):
     return expected
 
 
+def distance_interval(distance, first_count, second_count):
+    """Return the 95 % interval of a distance between classes with so many images (Hedges & Olkin 1985, section 5.E)."""
+    error = np.sqrt(1 / first_count + 1 / second_count + distance**2 / (2 * (first_count + second_count)))
+    return [float(distance - 1.96 * error), float(distance + 1.96 * error)]
+
+
 def two_way_p_value(confused, errors, expected):
     """Return the larger binomial p-value of two directions: small only if both exceed what is expected.
 
@@ -70,9 +76,10 @@ def confused_pairs(matrix, distances):
 
     matrix: confusion matrix, int (k, k); distances: of `feature_distances`. Keys of a pair: classes [i, j]; confused
     and expected, [i as j, j as i], under the null model of `expected_confusions`; p_value, of `two_way_p_value` after
-    Holm's correction for the number of pairs; distance, in spreads; beyond_expectation: whether the p-value is below
-    0.05, None if it is not and twice the expected confusions would not be either; alike: True if the pair is confused
-    both ways beyond expectation and nearer than NEAR, False if either is not so, None if too few images tell.
+    Holm's correction for the number of pairs; beyond_expectation: whether the p-value is below 0.05, None if it is not
+    and twice the expected confusions would not be either; distance, in spreads, with its interval; near: whether the
+    interval lies below NEAR, None if it holds it; alike: True if the pair is confused both ways beyond expectation and
+    near, False if either is not so, None if too few images tell.
     """
     errors, expected = matrix.sum(1) - np.diag(matrix), expected_confusions(matrix)
     pairs = list(combinations(np.flatnonzero(matrix.sum(1)).tolist(), 2))
@@ -83,13 +90,15 @@ def confused_pairs(matrix, distances):
         raw.append(two_way_p_value(confused, total, mean))
         doubled = two_way_p_value(np.minimum(np.floor(2 * mean), total), total, mean)
         distance = float(distances[i, j])
+        low, high = distance_interval(distance, *matrix.sum(1)[[i, j]])
         found.append(
             {
                 "classes": [i, j],
                 "confused": confused.tolist(),
                 "expected": mean.tolist(),
                 "distance": distance,
-                "near": None if np.isnan(distance) else distance < NEAR,
+                "distance_interval": [low, high],
+                "near": True if high < NEAR else False if low > NEAR else None,
                 "beyond_expectation": False if doubled * len(pairs) < SIGNIFICANT else None,
             }
         )

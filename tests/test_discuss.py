@@ -62,23 +62,6 @@ def test_the_steadier_network_under_shifts_is_the_one_measured_so():
     assert "equally steady" in discuss.discuss_shifts(inside(0.2, 0.2))
 
 
-def confused(spearman, worse):
-    matrix = [[90, 10, 0], [30, 20, 0], [0, 0, 0]]
-    against = {"spearman": spearman, "pearson": spearman, "worse_than_count": worse}
-    figures = {"confusion": matrix, "recall": [0.9, 0.4, None], "recall_against_count": against}
-    return {"source": "file:x", "class_names": ["Round", "Cigar", "Boxy"], "train_counts": [900, 100, 0],
-            "models": {"fcn": figures}}  # fmt: skip
-
-
-def test_confusion_is_told_with_classes_and_how_far_counts_explain_it():
-    text = discuss.discuss_confusion(confused(0.9, [1]))
-    assert "worst at Cigar (40.0 % of 100 trained on, mostly taken for Round)" in text
-    assert "explains recall largely" in text
-    assert "Worse than their count explains: Cigar." in text
-    assert "explains recall hardly" in discuss.discuss_confusion(confused(-0.2, []))
-    assert "too few classes" in discuss.discuss_confusion(confused(None, []))
-
-
 @pytest.mark.parametrize(
     ("low", "accuracy", "high", "verdict"),
     [(0.7, 0.75, 0.8, "do tell"), (0.28, 0.31, 0.34, "cannot be said"), (0.1, 0.2, 0.25, "of no use")],
