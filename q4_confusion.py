@@ -61,7 +61,7 @@ def analyse(logits, labels, train_counts, distances, seed):
     predictions, adjusted = logits.argmax(1), adjust_logits(logits, train_counts).argmax(1)
     matrix, adjusted_matrix = (confusion_matrix(each, labels, NUM_CLASSES) for each in (predictions, adjusted))
     adjustment = effect_of_adjustment(matrix, adjusted_matrix, labels, predictions, adjusted)
-    pairs = confused_pairs(matrix, distances)
+    pairs = confused_pairs(matrix, adjusted_matrix, distances)
     return {
         "confusion": matrix.tolist(),
         "accuracy": int(np.trace(matrix)) / int(matrix.sum()),

@@ -140,8 +140,10 @@ def describe_classes(names, results):
         groups.setdefault(found["cause"], []).append(label)
 
     def mended(label):
-        other = results["causes"][label]["likeness"]
-        rest = "; whether the rest is likeness cannot be told" if other is None else ""
+        found = results["causes"][label]
+        rest = "; whether the rest is likeness cannot be told" if found["likeness"] is None else ""
+        if found["likeness"]:
+            rest = f"; {found['remaining_alike']:,} of the remaining {plural(found['remaining'], 'error')}"
         return f"{names[label]} ({plural(gained[label], 'image')} gained, {lost[label]:,} lost{rest})"
 
     def alike(label):
@@ -155,8 +157,7 @@ def describe_classes(names, results):
     sentences = {
         "imbalance": ("This raises the recall significantly, so imbalance causes errors, in: ", mended),
         "likeness": ("Most errors that remain go to a class that looks alike, so likeness causes them, in: ", alike),
-        "both": ("Imbalance causes errors, and likeness most of those that remain, in: ",
-                 lambda label: f"{mended(label)}, {alike(label)}"),
+        "both": ("Imbalance causes errors, and likeness most of those that remain, in: ", mended),
         "neither": ("Neither imbalance nor likeness explains half of the errors in: ", few),
         "cannot be told": ("From these test images the cause cannot be told in: ", few),
         "no training images": ("Without training images, never to be recognised: ", few),
@@ -176,13 +177,16 @@ def describe_pairs(names, pairs):
     if not beyond:
         return "No pair of classes is certain to be confused in both directions more than its frequencies imply."
     texts = []
-    for pair in sorted(beyond, key=lambda pair: pair["p_value"]):
+    for pair in beyond:
         first, second = (names[label] for label in pair["classes"])
+        logits = min(("plain", "adjusted"), key=lambda logits: pair[logits]["p_value"])
+        confused, expected = pair[logits]["confused"], pair[logits]["expected"]
         counts = " and ".join(
-            f"{count:,} where {mean:.1f} are expected"
-            for count, mean in zip(pair["confused"], pair["expected"], strict=True)
+            f"{count:,} where {mean:.1f} are expected" for count, mean in zip(confused, expected, strict=True)
         )
         near = {True: "near", False: "not near", None: "whether near cannot be told"}[pair["near"]]
-        apart = "" if pair["distance"] is None else f"their mean features {pair['distance']:.1f} spreads apart, "
-        texts.append(f"{first} and {second} ({counts}; {apart}{near})")
+        apart = "" if pair["distance"] is None else f"mean features {pair['distance']:.1f} spreads apart, "
+        texts.append(
+            f"{first} and {second} ({counts}{', with adjusted logits' if logits == 'adjusted' else ''}; {apart}{near})"
+        )
     return f"Confused in both directions more than frequencies imply: {'; '.join(texts)}."

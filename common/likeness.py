@@ -71,42 +71,62 @@ def both(first, second):
     return None if first is None or second is None else True
 
 
-def confused_pairs(matrix, distances):
-    """Return every pair of classes with test images, with how much more they are confused than frequencies imply.
+def two_way_confusions(matrix, pairs):
+    """Return, for each pair of classes, its errors in both directions, the expected ones, and whether they exceed them.
 
-    matrix: confusion matrix, int (k, k); distances: of `feature_distances`. Keys of a pair: classes [i, j]; confused
-    and expected, [i as j, j as i], under the null model of `expected_confusions`; p_value, of `two_way_p_value` after
-    Holm's correction for the number of pairs; beyond_expectation: whether the p-value is below 0.05, None if it is not
-    and twice the expected confusions would not be either; distance, in spreads, with its interval; near: whether the
-    interval lies below NEAR, None if it holds it; alike: True if the pair is confused both ways beyond expectation and
-    near, False if either is not so, None if too few images tell.
+    Keys: confused and expected, [i as j, j as i]; p_value, of `two_way_p_value`; detectable: whether twice the expected
+    confusions would be significant after Bonferroni's correction for the number of pairs.
     """
     errors, expected = matrix.sum(1) - np.diag(matrix), expected_confusions(matrix)
-    pairs = list(combinations(np.flatnonzero(matrix.sum(1)).tolist(), 2))
-    found, raw = [], []
+    found = []
     for i, j in pairs:
-        confused, total = np.array([matrix[i, j], matrix[j, i]]), errors[[i, j]]
-        mean = np.array([expected[i, j], expected[j, i]])
-        raw.append(two_way_p_value(confused, total, mean))
+        confused, mean = np.array([matrix[i, j], matrix[j, i]]), np.array([expected[i, j], expected[j, i]])
+        total = errors[[i, j]]
         doubled = two_way_p_value(np.minimum(np.floor(2 * mean), total), total, mean)
-        distance = float(distances[i, j])
-        low, high = distance_interval(distance, *matrix.sum(1)[[i, j]])
+        found.append(
+            {
+                "confused": confused.tolist(),
+                "expected": mean.tolist(),
+                "p_value": two_way_p_value(confused, total, mean),
+                "detectable": doubled * len(pairs) < SIGNIFICANT,
+            }
+        )
+    return found
+
+
+def confused_pairs(matrix, adjusted_matrix, distances):
+    """Return every pair of classes with test images: whether they are confused more than frequencies imply, and near.
+
+    matrix, adjusted_matrix: confusion matrices, int (k, k), without and with adjusted logits. Both are tested: with
+    plain logits a rare class that looks like a frequent one is hardly ever predicted, so that confusion in both
+    directions cannot show. distances: of `feature_distances`. Keys of a pair: classes [i, j]; plain and adjusted, of
+    `two_way_confusions`, with the p-values after Holm's correction for all tests; beyond_expectation: whether either
+    is below 0.05, None if not and either would go undetected; distance, in spreads, with its interval; near: whether
+    the interval lies below NEAR, None if it holds it; alike: whether both are so, None if too few images tell.
+    """
+    pairs = list(combinations(np.flatnonzero(matrix.sum(1)).tolist(), 2))
+    plain, adjusted = (two_way_confusions(each, pairs) for each in (matrix, adjusted_matrix))
+    for test, p_value in zip(plain + adjusted, holm([test["p_value"] for test in plain + adjusted]), strict=True):
+        test["p_value"] = float(p_value)
+    found = []
+    for (i, j), *tests in zip(pairs, plain, adjusted, strict=True):
+        low, high = distance_interval(float(distances[i, j]), *matrix.sum(1)[[i, j]])
+        beyond = False if all(test["detectable"] for test in tests) else None
+        if min(test["p_value"] for test in tests) < SIGNIFICANT:
+            beyond = True
+        near = True if high < NEAR else False if low > NEAR else None
         found.append(
             {
                 "classes": [i, j],
-                "confused": confused.tolist(),
-                "expected": mean.tolist(),
-                "distance": distance,
+                "plain": tests[0],
+                "adjusted": tests[1],
+                "beyond_expectation": beyond,
+                "distance": float(distances[i, j]),
                 "distance_interval": [low, high],
-                "near": True if high < NEAR else False if low > NEAR else None,
-                "beyond_expectation": False if doubled * len(pairs) < SIGNIFICANT else None,
+                "near": near,
+                "alike": both(beyond, near),
             }
         )
-    for pair, p_value in zip(found, holm(raw), strict=True):
-        pair["p_value"] = float(p_value)
-        if p_value < SIGNIFICANT:
-            pair["beyond_expectation"] = True
-        pair["alike"] = both(pair["beyond_expectation"], pair["near"])
     return found
 
 
@@ -134,7 +154,7 @@ def error_causes(labels, before, after, adjustment, pairs, train_counts):
 
     labels, before, after: int (n,), the predictions without and with adjusted logits; adjustment: of
     `imbalance.effect_of_adjustment`; pairs: of `confused_pairs`. Keys: errors, of the plain predictions; remaining,
-    those that adjusting does not correct; remaining_alike, those of them predicted as a class that is alike;
+    those that adjusting does not correct; remaining_alike, those of them predicted (plainly) as an alike class;
     imbalance: True if adjusting raises the recall significantly, False if it does not and corrects surely less than
     half of the errors; likeness: True if surely more than half of the remaining errors are predicted as an alike
     class, False if surely fewer than half are; None where the 95 % interval leaves it open. cause: imbalance,

@@ -72,7 +72,7 @@ def test_every_recall_has_its_interval_and_a_class_without_test_images_none():
     intervals = recall_intervals(np.array([[7, 3, 0], [0, 0, 0], [2, 0, 0]]))
     assert intervals[0] == pytest.approx(accuracy_interval(7, 10))
     assert np.isnan(intervals[1]).all()
-    assert intervals[2] == pytest.approx(accuracy_interval(2, 2))
+    assert intervals[2] == pytest.approx(accuracy_interval(0, 2))
 
 
 def test_holms_steps_are_those_of_the_closed_test_of_bonferroni():
