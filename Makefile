@@ -48,7 +48,7 @@ modules = $(patsubst %,common/%.py,__init__ artifacts atomic cli data distribute
 USES_q1_data      = $(call modules,download hdf5 source synthetic)
 USES_q2_fcn       = $(call modules,describe device graph metrics models report resume train)
 USES_q3_cnn       = $(call modules,describe device graph metrics models report resume train)
-USES_q4_confusion = $(call modules,checkpoint device graph metrics models train)
+USES_q4_confusion = $(call modules,checkpoint describe_confusion device graph imbalance likeness metrics models train)
 USES_q5_transfer  = $(call modules,checkpoint describe device graph metrics models report resume train)
 
 # A training that was broken off goes on, if what it is made from has not changed since its last finished epoch.
@@ -65,8 +65,9 @@ $(OUT)/q1_data.json: $(wildcard $(DATA))
 $(OUT)/q2_fcn.json: $(OUT)/q1_data.json
 $(OUT)/q3_cnn.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json
 $(OUT)/q4_confusion.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json
-$(OUT)/q5_transfer.json: $(OUT)/q1_data.json $(OUT)/q3_cnn.json
-$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts atomic cli distributed describe discuss galaxy10 split) $(QUESTIONS:%=$(OUT)/%.json)
+# Q5 computes its confusion matrix with Q4's function.
+$(OUT)/q5_transfer.json: $(OUT)/q1_data.json $(OUT)/q3_cnn.json q4_confusion.py $(USES_q4_confusion)
+$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts atomic cli distributed describe describe_confusion discuss galaxy10 split) $(QUESTIONS:%=$(OUT)/%.json)
 	$(PYTHON) summary.py --out '$(OUT)'
 
 # The settings of the last call; the file changes only when they do.

@@ -1,7 +1,7 @@
-"""Q4: what the two networks confuse, and how far the unbalanced training set explains it.
+"""Q4: what the two networks confuse, and whether imbalance or likeness of classes is the cause.
 
 Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out, q4_confusion.png (both confusion
-matrices on the whole test set) and q4_confusion.json.
+matrices on the whole test set, and each class's recall) and q4_confusion.json.
 """
 
 from pathlib import Path
@@ -9,13 +9,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
 from torchvision import transforms
 
 from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, make_loaders
+from common.describe_confusion import describe_causes, recall_table
+from common.imbalance import effect_of_adjustment, recall_against_count
+from common.likeness import confused_pairs, error_causes, feature_distances
 from common.session import session
-from common.storage.artifacts import load_data, save_question
+from common.storage.artifacts import load_data, save_question, without_nan
 from common.storage.checkpoint import load_trained, weights_hash
 from common.train import predict
 from q2_fcn import make_fcn
@@ -36,63 +38,57 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def recall_against_count(matrix, train_counts):
-    """Return how recall goes with the number of training images, over the classes that have both.
+def confusion_matrix(predictions, labels, num_classes):
+    """Return the confusion matrix, int64 (num_classes, num_classes): rows the true class, columns the predicted.
 
-    Keys: spearman and pearson (of recall and log10 of the count), and worse_than_count: the classes for
-    which the straight line through recall against log10 count lies above recall's whole 95 % interval.
+    predictions, labels: int (n,), 0 to num_classes - 1.
     """
-    tested = [label for label in range(len(matrix)) if matrix[label].sum() > 0 and train_counts[label] > 0]
-    count = np.log10([train_counts[label] for label in tested])
-    recall = metrics.per_class(matrix)["recall"][tested]
-    if len(tested) < 3 or np.ptp(recall) == 0 or np.ptp(count) == 0:
-        return {"spearman": float("nan"), "pearson": float("nan"), "worse_than_count": []}
-    line = np.polyval(np.polyfit(count, recall, 1), count)
-    highest = [metrics.accuracy_interval(matrix[label, label], matrix[label].sum())[1] for label in tested]
-    worse = [label for label, expected, high in zip(tested, line, highest, strict=True) if expected > high]
+    cells = np.asarray(labels) * num_classes + np.asarray(predictions)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def adjust_logits(logits, train_counts):
+    """Return the logits minus the logarithm of the training frequencies (Menon et al. 2021, arXiv:2007.07314, tau 1).
+
+    logits: float32 (n, k); train_counts: int (k,). Their largest then aims at the mean recall over the classes, as if
+    the training set had been balanced. A class without training images gets -inf: it is never predicted.
+    """
+    frequencies = torch.tensor(train_counts, dtype=logits.dtype) / sum(train_counts)
+    return torch.where(frequencies > 0, logits - frequencies.log(), -torch.inf)
+
+
+def analyse(logits, labels, train_counts, distances, seed):
+    """Return a network's part of the record: what it confuses on the test set, and why.
+
+    logits: float32 (n, k), labels: int64 (n,), of the whole test set; distances: between the classes' features.
+    """
+    predictions, adjusted = logits.argmax(1), adjust_logits(logits, train_counts).argmax(1)
+    matrix, adjusted_matrix = (confusion_matrix(each, labels, NUM_CLASSES) for each in (predictions, adjusted))
+    adjustment = effect_of_adjustment(matrix, adjusted_matrix, labels, predictions, adjusted)
+    pairs = confused_pairs(matrix, adjusted_matrix, distances)
     return {
-        "spearman": float(spearmanr(count, recall).statistic),
-        "pearson": float(pearsonr(count, recall).statistic),
-        "worse_than_count": worse,
+        "confusion": matrix.tolist(),
+        "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
+        **{name: values.tolist() for name, values in metrics.per_class(matrix).items()},
+        "recall_interval": metrics.recall_intervals(matrix).tolist(),
+        "recall_against_count": recall_against_count(matrix, train_counts, seed),
+        "adjusted": adjustment,
+        "confused_pairs": pairs,
+        "causes": error_causes(labels, predictions, adjusted, adjustment, pairs, train_counts),
     }
 
 
-def most_taken_for(matrix, label):
-    """Return the class that images of `label` are most often mistaken for, or None if they never are."""
-    mistakes = matrix[label].copy()
-    mistakes[label] = 0
-    return int(mistakes.argmax()) if mistakes.any() else None
-
-
-def describe(record, matrices):
-    """Print a table by class, and how recall goes with the training counts."""
-    names = record["class_names"]
-    headers = (f"{model.upper()} recall, mostly taken for" for model in matrices)
-    print(f"{'class':31}{'trained on':>10}   " + "".join(f"{header:45}" for header in headers))
-    for label, name in enumerate(names):
-        row = f"{label} {name:29}{record['train_counts'][label]:10,}   "
-        for model, matrix in matrices.items():
-            recall, other = record["models"][model]["recall"][label], most_taken_for(matrix, label)
-            figure = "      –" if np.isnan(recall) else f"{recall:7.1%}"
-            row += f"{figure}  {'–' if other is None else names[other]:36}"
-        print(row.rstrip())
-    for model in matrices:
-        explained = record["models"][model]["recall_against_count"]
-        worse = "; ".join(names[label] for label in explained["worse_than_count"]) or "none"
-        print(
-            f"{model.upper()}: recall and training count correlate by {explained['spearman']:.2f} in rank (Spearman), "
-            f"{explained['pearson']:.2f} with the count's logarithm (Pearson). "
-            f"Worse than their count explains: {worse}."
-        )
-
-
-def confusion_figure(record, matrices):
-    """Return a figure of all confusion matrices side by side."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(15, 8.7), layout="compressed", sharey=True)
-    for ax, (model, matrix) in zip(axes, matrices.items(), strict=True):
-        title = f"{model.upper()}: accuracy {record['models'][model]['accuracy']:.1%}"
-        plots.draw_confusion(ax, matrix, record["class_names"], title)
-    axes[1].set_ylabel("")
+def confusion_figure(record):
+    """Return a figure of each network's confusion matrix, and below it the recalls without and with adjustment."""
+    figure, axes = plt.subplots(
+        2, 2, figsize=(15, 12.6), layout="constrained", sharey="row", gridspec_kw={"height_ratios": (8.2, 5)}
+    )
+    for (above, below), (model, results) in zip(axes.T, record["models"].items(), strict=True):
+        title = f"{model.upper()}: accuracy {results['accuracy']:.1%}"
+        plots.draw_confusion(above, np.array(results["confusion"]), record["class_names"], title)
+        plots.draw_recalls(below, results, record["class_names"], record["train_counts"])
+    for ax in axes[:, 1]:
+        ax.set_ylabel("")
     figure.suptitle(plots.titled("Confusion on the whole test set", record["source"]))
     return figure
 
@@ -104,9 +100,15 @@ def main():
         networks = {"fcn": make_fcn(), "cnn": make_cnn()}
         for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
             load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
+            network.to(device)
         transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
         _, test_loader = make_loaders(data, "main", transform, batch_size=64, device=device)
-        train_counts = torch.bincount(data["main_train_labels"], minlength=NUM_CLASSES).tolist()
+        train_counts, test_counts = (
+            torch.bincount(data[f"main_{subset}_labels"], minlength=NUM_CLASSES).tolist()
+            for subset in ("train", "test")
+        )
+        cnn_backbone, _ = networks["cnn"]
+        distances = feature_distances(*predict(cnn_backbone, test_loader), NUM_CLASSES)
 
         record = {
             "source": data["source"],
@@ -115,21 +117,19 @@ def main():
             "args": vars(args),
             "class_names": data["class_names"][:NUM_CLASSES],
             "train_counts": train_counts,
+            "test_counts": test_counts,
+            "feature_distances": distances.tolist(),
             "models": {},
         }
-        matrices = {}
         for name, network in networks.items():
             record["made_from"][name] = weights_hash(network.state_dict())
-            logits, labels = predict(network.to(device), test_loader)
-            matrix = matrices[name] = metrics.confusion(logits.argmax(1), labels, NUM_CLASSES)
-            record["models"][name] = {
-                "confusion": matrix.tolist(),
-                "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
-                **{figure: values.tolist() for figure, values in metrics.per_class(matrix).items()},
-                "recall_against_count": recall_against_count(matrix, train_counts),
-            }
-        describe(record, matrices)
-        save_question(args.out, "q4_confusion", None, confusion_figure(record, matrices), record)
+            logits, labels = predict(network, test_loader)
+            record["models"][name] = analyse(logits, labels, train_counts, distances, args.seed)
+        record = without_nan(record)
+        for name in networks:
+            print(recall_table(record, name))
+            print(describe_causes(record, name), end="\n\n")
+        save_question(args.out, "q4_confusion", None, confusion_figure(record), record)
 
 
 if __name__ == "__main__":

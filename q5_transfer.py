@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from common import cli, metrics, plots
+from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loaders
 from common.describe import describe_logistic
 from common.hardware.device import adam_options
@@ -24,6 +24,7 @@ from common.storage.checkpoint import check_origin, classes_learnt, load_backbon
 from common.storage.resume import TrainingCheckpoint
 from common.train import train
 from q3_cnn import make_backbone
+from q4_confusion import confusion_matrix
 
 EXAMPLES = (
     "python q5_transfer.py",
@@ -84,7 +85,7 @@ def main():
 
         record = training_record(vars(args), data, "transfer", model, criterion, history, train_loader, test_loader)
         record["made_from"]["backbone"] = frozen
-        matrix = metrics.confusion(record["test_predictions"], data["transfer_test_labels"], 2)
+        matrix = confusion_matrix(record["test_predictions"], data["transfer_test_labels"], 2)
         logistic = compare_with_logistic_regression(model, criterion, train_loader, test_loader, args.epochs, args.seed)
         record |= {
             "confusion": matrix.tolist(),

@@ -4,15 +4,6 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-def confusion(predictions, labels, num_classes):
-    """Return the confusion matrix, int64 (num_classes, num_classes): rows the true class, columns the predicted.
-
-    predictions, labels: int (n,), 0 to num_classes - 1.
-    """
-    cells = np.asarray(labels) * num_classes + np.asarray(predictions)
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
 def per_class(matrix):
     """Return recall, precision and F1, float64 (k,) each, of a confusion matrix; NaN where undefined.
 
@@ -21,6 +12,35 @@ def per_class(matrix):
     correct, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     with np.errstate(invalid="ignore"):
         return {"recall": correct / true, "precision": correct / predicted, "f1": 2 * correct / (true + predicted)}
+
+
+def balanced_accuracy(matrix):
+    """Return the mean recall of the classes that have test images, of a confusion matrix."""
+    return float(np.nanmean(per_class(matrix)["recall"]))
+
+
+def recall_intervals(matrix):
+    """Return the 95 % interval of each class's recall (Wilson 1927), float64 (k, 2); NaN without test images."""
+    tested = matrix.sum(1)
+    return np.array(
+        [
+            accuracy_interval(matrix[label, label], count) if count else (np.nan, np.nan)
+            for label, count in enumerate(tested)
+        ]
+    )
+
+
+def holm(p_values):
+    """Return p-values adjusted for testing all of them at once (Holm 1979), float64 like p_values.
+
+    Rejecting those below 0.05 makes even one false rejection at most 5 % likely, whatever the tests' dependence.
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
 
 
 def majority_accuracy(train_labels, test_labels):

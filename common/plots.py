@@ -86,3 +86,29 @@ def draw_confusion(axes, confusion, class_names, title):
     axes.set(xlabel="predicted", ylabel="true, with the number of test images", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def draw_recalls(axes, results, class_names, train_counts):
+    """Draw a network's recall by class with its 95 % interval, without and with adjusted logits, and the cause.
+
+    results: the network's part of Q4's record, as its JSON has it.
+    """
+    after, rows = results["adjusted"], np.arange(len(class_names))
+    for values, colour, marker, offset, label in (
+        (results, COLOURS[0], "o", -0.17, "logits as trained"),
+        (after, COLOURS[1], "s", 0.17, "adjusted for the training counts"),
+    ):
+        recall = 100 * np.array(values["recall"], dtype=float)
+        ends = 100 * np.array(values["recall_interval"], dtype=float)
+        errors = np.abs(ends.T - recall)
+        axes.errorbar(recall, rows + offset, xerr=errors, color=colour, fmt=marker, capsize=3, label=label)
+    for row, found in zip(rows, results["causes"], strict=True):
+        axes.text(103, row, found["cause"], va="center", fontsize=10)
+    axes.text(103, -0.85, "cause of its errors", va="center", fontsize=10, style="italic")
+    lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]
+    axes.set_yticks(rows, [f"{line}: {count:,}" for line, count in zip(lines, train_counts, strict=True)])
+    axes.set(xlim=(0, 102), ylim=(len(rows) - 0.5, -0.5), xlabel="recall (%), with its 95 % interval")
+    axes.set(ylabel="class, with the number of training images")
+    axes.grid(alpha=0.25, axis="x")
+    axes.tick_params(length=0, axis="y")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)

@@ -1,6 +1,7 @@
 """The discussion of each question, as Markdown, computed from the values in the JSON files and from nothing else."""
 
 from common.describe import describe_comparison, describe_curves, describe_logistic
+from common.describe_confusion import describe_causes
 from common.galaxies.facts import COURSE
 from common.metrics import accuracy_interval
 
@@ -143,29 +144,8 @@ def discuss_shifts(inside):
 
 
 def discuss_confusion(q4):
-    """Return which classes fail, into which, and how far the training counts explain it."""
-    names, paragraphs = q4["class_names"], []
-    for model, figures in q4["models"].items():
-        recall = figures["recall"]
-        tested = sorted((label for label in range(len(names)) if recall[label] is not None), key=recall.__getitem__)
-        worst = []
-        for label in tested[:3]:
-            row = list(figures["confusion"][label])
-            row[label] = 0
-            into = f", mostly taken for {names[row.index(max(row))]}" if any(row) else ""
-            worst.append(f"{names[label]} ({percent(recall[label])} of {q4['train_counts'][label]:,} trained on{into})")
-        against = figures["recall_against_count"]
-        text = f"The {model.upper()} is worst at {'; '.join(worst)}. "
-        if against["spearman"] is None:
-            text += "There are too few classes to correlate recall with counts."
-        else:
-            rho = against["spearman"]
-            much = "largely" if rho > 0.7 else "partly" if rho > 0.3 else "hardly"
-            text += f"The number of training images explains recall {much} (rank correlation {rho:.2f}). "
-            worse = [names[label] for label in against["worse_than_count"]]
-            text += f"Worse than their count explains: {'; '.join(worse) or 'none'}."
-        paragraphs.append(text)
-    return caution(q4) + "\n\n".join(paragraphs)
+    """Return which classes fail, into which, and whether imbalance or likeness is the cause. Raises ValueError."""
+    return caution(q4) + "\n\n".join(describe_causes(q4, model) for model in q4["models"])
 
 
 def discuss_transfer(q5):

@@ -11,8 +11,6 @@ from conftest import EFIGI, error_of, run, run_well, write_galaxy10
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-import q4_confusion
-
 HISTORY_KEYS = {"train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds"}
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
@@ -231,17 +229,3 @@ def test_q3_alone_has_nothing_to_compare_with_and_never_compares_across_data(syn
         (tmp_path / "q2_fcn.json").write_text(broken)
         assert "Not compared: " in run_well("q3_cnn.py", "--epochs", 1, "--out", tmp_path)
         assert read(tmp_path, "q3_cnn")["comparison"] is None
-
-
-def test_recall_is_held_against_training_counts():
-    counts = [1000, 100, 10, 300, 30, 0, 500, 50]
-    matrix = np.zeros((8, 8), dtype=np.int64)
-    for label, count in enumerate(counts):
-        right = 0 if label == 3 else round(30 * np.log10(max(count, 1)))  # class 3 fails in spite of its count
-        matrix[label, label], matrix[label, 0 if label else 1] = right, 100 - right
-    matrix[5] = 0
-    explained = q4_confusion.recall_against_count(matrix, counts)
-    assert explained["worse_than_count"] == [3]
-    assert 0 < explained["spearman"] < 1
-    assert q4_confusion.most_taken_for(matrix, 3) == 0
-    assert q4_confusion.most_taken_for(np.diag([5, 5]), 0) is None

@@ -100,23 +100,6 @@ def test_shifts_are_told_with_the_shares_and_the_accuracies():
     assert discuss.discuss_shifts(old) in text
 
 
-def confused(spearman, worse):
-    matrix = [[90, 10, 0], [30, 20, 0], [0, 0, 0]]
-    against = {"spearman": spearman, "pearson": spearman, "worse_than_count": worse}
-    figures = {"confusion": matrix, "recall": [0.9, 0.4, None], "recall_against_count": against}
-    return {"source": "file:x", "class_names": ["Round", "Cigar", "Boxy"], "train_counts": [900, 100, 0],
-            "models": {"fcn": figures}}  # fmt: skip
-
-
-def test_confusion_is_told_with_classes_and_how_far_counts_explain_it():
-    text = discuss.discuss_confusion(confused(0.9, [1]))
-    assert "worst at Cigar (40.0 % of 100 trained on, mostly taken for Round)" in text
-    assert "explains recall largely" in text
-    assert "Worse than their count explains: Cigar." in text
-    assert "explains recall hardly" in discuss.discuss_confusion(confused(-0.2, []))
-    assert "too few classes" in discuss.discuss_confusion(confused(None, []))
-
-
 FEATURES = ("help to tell the two new ones apart", "but the logistic regression on them does", "cannot be told from it",
             "cannot be told from these images")  # fmt: skip
 
