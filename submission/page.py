@@ -15,23 +15,26 @@ HERE = Path(__file__).parent
 LOG_LINES = 20  # longer tables, such as one line per epoch, are folded
 
 
+def in_columns(line):
+    """Return whether a printed line belongs to a table: it has two adjacent spaces inside."""
+    return "  " in line.strip()
+
+
 def printed(text):
     """Return what a script printed as HTML, in which sentences wrap and tables keep their columns.
 
-    A line with two adjacent spaces inside belongs to a table. The longest such line is given to the style sheet as
-    --columns, from which it chooses a font size that the width allows.
+    The length of the longest line of a table is given to the style sheet as --columns, from which it chooses a font
+    size that the width allows.
     """
-    lines = text.splitlines()
-    widest = max((len(line) for line in lines if "  " in line.strip()), default=1)
+    lines = [line.rstrip() for line in text.splitlines()]
+    widest = max((len(line) for line in lines if in_columns(line)), default=1)
     html = ""
-    for is_table, group in groupby(lines, key=lambda line: "  " in line.strip()):
+    for is_table, group in groupby(lines, key=in_columns):
         block = list(group)
         pre = f'<pre class="{"table" if is_table else "sentences"}">{escape(chr(10).join(block))}</pre>'
         if is_table and len(block) > LOG_LINES:
-            html += (
-                f"<details><summary>{len(block)} lines, the last of them:<pre class='table'>{escape(block[-1])}</pre>"
-            )
-            html += f"</summary>{pre}</details>"
+            last = f'<pre class="table">{escape(block[-1])}</pre>'
+            html += f"<details><summary>{len(block)} lines, the last of them:{last}</summary>{pre}</details>"
         else:
             html += pre
     return f'<div class="printed"><div style="--columns: {widest}">{html}</div></div>'
