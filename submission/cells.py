@@ -1,6 +1,7 @@
 """The notebook's cells: what the assignment asks, the project's own code, its output and the discussion."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import NamedTuple
 
 import nbformat.v4 as v4
@@ -94,9 +95,10 @@ QUESTIONS = (
 
 
 def code(source, name, role=None):
-    """Return a code cell with a name, by which errors and the page call it; only one without a role shows its code.
+    """Return a code cell with a name, by which errors and the page call it.
 
-    role: "script" (shown), "support" (hidden, with what it prints), "pictures" or "discussion" (code hidden).
+    role: of a cell that is no plain code: "script"; or, with hidden code, "pictures", "discussion" or "support", whose
+    output is hidden too.
     """
     metadata = {"name": name} if role is None else {"name": name, "role": role}
     if role not in (None, "script"):
@@ -125,8 +127,8 @@ def requirements(paths):
     return [line for line, name in names.items() if MODULES.get(name, name) in modules]
 
 
-def discussion(*functions):
-    """Return the import statements for functions of the discussion."""
+def import_lines(*functions):
+    """Return the import statements of functions of the discussion, from wherever they are defined."""
     return "".join(f"from {function.__module__} import {function.__name__}\n" for function in functions) + "\n"
 
 
@@ -159,7 +161,7 @@ def notebook(settings):
     cells = introduction()
     settings_cell = next(cell for cell in cells if cell.metadata.get("name") == "settings")
     settings_cell.source = settings_cell.source.format(**settings)
-    numbers = iter(range(1, 100))
+    numbers = count(1)
     for question in QUESTIONS:
         script, name = question.script, question.discuss.__name__
         anchor = script.partition("_")[0]
@@ -169,10 +171,10 @@ def notebook(settings):
         shown = [f"Figure {next(numbers)}. {caption}" for caption in question.pictures.values()]
         shown = [f"show({picture!r}, {text!r})" for picture, text in zip(question.pictures, shown, strict=True)]
         cells.append(code("\n".join(shown), f"pictures of {script}", "pictures"))
-        source = f'{discussion(question.discuss)}display(Markdown({name}(record("{question.record}"))))'
+        source = f'{import_lines(question.discuss)}display(Markdown({name}(record("{question.record}"))))'
         cells.append(code(source, f"discussion of {script}", "discussion"))
-    cells.append(heading("## In short, and thanks", "end"))
-    ending = discussion(discuss.acknowledge, discuss.headline)
+    cells.append(heading("## Summary and acknowledgements", "end"))
+    ending = import_lines(discuss.acknowledge, discuss.headline)
     ending += 'display(Markdown(headline(record("q2_fcn"), record("q3_cnn"), record("q5_transfer"))))\n'
     ending += 'display(Markdown("*Data:* " + acknowledge(record("q1_data"))))'
     cells.append(code(ending, "in short", "discussion"))

@@ -3,7 +3,7 @@
 TITLE = """\
 # Recognising galaxies with deep neural networks
 
-PHYS-467 (EPFL), assignment 3. *Run All* reproduces every result: it writes the script of each question to a file
+PHYS-467 (EPFL), assignment 3. *Run All* computes every result: it writes the script of each question to a file
 beside this notebook, runs it, and builds the discussion from the values of that run.
 """
 

@@ -14,12 +14,12 @@ import nbformat
 import pytest
 from browser import CHROMIUM, look_at
 from conftest import ROOT, error_of, run, write_galaxy10
-from nbformat.v4 import new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from packaging.version import Version
 
 from common.download import PUBLISHED
 from submission import cells, source, texts
-from submission.build import execute, get_args, settings_of, without_paths
+from submission.build import execute, get_args, remove_paths, settings_of, without_paths
 from submission.cells import QUESTIONS, code, notebook, requirements
 from submission.page import page, printed
 from submission.source import imported, needed
@@ -97,6 +97,15 @@ def test_paths_in_printed_text_lose_what_leads_to_them(tmp_path, monkeypatch):
     }
     for text, expected in printed.items():
         assert without_paths(text, tmp_path / "run", data) == expected
+    pixels = f"{data}"
+    outputs = [
+        new_output("stream", text=f"{data}\n"),
+        new_output("display_data", data={"text/markdown": f"`{data}`", "image/png": pixels}),
+    ]
+    book = new_notebook(cells=[new_markdown_cell("text"), new_code_cell("1", outputs=outputs)])
+    remove_paths(book, tmp_path / "run", data)
+    assert outputs[0].text == "galaxies.h5\n"
+    assert outputs[1].data == {"text/markdown": "`galaxies.h5`", "image/png": pixels}
 
 
 def test_supporting_code_is_one_hidden_section_before_the_questions(book):
