@@ -8,7 +8,6 @@ import argparse
 import collections
 import contextlib
 import io
-import resource
 import shutil
 import sys
 import tempfile
@@ -22,9 +21,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from forked import CONTEXT
+from memory import peak_memory
 
 import q1_data
-from benchmarks.bench import peak_bytes
 from common import artifacts, cli
 from common.checkpoint import load_backbone
 from common.models import classifier, convolutional_backbone
@@ -102,7 +101,7 @@ def examine(path, report):
         except BaseException as error:
             status, text = 1, f"Traceback: {type(error).__name__}: {error}"
             print(text, file=errors)
-    report.send((status, errors.getvalue().strip(), peak_bytes(resource.getrusage(resource.RUSAGE_SELF))))
+    report.send((status, errors.getvalue().strip(), peak_memory()))
 
 
 def verdict(path):
