@@ -29,12 +29,17 @@ def test_a_process_above_the_limit_fails_the_run_though_every_test_passes(alloca
     command = [*shell, sys.executable, "-m", "pytest", "-p", "memory", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [*command, "--memory-limit", "0.5", tmp_path], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [*command, "--memory-limit", "0.3", tmp_path],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "1 passed" in done.stdout
     assert done.returncode == status
-    figures = re.search(r"peak memory: (\S+) GB .* (\S+) GB the .* = (\S+) GB", done.stdout).groups()
+    figures = re.search(r"peak memory: (\S+) GB .* (\S+) GB largest .* = (\S+) GB", done.stdout).groups()
     own, other, peak = map(float, figures)
-    assert peak == pytest.approx(own + 2 * other, abs=0.03)  # each is rounded to 0.01
+    assert peak == pytest.approx(own + other, abs=0.02)  # each is rounded to 0.01
     assert other > allocated / 1e9
     assert ("ERROR: above" in done.stdout) == (status == 1)

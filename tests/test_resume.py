@@ -66,7 +66,8 @@ def test_killed_again_and_again_a_chain_ends_with_the_same_bits(uninterrupted, t
     out, log, moment = tmp_path / "out", tmp_path / "log", random.Random(467)
     for name, args in CHAIN.items():
         kills, kept = 0, 0
-        while kills < KILLS:
+        # On a machine that has become busier since `seconds` were taken, more kills than KILLS may come before an epoch.
+        while kills < KILLS or ("--resume" in args and kept == 0):
             process = start(f"{name}.py", *args, "--out", out, log=log)
             process.join(moment.uniform(0, seconds[name]))
             if process.exitcode is None:
@@ -93,7 +94,9 @@ def test_ctrl_c_says_how_to_go_on_and_that_goes_on(uninterrupted, tmp_path):
                 break
         _, errors = process.communicate()
     assert process.returncode == 130
-    assert re.fullmatch(r"interrupted; to go on: python .*q2_fcn.py --epochs 40 --device cpu --out \S+ --resume( \(.*\))?\n", errors)
+    assert re.fullmatch(
+        r"interrupted; to go on: python .*q2_fcn.py --epochs 40 --device cpu --out \S+ --resume( \(.*\))?\n", errors
+    )
     printed = run_well(*shlex.split(errors.partition("python ")[2].partition(" (")[0]))
     assert int(re.search(r"Resuming \S+q2_fcn.resume.pt: (\d+) of 40 epochs", printed)[1]) >= 3
     same_artifacts(whole, tmp_path, ["q2_fcn"])
