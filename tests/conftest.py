@@ -85,7 +85,7 @@ def random_data(count=100, size=69, num_classes=8):
 
 @pytest.fixture(scope="session")
 def synthetic_run(tmp_path_factory):
-    """The folder of a whole chain, run by the command line on a small synthetic set and the CPU, and what it printed."""
+    """The folder of a whole chain, run by the command line on a small synthetic set on the CPU, and what it printed."""
     out = tmp_path_factory.mktemp("synthetic")
     printed = {"q1": run_well("q1_data.py", "--source", "synthetic", "--count", 800, "--out", out)}
     for script in ("q2_fcn", "q3_cnn", "q5_transfer"):

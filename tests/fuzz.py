@@ -85,7 +85,7 @@ def damaged(content, rng):
 
 
 def examine(path, report):
-    """In a process of its own: read a damaged file as the scripts do, and report exit status, errors, seconds and memory."""
+    """In a process of its own: read a damaged file as the scripts do; report status, errors, seconds and memory."""
     errors = io.StringIO()
     # The picture takes a second and has nothing to do with what is in the file.
     q1_data.class_gallery, artifacts.write_figure = (lambda *args: None), (lambda figure, path: path.write_bytes(b""))
