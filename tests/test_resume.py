@@ -66,7 +66,7 @@ def test_killed_again_and_again_a_chain_ends_with_the_same_bits(uninterrupted, t
     out, log, moment = tmp_path / "out", tmp_path / "log", random.Random(467)
     for name, args in CHAIN.items():
         kills, kept = 0, 0
-        # On a machine that has become busier since `seconds` were taken, more kills than KILLS may come before an epoch.
+        # On a machine that has become busier since `seconds` were taken, KILLS may all come before the first epoch.
         while kills < KILLS or ("--resume" in args and kept == 0):
             process = start(f"{name}.py", *args, "--out", out, log=log)
             process.join(moment.uniform(0, seconds[name]))
