@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 import torch
 from forked import ROOT
+from hypothesis import HealthCheck, settings
+from memory import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 (pytest's hooks)
 
 EFIGI = ROOT.parent / "shared" / "data" / "efigi10.h5"
+# The examples are the same at every run and on every machine, and no example fails for being slow on a busy one.
+# `pytest --hypothesis-profile=search` tries other examples at each run: a search to start by hand.
+settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", settings.get_profile("fixed"), derandomize=False, database=None, print_blob=True)
+settings.load_profile("fixed")
 # The test command must not depend on what is in the user's own cache, nor wait for the real mirrors.
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -78,10 +85,10 @@ def random_data(count=100, size=69, num_classes=8):
 
 @pytest.fixture(scope="session")
 def synthetic_run(tmp_path_factory):
-    """The folder of a whole chain, run by the command line on a small synthetic set, and what it printed."""
+    """The folder of a whole chain, run by the command line on a small synthetic set on the CPU, and what it printed."""
     out = tmp_path_factory.mktemp("synthetic")
     printed = {"q1": run_well("q1_data.py", "--source", "synthetic", "--count", 800, "--out", out)}
     for script in ("q2_fcn", "q3_cnn", "q5_transfer"):
-        printed[script[:2]] = run_well(f"{script}.py", "--epochs", 2, "--out", out)
-    printed["q4"] = run_well("q4_confusion.py", "--out", out)
+        printed[script[:2]] = run_well(f"{script}.py", "--epochs", 2, "--device", "cpu", "--out", out)
+    printed["q4"] = run_well("q4_confusion.py", "--device", "cpu", "--out", out)
     return out, printed

@@ -1,6 +1,7 @@
 """The scripts as processes that start in milliseconds, everything imported: for tests that start many."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import subprocess
@@ -40,3 +41,14 @@ def run(script, *args):
         process.join()
         stdout, stderr = (file.read_text() if file.exists() else "" for file in files)
     return subprocess.CompletedProcess([script, *args], process.exitcode, stdout, stderr)
+
+
+def stop_fork_server():
+    """End the fork server and wait for it: then the system counts its processes among this one's children.
+
+    Processes that are still running are killed. The next `start` starts another server.
+    """
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    multiprocessing.forkserver._forkserver._stop()  # the library has no public name for it

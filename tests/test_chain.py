@@ -24,8 +24,8 @@ def efigi_run(tmp_path_factory):
     sizes = ("--main-train", 2100, "--transfer-train", 800)
     printed = {"q1": run_well("q1_data.py", "--data", EFIGI, *sizes, "--out", out)}
     for script, epochs in (("q2_fcn", 8), ("q3_cnn", 8), ("q5_transfer", 8)):
-        printed[script[:2]] = run_well(f"{script}.py", "--epochs", epochs, "--out", out)
-    printed["q4"] = run_well("q4_confusion.py", "--out", out)
+        printed[script[:2]] = run_well(f"{script}.py", "--epochs", epochs, "--device", "cpu", "--out", out)
+    printed["q4"] = run_well("q4_confusion.py", "--device", "cpu", "--out", out)
     return out, printed
 
 
@@ -123,7 +123,7 @@ def test_q3_compares_itself_with_q2(chain):
     assert "McNemar" in printed["q3"]
 
 
-def test_q5_keeps_the_backbone_and_agrees_with_logistic_regression(chain):
+def test_q5_keeps_the_backbone(chain):
     out, printed = chain
     record, cnn, transfer = read(out, "q5_transfer"), load(out, "q3_cnn"), load(out, "q5_transfer")
     for key, value in transfer.items():
@@ -164,7 +164,8 @@ def test_the_backbone_can_be_any_file_of_the_cnn_or_its_backbone(synthetic_run, 
     torch.save(backbone, tmp_path / "ckpt.pt")
     before = (out / "q5_transfer.json").read_bytes()
     (tmp_path / "q1_data.pt").symlink_to(out / "q1_data.pt")
-    printed = run_well("q5_transfer.py", "--backbone", tmp_path / "ckpt.pt", "--epochs", 2, "--out", tmp_path)
+    options = ("--backbone", tmp_path / "ckpt.pt", "--epochs", 2, "--device", "cpu", "--out", tmp_path)
+    printed = run_well("q5_transfer.py", *options)
     assert "ckpt.pt: a cnn_backbone" in printed
     assert read(tmp_path, "q5_transfer")["history"]["test_loss"] == read(out, "q5_transfer")["history"]["test_loss"]
     assert (out / "q5_transfer.json").read_bytes() == before

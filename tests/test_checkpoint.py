@@ -169,7 +169,7 @@ names = st.sampled_from([*CONTAINERS, "0.weight", "0.0.weight", "1.weight", "mod
 contents = st.recursive(leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(content=contents)
 def test_whatever_a_checkpoint_holds_it_is_the_backbone_or_refused_in_a_sentence(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "any.pt"

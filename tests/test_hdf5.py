@@ -1,5 +1,5 @@
+import math
 import os
-import resource
 import subprocess
 import sys
 
@@ -11,6 +11,7 @@ from common.hdf5 import open_galaxy10, resize
 from conftest import error_of, run, write_galaxy10
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import peak_memory
 
 from common import hdf5
 
@@ -225,10 +226,10 @@ def test_a_billion_images_in_a_tiny_file_are_not_believed(layout, tmp_path):
         file.create_dataset("images", (10**9, 69, 69, 3), "uint8", **layout)
         file.create_dataset("ans", (10**9,), "uint8", chunks=(10**6,))
     assert path.stat().st_size < 10_000
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     with pytest.raises(ValueError, match=r"declares 'images' of 1,000,000,000 rows but holds 0.00% of that"):
         open_galaxy10(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
+    assert peak_memory() - before < 50_000_000
 
 
 def test_labels_declared_but_never_written_are_not_believed(tmp_path):
@@ -283,12 +284,13 @@ def test_chunks_are_read_once_each(tmp_path):
                 assert hdf5.block_rows(file["images"]) == rows
 
 
-shapes = st.lists(st.sampled_from([0, 1, 3, 10, 60, 69]), max_size=5).map(tuple)
+# Up to five axes, but at most 8 MB: whether a shape is refused does not depend on its size.
+shapes = st.lists(st.sampled_from([0, 1, 3, 10, 60, 69]), max_size=5).map(tuple).filter(lambda s: math.prod(s) < 1e6)
 dtypes = st.sampled_from(["uint8", "int8", "int64", "uint64", "float32", "float64", "S3", "bool", "complex64"])
 storages = st.sampled_from([{}, {"chunks": True}, {"chunks": True, "compression": "gzip"}])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     shape=st.one_of(shapes, st.just((60, 69, 69, 3))),
     ans_shape=st.one_of(shapes, st.just((60,))),

@@ -42,7 +42,7 @@ def copy_project(folder):
     return folder
 
 
-SETTINGS = ("DATA=galaxies.h5", "MAIN_TRAIN=200", "TRANSFER_TRAIN=40", "EPOCHS=1")
+SETTINGS = ("DATA=galaxies.h5", "MAIN_TRAIN=200", "TRANSFER_TRAIN=40", "DEVICE=cpu", "EPOCHS=1")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_make_goes_on_after_ctrl_c_and_after_a_kill(tmp_path):
     assert int(re.search(r"Resuming artifacts/q3_cnn.resume.pt: (\d+) of 30 epochs", done.stdout)[1]) >= 9
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "q1_data.pt").symlink_to(tmp_path / "artifacts" / "q1_data.pt")
-    run_well("q3_cnn.py", "--epochs", 30, "--out", tmp_path / "alone")
+    run_well("q3_cnn.py", "--epochs", 30, "--device", "cpu", "--out", tmp_path / "alone")
     first, second = (tmp_path / folder / "q3_cnn.pt" for folder in ("artifacts", "alone"))
     assert first.read_bytes() == second.read_bytes()
 

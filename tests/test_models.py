@@ -50,6 +50,7 @@ def test_state_dict_keys_put_backbone_and_head_apart():
     assert layers == {"0.0", "0.3", "0.7", "0.9", "1"}
 
 
+# Bits, on any processor: a maximum and ReLU round nothing, and all other layers get the same numbers in both networks.
 def test_pooling_before_relu_changes_no_bit_of_outputs_and_gradients():
     torch.manual_seed(0)
     model = classifier(convolutional_backbone(), 8)

@@ -31,7 +31,8 @@ def test_batches_are_those_of_the_dataloader(shuffle):
         assert len(resident) == len(plain) == len(batches) == 4
         for (crops, labels), (other_crops, other_labels) in zip(expected, batches, strict=True):
             assert torch.equal(labels, other_labels)
-            torch.testing.assert_close(crops, other_crops, rtol=1e-6, atol=1e-5)
+            # Four roundings, by 6e-8 of at most 255 / 70 each: x * scale + shift in place of (x - mean) / std.
+            torch.testing.assert_close(crops, other_crops, rtol=0, atol=2e-6)
 
 
 def test_predictions_are_those_of_the_dataloader():
@@ -39,7 +40,8 @@ def test_predictions_are_those_of_the_dataloader():
     model = classifier(convolutional_backbone(), 8)
     plain, resident = loaders()
     for first, second in zip(predict(model, plain, CPU), predict(model, resident, CPU), strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+        # Crops that agree to 1e-6 go through five layers of sums; the logits are about 0.3, and labels are whole.
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
 
 
 def train(run_epoch, epochs=2):
@@ -93,7 +95,8 @@ def test_where_no_graph_can_be_captured_training_goes_on_step_by_step(capsys):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_captured_graph_gives_the_losses_of_the_cpu():
+def test_a_captured_graph_gives_the_losses_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as choose_device does
     plain, _ = loaders(count=1000)
     losses = []
     for device in (CPU, torch.device("cuda")):

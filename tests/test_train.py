@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,11 +74,14 @@ def test_one_batch_can_be_overfitted(network):
     assert accuracy == 1.0
 
 
-def test_train_step_equals_a_slow_one_in_plain_torch():
+# In float64: there rounding, some 1e-16, stays far below Adam's epsilon of 1e-8. In float32 it does not, and where a
+# gradient is nothing but rounding, Adam turns it into a step of up to the learning rate.
+@pytest.mark.parametrize("network", NETWORKS)
+def test_train_step_equals_a_slow_one_in_plain_torch(network):
     torch.manual_seed(0)
-    crops, labels = torch.randn(100, 3, 48, 48), torch.arange(100) % 8
-    batches = [(crops[:64], labels[:64]), (crops[64:], labels[64:])]
-    model, reference = NETWORKS["cnn"](), NETWORKS["cnn"]()
+    crops, labels = torch.randn(48, 3, 48, 48, dtype=torch.float64), torch.arange(48) % 8
+    batches = [(crops[:32], labels[:32]), (crops[32:], labels[32:])]
+    model, reference = NETWORKS[network]().double(), NETWORKS[network]().double()
     reference.load_state_dict(model.state_dict())
     loss, accuracy = train_epoch(model, batches, torch.optim.Adam(model.parameters(), lr=0.002, fused=True), CPU)
 
@@ -91,10 +95,11 @@ def test_train_step_equals_a_slow_one_in_plain_torch():
         optimizer.step()
         losses += each.tolist()
         right += sum(int(row.argmax()) == int(label) for row, label in zip(log_probabilities, truth, strict=True))
-    assert loss == pytest.approx(math.fsum(losses) / 100, rel=1e-5)  # by sample: the second batch is smaller
-    assert accuracy == right / 100
+    # By sample, as the second batch is smaller; the sum is a float32.
+    assert loss == pytest.approx(math.fsum(losses) / 48, rel=1e-6)
+    assert accuracy == right / 48
     for parameter, expected in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -154,19 +159,22 @@ def test_dropout_is_off_in_predictions_and_on_in_training():
     assert model.training
 
 
+# bfloat16 rounds to 8 bits: logits of about 0.3 to 0.3 / 2**9 at each of the five layers, 0.003 in all. Over a hundred
+# images most of that averages out.
 def test_bf16_trains_close_to_float32_and_keeps_float32_weights():
     exact, exact_history = train_once("cnn")
     model, history = train_once("cnn", precision="bf16")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert history["train_loss"] != exact_history["train_loss"]
-    assert history["train_loss"] == pytest.approx(exact_history["train_loss"], rel=0.02)
+    assert history["train_loss"] == pytest.approx(exact_history["train_loss"], abs=0.003)
     assert model.state_dict().keys() == exact.state_dict().keys()
 
 
-# Measured with torch 2.14 on a CPU, on the data of `fixed_data`: what a change of meaning would change.
+# Measured in float64, on the data of `fixed_data`: what a change of meaning would change. float32 is within 1e-6 of
+# these, with AVX-512, AVX2 or neither; a change of order, crops, initial weights or optimizer is 1e-3 or more.
 FIRST_LOSSES = {
-    "fcn": [2.33473, 1.89373],
-    "cnn": [2.08108, 2.06479],
+    "fcn": [2.334730, 1.893725],
+    "cnn": [2.081075, 2.064794],
 }
 
 
@@ -188,7 +196,7 @@ def test_the_first_losses_are_those_they_always_were(network):
     model = NETWORKS[network]()
     train_loader, test_loader = (make_loader(images, labels, MEAN, STD, shuffle=shuffle) for shuffle in (True, False))
     history = train(model, train_loader, test_loader, settings(), CPU, NoState())
-    assert history["train_loss"] == pytest.approx(FIRST_LOSSES[network], abs=1e-4)
+    assert history["train_loss"] == pytest.approx(FIRST_LOSSES[network], abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -224,6 +232,7 @@ def test_a_learning_rate_too_high_ends_with_one_sentence_and_the_old_files(synth
     assert not (tmp_path / "q3_cnn.pt").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read from Linux's /proc")
 def test_out_of_memory_says_what_to_lower(synthetic_run, tmp_path):
     (tmp_path / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
     # A limit just above what the program itself takes: a batch of all images does not fit any more.
@@ -259,7 +268,7 @@ def test_other_runtime_errors_are_not_hidden():
 def test_any_hash_seed_gives_the_same_bits(tmp_path):
     for folder, environment in (("usual", {}), ("other", {"PYTHONHASHSEED": "467"})):
         run_well("q1_data.py", "--source", "synthetic", "--count", 400, "--out", tmp_path / folder, **environment)
-        run_well("q3_cnn.py", "--epochs", 2, "--out", tmp_path / folder, **environment)
+        run_well("q3_cnn.py", "--epochs", 2, "--device", "cpu", "--out", tmp_path / folder, **environment)
     for name in ("q1_data.pt", "q3_cnn.pt"):
         first, second = ((tmp_path / folder / name).read_bytes() for folder in ("usual", "other"))
         assert first == second

@@ -1,0 +1,41 @@
+"""What the tests may cost in memory: pytest's hooks, which print the peak at the end and fail above the limit.
+
+The peak is that of pytest's own process plus that of the largest process that a test started. On Linux a process is
+counted with the peak of the one that started it, and with the libraries that it shares with others, so the sum is an
+upper bound, also for the tests that run two of torchrun's workers at a time.
+"""
+
+import resource
+import sys
+
+import pytest
+from forked import stop_fork_server
+
+LIMIT = 3.0  # GB
+PEAKS = pytest.StashKey()
+
+
+def peak_memory(who=resource.RUSAGE_SELF):
+    """Return the peak resident memory, in bytes, of this process or, of RUSAGE_CHILDREN, of the largest."""
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--memory-limit", type=float, default=LIMIT, metavar="GB", help="most memory of all processes")
+
+
+def pytest_sessionfinish(session):
+    stop_fork_server()  # its processes are counted once it has ended
+    own, other = (peak_memory(who) / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = own + other
+    session.config.stash[PEAKS] = own, other, peak
+    if peak > session.config.getoption("memory_limit") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    own, other, peak = config.stash[PEAKS]
+    limit = config.getoption("memory_limit")
+    line = f"peak memory: {own:.2f} GB pytest + {other:.2f} GB largest other process"
+    verdict = "ERROR: above" if peak > limit else "within"
+    terminalreporter.write_line(f"{line} = {peak:.2f} GB, {verdict} the limit of {limit:g} GB", red=peak > limit)
