@@ -10,6 +10,9 @@ import torch
 from forked import ROOT
 from hypothesis import HealthCheck, settings
 from memory import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 (pytest's hooks)
+from torchvision import transforms
+
+from common.data import Normalize, RandomCrop
 
 EFIGI = ROOT.parent / "shared" / "data" / "efigi10.h5"
 # The examples are the same at every run and on every machine, and no example fails for being slow on a busy one.
@@ -74,6 +77,11 @@ class Harmful:
 
     def __reduce__(self):
         return open, (str(self.path), "w")
+
+
+def crop_transform(mean, std):
+    """The assignment's transform: random crops, normalised."""
+    return transforms.Compose([RandomCrop(48), Normalize(mean, std)])
 
 
 def random_data(count=100, size=69, num_classes=8):

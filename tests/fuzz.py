@@ -18,15 +18,17 @@ import h5py
 import numpy as np
 import torch
 
+from q3_cnn import make_backbone, make_cnn
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from common.checkpoint import load_backbone
-from common.models import classifier, convolutional_backbone
 from forked import CONTEXT
 from memory import peak_memory
 
 import q1_data
-from common import artifacts, cli
+from common import cli
+from common.storage import artifacts
+from common.storage.checkpoint import load_backbone
 
 # What a file may cost: seconds of processor time, bytes. A process that is not done after HANG seconds hangs, as one
 # that waits for others on a busy machine does not.
@@ -53,7 +55,7 @@ def write_seeds(folder):
                 file.create_dataset("images", data=images, **options)
                 packed = {"compression": "gzip"} if options else {}
                 file.create_dataset("ans", data=labels.astype(np.int64 if libver == "latest" else np.uint8), **packed)
-    cnn = classifier(convolutional_backbone(), 8)
+    cnn = make_cnn()
     torch.save(cnn.state_dict(), folder / "cnn.pt")
     torch.save({"epoch": 3, "state_dict": cnn[0].half().state_dict()}, folder / "half.pt")
     torch.save(cnn[0].state_dict(), folder / "legacy.pt", _use_new_zipfile_serialization=False)
@@ -88,10 +90,13 @@ def examine(path, report):
     """In a process of its own: read a damaged file as the scripts do; report status, errors, seconds and memory."""
     errors = io.StringIO()
     # The picture takes a second and has nothing to do with what is in the file.
-    q1_data.class_gallery, artifacts.write_figure = (lambda *args: None), (lambda figure, path: path.write_bytes(b""))
+    q1_data.plots.class_gallery, artifacts.write_figure = (
+        (lambda *args: None),
+        (lambda figure, path: path.write_bytes(b"")),
+    )
 
     def load():
-        print(load_backbone(path)[1])
+        print(load_backbone(make_backbone(), path)[0])
 
     status, out = 0, path.with_suffix(".out")
     sys.argv = ["q1_data.py", "--data", str(path), "--main-train", "30", "--transfer-train", "6", "--out", str(out)]

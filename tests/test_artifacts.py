@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
-from common.atomic import replacing
 from conftest import Harmful
 from torch import nn
 
-from common import artifacts
+from common.storage import artifacts
+from common.storage.atomic import atomic_write
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half of it")
         raise RuntimeError("killed")
 
-    with pytest.raises(RuntimeError), replacing(path) as [temporary]:
+    with pytest.raises(RuntimeError), atomic_write(path) as [temporary]:
         write_half(temporary)
     assert json.loads(path.read_text()) == {"run": 1}
     assert list(tmp_path.iterdir()) == [path]

@@ -10,9 +10,10 @@ import time
 
 import pytest
 import torch
-from common.atomic import replacing, sole_writer
 from conftest import ROOT, error_of, run, run_well
 from forked import start
+
+from common.storage.atomic import atomic_write, exclusive_lock
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_read_only_folder_is_found_before_the_training(synthetic_run, small_di
 
 def test_a_folder_without_permission_or_that_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileExistsError), sole_writer(tmp_path / "file", "q2_fcn"):
+    with pytest.raises(FileExistsError), exclusive_lock(tmp_path / "file", "q2_fcn"):
         pass
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
@@ -85,7 +86,7 @@ def test_a_folder_without_permission_or_that_is_a_file(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied", args[0])
 
         monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PermissionError, match=f"Permission denied: '{locked}'"), sole_writer(locked, "q2_fcn"):
+    with pytest.raises(PermissionError, match=f"Permission denied: '{locked}'"), exclusive_lock(locked, "q2_fcn"):
         pass
 
 
@@ -119,8 +120,8 @@ def test_a_kill_while_writing_leaves_the_old_files_and_the_next_run_clears_up(tm
     for name in ("a.json", "a.png"):
         (tmp_path / name).write_text("old")
     code = (
-        "import os, signal, sys; from common.atomic import replacing\n"
-        f"with replacing('{tmp_path}/a.png', '{tmp_path}/a.json') as names:\n"
+        "import os, signal, sys; from common.storage.atomic import atomic_write\n"
+        f"with atomic_write('{tmp_path}/a.png', '{tmp_path}/a.json') as names:\n"
         "    names[0].write_text('new'); names[1].write_text('ne'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
@@ -128,14 +129,14 @@ def test_a_kill_while_writing_leaves_the_old_files_and_the_next_run_clears_up(tm
     assert contents(tmp_path) == {"a.json": b"old", "a.png": b"old"}
     assert len(list(tmp_path.glob(".a.*.tmp"))) == 2
     (tmp_path / ".b.png.1.tmp").write_text("of another question")
-    with sole_writer(tmp_path, "a"):
+    with exclusive_lock(tmp_path, "a"):
         assert [path.name for path in tmp_path.glob(".*.tmp")] == [".b.png.1.tmp"]
 
 
 def test_files_that_belong_together_are_replaced_together_and_the_last_one_last(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(os, "replace", lambda source, target: order.append((target.name, source.exists())))
-    with replacing(tmp_path / "q2.pt", tmp_path / "q2.json") as names:
+    with atomic_write(tmp_path / "q2.pt", tmp_path / "q2.json") as names:
         names[0].write_text("weights")
         assert order == []
         names[1].write_text("record")
@@ -143,7 +144,7 @@ def test_files_that_belong_together_are_replaced_together_and_the_last_one_last(
 
 
 def test_errors_of_the_program_are_not_taken_for_the_disks(tmp_path):
-    with pytest.raises(RuntimeError, match="a bug"), replacing(tmp_path / "x"):
+    with pytest.raises(RuntimeError, match="a bug"), atomic_write(tmp_path / "x"):
         raise RuntimeError("a bug")
 
 

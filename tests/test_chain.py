@@ -6,10 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from common.models import classifier, convolutional_backbone, fully_connected
 from conftest import EFIGI, error_of, run, run_well, write_galaxy10
 from PIL import Image
 from sklearn.metrics import confusion_matrix
+from torch import nn
+
+from q2_fcn import make_fcn
+from q3_cnn import make_backbone, make_cnn
 
 HISTORY_KEYS = {"train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds"}
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
@@ -93,8 +96,8 @@ def test_training_records(chain, name, parameters, trainable):
 
 def test_state_dicts_load_straight_into_the_networks(chain):
     out, _ = chain
-    cnn, transfer = (classifier(convolutional_backbone(), num_classes) for num_classes in (8, 2))
-    for name, network in (("q2_fcn", fully_connected()), ("q3_cnn", cnn), ("q5_transfer", transfer)):
+    transfer = nn.Sequential(make_backbone(), nn.Linear(64, 2))
+    for name, network in (("q2_fcn", make_fcn()), ("q3_cnn", make_cnn()), ("q5_transfer", transfer)):
         weights = load(out, name)
         network.load_state_dict(weights)
         assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())

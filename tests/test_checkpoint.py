@@ -5,17 +5,18 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from common.artifacts import save_tensors
-from common.checkpoint import CONTAINERS, check_origin, load_backbone
-from common.models import classifier, convolutional_backbone, weights_hash
 from conftest import Harmful, error_of, run, run_well
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from common.storage.artifacts import save_tensors
+from common.storage.checkpoint import CONTAINERS, check_origin, load_backbone, weights_hash
+from q3_cnn import make_backbone
+
 torch.manual_seed(0)
-BACKBONE = convolutional_backbone()
-CNN = classifier(BACKBONE, 8)
+BACKBONE = make_backbone()
+CNN = nn.Sequential(BACKBONE, nn.Linear(64, 8))
 CROPS = torch.randn(3, 3, 48, 48)
 
 
@@ -38,7 +39,7 @@ class Compiled(nn.Module):
 RECOGNISED = {
     "a backbone": (BACKBONE.state_dict(), "a cnn_backbone"),
     "the CNN": (CNN.state_dict(), "the backbone of a CNN of 8 classes"),
-    "a head of 37": (classifier(BACKBONE, 37).state_dict(), "the backbone of a CNN of 37 classes"),
+    "a head of 37": (nn.Sequential(BACKBONE, nn.Linear(64, 37)).state_dict(), "the backbone of a CNN of 37 classes"),
     "DataParallel": (nn.DataParallel(CNN).state_dict(), "saved from DataParallel ('module.')"),
     "compiled": (Compiled(CNN).state_dict(), "saved from torch.compile ('_orig_mod.')"),
     "module._orig_mod.": (prefixed(CNN, "module.", "_orig_mod."), "DataParallel ('module.'), saved from torch.compile"),
@@ -58,16 +59,18 @@ RECOGNISED = {
 def test_other_peoples_checkpoints_are_recognised_and_give_the_same_features(form, legacy, tmp_path):
     content, words = RECOGNISED[form]
     torch.save(content, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=not legacy)
-    loaded, kind, _ = load_backbone(tmp_path / "ckpt.pt")
+    loaded = make_backbone()
+    kind, _ = load_backbone(loaded, tmp_path / "ckpt.pt")
     assert words in kind
     assert torch.equal(loaded(CROPS), BACKBONE(CROPS))
-    assert weights_hash(loaded) == weights_hash(BACKBONE)
+    assert weights_hash(loaded.state_dict()) == weights_hash(BACKBONE.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_taken_and_rounded_but_once(dtype, tmp_path):
     torch.save(converted(CNN, dtype), tmp_path / "ckpt.pt")
-    loaded, kind, _ = load_backbone(tmp_path / "ckpt.pt")
+    loaded = make_backbone()
+    kind, _ = load_backbone(loaded, tmp_path / "ckpt.pt")
     assert f"{str(dtype)[6:]} weights, now float32" in kind
     for value, original in zip(loaded.parameters(), BACKBONE.parameters(), strict=True):
         assert value.dtype == torch.float32
@@ -110,7 +113,7 @@ def test_other_networks_are_refused_with_what_was_expected_and_found(form, tmp_p
     content, sentence = REFUSED[form]
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(ValueError, match=sentence) as error:
-        load_backbone(tmp_path / "ckpt.pt")
+        load_backbone(make_backbone(), tmp_path / "ckpt.pt")
     assert "ckpt.pt" in str(error.value)
 
 
@@ -156,7 +159,7 @@ NO_CHECKPOINTS = {
 def test_files_that_are_no_checkpoint_are_named_for_what_they_are_and_run_nothing(kind, tmp_path):
     write_no_checkpoint(kind, tmp_path / "ckpt.pt")
     with pytest.raises(ValueError, match=NO_CHECKPOINTS[kind]) as error:
-        load_backbone(tmp_path / "ckpt.pt")
+        load_backbone(make_backbone(), tmp_path / "ckpt.pt")
     assert "ckpt.pt is not a file of tensors" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "written").exists()
@@ -175,29 +178,30 @@ def test_whatever_a_checkpoint_holds_it_is_the_backbone_or_refused_in_a_sentence
     path = tmp_path_factory.getbasetemp() / "any.pt"
     torch.save(content, path)
     try:
-        loaded, _, _ = load_backbone(path)
+        loaded = make_backbone()
+        load_backbone(loaded, path)
     except ValueError as error:
         sentence = str(error)
     else:
-        assert weights_hash(loaded) == weights_hash(BACKBONE)
+        assert weights_hash(loaded.state_dict()) == weights_hash(BACKBONE.state_dict())
         return
     assert "any.pt" in sentence
     assert "expected" in sentence
 
 
 def test_the_hash_sees_every_bit():
-    backbone = convolutional_backbone()
-    before = weights_hash(backbone)
-    assert weights_hash(backbone.to(memory_format=torch.channels_last)) == before
+    backbone = make_backbone()
+    before = weights_hash(backbone.state_dict())
+    assert weights_hash(backbone.to(memory_format=torch.channels_last).state_dict()) == before
     with torch.no_grad():
         weight = backbone[0].weight
         weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(9.0))
-    assert weights_hash(backbone) != before
+    assert weights_hash(backbone.state_dict()) != before
 
 
 def test_a_network_of_unknown_origin_is_used_with_a_remark(tmp_path, capsys):
     save_tensors(CNN.state_dict(), tmp_path / "ckpt.pt")
-    check_origin(tmp_path / "ckpt.pt", weights_hash(CNN), {"fingerprint": "here"}, force=False)
+    check_origin(tmp_path / "ckpt.pt", weights_hash(CNN.state_dict()), {"fingerprint": "here"}, force=False)
     assert "without ckpt.json beside it there is no telling" in capsys.readouterr().out
 
 
@@ -210,7 +214,7 @@ def test_a_network_of_unknown_origin_is_used_with_a_remark(tmp_path, capsys):
 )
 def test_a_network_of_other_origin_needs_force(record, words, tmp_path, capsys):
     (tmp_path / "ckpt.json").write_text(json.dumps(record))
-    origin = (tmp_path / "ckpt.pt", weights_hash(CNN), {"fingerprint": "here"})
+    origin = (tmp_path / "ckpt.pt", weights_hash(CNN.state_dict()), {"fingerprint": "here"})
     with pytest.raises(ValueError, match=f"ckpt.pt .*{words}.*--force"):
         check_origin(*origin, force=False)
     check_origin(*origin, force=True)

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from common.artifacts import without_nan
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
@@ -14,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
 import q4_confusion
-from common import describe_confusion, discuss, imbalance, likeness
+from common import describe_confusion, imbalance, likeness
 from common.metrics import holm
+from common.storage.artifacts import without_nan
+from submission import discuss
 
 pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=200)
 

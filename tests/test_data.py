@@ -4,9 +4,10 @@ from conftest import random_data
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from common.data import CROP_SIZE, MyDataset, Normalize, RandomCrop, make_loader, make_loaders, seed_epoch
+from common.data import MyDataset, Normalize, RandomCrop, make_loader, make_loaders, seed_epoch
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)
+CROP = transforms.Compose([RandomCrop(48)])
 
 
 def numbered_images(count):
@@ -18,13 +19,19 @@ def numbered_images(count):
     return images
 
 
+def crop_at_random(images, indices, seed):
+    crop = RandomCrop(48)
+    generator = torch.Generator().manual_seed(seed)
+    return crop.crop_batch(images, indices, *crop.get_params(69, 69, len(indices), generator))
+
+
 def corners(crops):
     return crops[:, :2, 0, 0].long()
 
 
 def test_every_crop_is_a_whole_window_of_its_own_image():
     images = random_data(40)[0]
-    crops = RandomCrop(48, torch.Generator().manual_seed(0)).take(images, np.array([7, 7, 3, 39]))
+    crops = crop_at_random(images, np.array([7, 7, 3, 39]), seed=0)
     assert crops.shape == (4, 3, 48, 48)
     assert crops.dtype == torch.float32
     for crop, index in zip(crops, [7, 7, 3, 39], strict=True):
@@ -34,18 +41,17 @@ def test_every_crop_is_a_whole_window_of_its_own_image():
 
 def test_crops_of_one_batch_differ_and_all_offsets_occur_equally_often():
     images = numbered_images(2)
-    crop = RandomCrop(48, torch.Generator().manual_seed(0))
-    draws = torch.cat([corners(crop.take(images, np.zeros(484, int))) for _ in range(50)])
-    assert draws.min() == 0
-    assert draws.max() == 21
-    counts = torch.bincount(draws[:, 0] * 22 + draws[:, 1], minlength=484).double()
+    sampled = torch.cat([corners(crop_at_random(images, np.zeros(484, int), seed)) for seed in range(50)])
+    assert sampled.min() == 0
+    assert sampled.max() == 21
+    counts = torch.bincount(sampled[:, 0] * 22 + sampled[:, 1], minlength=484).double()
     chi_square = ((counts - 50) ** 2 / 50).sum().item()
     assert (counts > 0).all()
     assert abs(chi_square - 483) < 5 * np.sqrt(2 * 483)  # mean and deviation of chi-square with 483 degrees
 
 
 def test_pixels_keep_their_rows_columns_and_colours():
-    crops = RandomCrop(48, torch.Generator().manual_seed(3)).take(numbered_images(9), np.arange(9))
+    crops = crop_at_random(numbered_images(9), np.arange(9), seed=3)
     for number, crop in enumerate(crops):
         top, left = crop[:2, 0, 0]
         assert torch.equal(crop[0], (top + torch.arange(48.0))[:, None].expand(48, 48))
@@ -56,31 +62,25 @@ def test_pixels_keep_their_rows_columns_and_colours():
 def test_item_and_batch_access_give_what_transform_gives():
     images, labels = random_data(10)
     mean, std = torch.tensor([10.0, 20, 30]), torch.tensor([3.0, 4, 5])
-    generator = torch.Generator()
-    dataset = MyDataset(
-        images, labels, transforms.Compose([RandomCrop(48, generator), transforms.Normalize(mean, std)])
-    )
+    dataset = MyDataset(images, labels, transforms.Compose([RandomCrop(48), Normalize(mean, std)]))
     assert len(dataset) == 10
-    generator.manual_seed(5)
+    torch.manual_seed(5)
     crop, label = dataset[4]
-    generator.manual_seed(5)
+    dataset.crop_generator.manual_seed(5)
     crops, batch_labels = dataset.__getitems__([4])
     assert torch.equal(crop, crops[0])
     assert label == batch_labels[0] == labels[4]
-    generator.manual_seed(5)
-    window = RandomCrop(48, generator)(images[4])
+    torch.manual_seed(5)
+    window = RandomCrop(48)(images[4])
     assert torch.equal(crop, (window - mean[:, None, None]) / std[:, None, None])  # one rounding after the other
 
 
 def test_dataset_takes_either_memory_order():
     images, labels = random_data(6)
-    generator = torch.Generator()
     crops = []
     for order in (torch.contiguous_format, torch.channels_last):
-        dataset = MyDataset(
-            images.contiguous(memory_format=order), labels, transforms.Compose([RandomCrop(48, generator)])
-        )
-        generator.manual_seed(1)
+        dataset = MyDataset(images.contiguous(memory_format=order), labels, CROP)
+        dataset.crop_generator.manual_seed(1)
         crops.append(dataset.__getitems__([5, 0])[0])
     assert torch.equal(*crops)
     assert crops[0].is_contiguous(memory_format=torch.channels_last)
@@ -88,7 +88,7 @@ def test_dataset_takes_either_memory_order():
 
 def test_plain_dataloader_works_too():
     images, labels = random_data(10)
-    dataset = MyDataset(images, labels, transforms.Compose([RandomCrop(48, torch.Generator())]))
+    dataset = MyDataset(images, labels, CROP)
     singles = DataLoader([dataset[i] for i in range(10)], batch_size=4)
     assert [batch.shape for batch, _ in singles] == [(4, 3, 48, 48), (4, 3, 48, 48), (2, 3, 48, 48)]
 
@@ -96,7 +96,7 @@ def test_plain_dataloader_works_too():
 def test_loader_drops_nothing_and_shuffles_only_when_asked():
     images, labels = numbered_images(150), torch.arange(150)
     for shuffle in (False, True):
-        batches = list(make_loader(images, labels, ZERO, ONE, batch_size=64, shuffle=shuffle))
+        batches = list(make_loader(images, labels, CROP, batch_size=64, shuffle=shuffle))
         assert [len(batch) for _, batch in batches] == [64, 64, 22]
         order = torch.cat([batch for _, batch in batches])
         assert torch.equal(order.sort().values, labels)
@@ -106,7 +106,7 @@ def test_loader_drops_nothing_and_shuffles_only_when_asked():
 
 def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
     images, labels = numbered_images(100), torch.arange(100)
-    loader = make_loader(images, labels, ZERO, ONE, shuffle=True)
+    loader = make_loader(images, labels, CROP, shuffle=True)
 
     def draw(seed, epoch):
         seed_epoch(loader, seed, epoch)
@@ -125,17 +125,16 @@ def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
 def test_loading_leaves_torchs_own_random_state_alone():
     images, labels = random_data(70)
     state = torch.get_rng_state()
-    list(make_loader(images, labels, ZERO, ONE, shuffle=True))
+    list(make_loader(images, labels, CROP, shuffle=True))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_test_loader_has_the_same_batches_whatever_the_batch_size():
     data = {f"main_{half}_{kind}": value for half in ("train", "test") for kind, value in
             zip(("images", "labels"), random_data(90), strict=True)} | {"mean": ZERO, "std": ONE}  # fmt: skip
-    train_loader, test_loader = make_loaders(data, "main", batch_size=30, device=torch.device("cpu"))
+    train_loader, test_loader = make_loaders(data, "main", CROP, batch_size=30, device=torch.device("cpu"))
     assert len(train_loader) == 3
     assert [len(labels) for _, labels in test_loader] == [64, 26]
-    assert CROP_SIZE == 48
 
 
 # x * scale + shift and (x - mean) / std each round at most four times, by half a unit in the last place, 6e-8, of at
@@ -145,7 +144,7 @@ def test_normalize_is_torchvisions_but_for_rounding():
     crops = torch.rand(5, 3, 48, 48) * 255
     expected = transforms.Normalize(mean, std)(crops)
     for order in (torch.contiguous_format, torch.channels_last):
-        normalised = Normalize(mean, std, 48)(crops.clone(memory_format=order))
+        normalised = Normalize(mean, std)(crops.clone(memory_format=order))
         torch.testing.assert_close(normalised, expected, rtol=1e-6, atol=1e-5)
-    single = Normalize(mean, std, 48)(crops[0].clone())
+    single = Normalize(mean, std)(crops[0].clone())
     torch.testing.assert_close(single, expected[0], rtol=1e-6, atol=1e-5)

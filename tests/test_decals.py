@@ -6,10 +6,10 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from common.galaxy10 import DECALS_CLASS_NAMES
 from conftest import run_well
 
 from benchmarks.bench import peak_memory
+from common.galaxies.facts import DECALS_CLASS_NAMES
 
 COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873])
 

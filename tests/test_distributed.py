@@ -15,14 +15,16 @@ import pytest
 import torch
 from conftest import ROOT, run_well
 from forked import CONTEXT, run_script
+from torch import nn
 
-from common import distributed
-from common.device import make_adam
-from common.models import classifier, convolutional_backbone, fully_connected, pool_before_relu, weights_of
-from common.train import train_epoch
+from common.hardware.device import accelerate
+from common.storage.checkpoint import cpu_state_dict
+from common.train import epoch_means, train_epoch, train_step
+from q2_fcn import make_fcn
+from q3_cnn import make_cnn
 
 CPU = torch.device("cpu")
-NETWORKS = {"fcn": fully_connected, "cnn": lambda: classifier(convolutional_backbone(), 8)}
+NETWORKS = {"fcn": make_fcn, "cnn": make_cnn}
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -78,23 +80,23 @@ def folder(synthetic_run, tmp_path):
     return tmp_path
 
 
-SIZES = {"equal shares": [32, 32, 4], "unequal shares": [31, 31, 3]}  # of batches; 31 are shared as 16 and 15
+SIZES = {"equal shards": [32, 32, 4], "unequal shards": [31, 31, 3]}  # of batches; 31 are split into 16 and 15
 
 
 def trained_in_float64(name, sizes):
-    """Train for two epochs, alone or as one of several processes; return the epochs' figures and the weights."""
+    """Train for two epochs, alone or as one of several processes; return the epochs' means and the weights."""
     torch.manual_seed(0)
     model = NETWORKS[name]().double().to(memory_format=torch.channels_last)
     batches = [(torch.randn(size, 3, 48, 48, dtype=torch.float64), torch.arange(size) % 8) for size in sizes]
-    network, run_epoch = pool_before_relu(model), train_epoch
-    if torch.distributed.is_initialized():
-        network, run_epoch = distributed.shared(network, train_epoch)
-    optimizer = make_adam(model, 0.002, CPU)
-    figures = [run_epoch(network, batches, optimizer, CPU) for _ in range(2)]
-    return figures, weights_of(model)
+    network, run_epoch = accelerate(model, train_step, train_epoch)
+    # Its normalisation depends on all labels of the batch, so the mean of the shards' losses would be another.
+    criterion = nn.CrossEntropyLoss(weight=torch.arange(1, 9, dtype=torch.float64))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002, fused=True)
+    means = [epoch_means(*run_epoch(network, criterion, optimizer, batches)) for _ in range(2)]
+    return means, cpu_state_dict(model)
 
 
-def train_share(name, sizes, rank, folder):
+def train_shard(name, sizes, rank, folder):
     """In a process of its own: train as one of two, and save the result."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -102,20 +104,20 @@ def train_share(name, sizes, rank, folder):
     torch.distributed.destroy_process_group()
 
 
-# In float64, rounding parts the weights by some 1e-14. A wrong weight of a share parts them by 1e-3.
-@pytest.mark.parametrize("shares", SIZES)
+# In float64, rounding parts the weights by some 1e-14. A wrong gradient of a shard parts them by 1e-3.
+@pytest.mark.parametrize("shards", SIZES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_two_processes_take_the_steps_of_one(name, shares, tmp_path):
-    figures, weights = trained_in_float64(name, SIZES[shares])
-    assert run_both(train_share, lambda rank: (name, SIZES[shares], rank, tmp_path)) == 0
+def test_two_processes_take_the_steps_of_one(name, shards, tmp_path):
+    means, weights = trained_in_float64(name, SIZES[shards])
+    assert run_both(train_shard, lambda rank: (name, SIZES[shards], rank, tmp_path)) == 0
     for rank in (0, 1):
-        shared_figures, shared_weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        np.testing.assert_allclose(shared_figures, figures, rtol=1e-6)  # the sums over an epoch are float32
-        for key, value in shared_weights.items():
+        sharded_means, sharded_weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        np.testing.assert_allclose(sharded_means, means, rtol=1e-6)  # the totals of an epoch are float32
+        for key, value in sharded_weights.items():
             torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-9)
 
 
-# float32 sums over shares differ in their last bits, and Adam turns a gradient that is nothing but rounding into a
+# float32 sums over shards differ in their last bits, and Adam turns a gradient that is nothing but rounding into a
 # step of up to --lr. Such a weight is one that the loss hardly depends on, so the losses agree far better than
 # weights do, as long as the steps are small: with 1e-4 to within some 1e-6. The weights are compared in float64, above.
 @pytest.mark.parametrize(("launch", "name", "batch_size"), [
@@ -165,7 +167,7 @@ def test_a_process_that_dies_ends_the_run_with_an_error(folder):
     finally:
         process.kill()
     assert process.returncode != 0
-    assert "lost the others" in errors or "SIGKILL" in errors
+    assert "lost another process" in errors or "SIGKILL" in errors
     assert not (folder / "q3_cnn.json").exists()
 
 
@@ -173,4 +175,4 @@ def test_a_batch_too_small_to_share_is_refused(folder):
     options = ("--epochs", 1, "--batch-size", 1, "--device", "cpu", "--out", folder)
     status, _, errors = run_workers("q2_fcn.py", *options)
     assert status == 2
-    assert "error: a batch of 1 cannot be shared by 2: change --batch-size" in errors
+    assert "error: a batch of 1 cannot be shared by 2 processes: change --batch-size" in errors

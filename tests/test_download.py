@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT, error_of, run
 
-from common import download
+from common.galaxies import download
 
 GALAXIES = bytes(range(256)) * 4000
 LENGTH = len(GALAXIES)
@@ -195,7 +195,7 @@ def test_a_mirror_that_has_moved_is_followed(server, tmp_path):
 
 def test_two_processes_at_once_fetch_once(server, tmp_path):
     code = (
-        "import sys; from common import download\n"
+        "import sys; from common.galaxies import download\n"
         f"mirrors = ('{server.url}/slowly',)\n"
         f"published = download.Published('Galaxy10.h5', {LENGTH}, '{PUBLISHED.sha256}', mirrors)\n"
         f"print(download.fetch('{tmp_path}', published))"
@@ -214,7 +214,7 @@ def test_what_another_process_has_fetched_in_the_meantime_is_not_fetched_again(s
         (tmp_path / name).write_bytes(GALAXIES)
         yield
 
-    monkeypatch.setattr(download, "sole_writer", acquired_late)
+    monkeypatch.setattr(download, "exclusive_lock", acquired_late)
     assert fetch(tmp_path, f"{server.url}/right") == tmp_path / "Galaxy10.h5"
     assert server.requests == []
 

@@ -6,14 +6,14 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from common.galaxy10 import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES
-from common.hdf5 import open_galaxy10, resize
 from conftest import error_of, run, write_galaxy10
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import peak_memory
 
-from common import hdf5
+from common.galaxies import hdf5
+from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, DECALS_CLASS_NAMES
+from common.galaxies.hdf5 import open_galaxy10, resize
 
 LABELS = np.arange(60, dtype=np.uint8) % 10
 images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)

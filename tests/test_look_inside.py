@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from common.models import fully_connected
 from conftest import random_data, run_well
 from torch import nn
 
 import look_inside
+from q2_fcn import make_fcn
 
 
 def data(count=40):
@@ -33,7 +33,7 @@ def shifts_of(network, galaxies):
 def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
     galaxies = data()
     torch.manual_seed(0)
-    figures = shifts_of(fully_connected(), galaxies)
+    figures = shifts_of(make_fcn(), galaxies)
     assert figures["changed"][0] == 0
     assert figures["changed"][-1] > 0
     blind = nn.Sequential(nn.Flatten(), nn.Linear(6912, 8))

@@ -1,51 +1,49 @@
 import math
 
 import torch
-from common.models import (
-    classifier,
-    convolutional_backbone,
-    count_parameters,
-    fully_connected,
-    pool_before_relu,
-)
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from common.hardware.layers import reorder_layers
+from common.report import count_parameters
+from q2_fcn import make_fcn
+from q3_cnn import make_backbone, make_cnn
+
 
 def test_parameter_counts_are_the_assignments():
-    backbone = convolutional_backbone()
-    assert count_parameters(fully_connected()) == (442_952, 442_952)
+    backbone = make_backbone()
+    assert count_parameters(make_fcn()) == (442_952, 442_952)
     assert count_parameters(backbone) == (178_096, 178_096)
-    assert count_parameters(classifier(backbone, 8)) == (178_616, 178_616)
+    assert count_parameters(make_cnn()) == (178_616, 178_616)
     backbone.requires_grad_(False)
-    assert count_parameters(classifier(backbone, 2)) == (178_226, 130)
+    assert count_parameters(nn.Sequential(backbone, nn.Linear(64, 2))) == (178_226, 130)
 
 
 def test_layers_are_the_assignments():
-    kinds = [type(layer) for layer in fully_connected()]
+    kinds = [type(layer) for layer in make_fcn()]
     assert kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
-    kinds = [type(layer) for layer in convolutional_backbone()]
+    kinds = [type(layer) for layer in make_backbone()]
     convolution = [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
     assert kinds == [*convolution, *convolution, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
 
 
 def test_shapes_of_features_and_logits():
     crops = torch.randn(5, 3, 48, 48)
-    assert fully_connected()(crops).shape == (5, 8)
-    assert convolutional_backbone()(crops).shape == (5, 64)
-    assert classifier(convolutional_backbone(), 8)(crops).shape == (5, 8)
+    assert make_fcn()(crops).shape == (5, 8)
+    assert make_backbone()(crops).shape == (5, 64)
+    assert make_cnn()(crops).shape == (5, 8)
 
 
 def test_first_loss_is_near_that_of_a_uniform_guess():
     torch.manual_seed(0)
     crops = torch.randn(256, 3, 48, 48)
-    for model, num_classes in ((fully_connected(), 8), (classifier(convolutional_backbone(), 2), 2)):
+    for model, num_classes in ((make_fcn(), 8), (nn.Sequential(make_backbone(), nn.Linear(64, 2)), 2)):
         loss = cross_entropy(model(crops), torch.arange(256) % num_classes).item()
         assert abs(loss - math.log(num_classes)) < 0.1
 
 
 def test_state_dict_keys_put_backbone_and_head_apart():
-    keys = set(classifier(convolutional_backbone(), 8).state_dict())
+    keys = set(make_cnn().state_dict())
     layers = {key.rsplit(".", 1)[0] for key in keys}
     assert layers == {"0.0", "0.3", "0.7", "0.9", "1"}
 
@@ -53,9 +51,9 @@ def test_state_dict_keys_put_backbone_and_head_apart():
 # Bits, on any processor: a maximum and ReLU round nothing, and all other layers get the same numbers in both networks.
 def test_pooling_before_relu_changes_no_bit_of_outputs_and_gradients():
     torch.manual_seed(0)
-    model = classifier(convolutional_backbone(), 8)
+    model = make_cnn()
     crops, labels = torch.randn(20, 3, 48, 48), torch.arange(20) % 8
-    faster = pool_before_relu(model)
+    faster = reorder_layers(model)
     kinds = [type(layer) for layer in faster[0]]
     assert kinds.index(nn.MaxPool2d) < kinds.index(nn.ReLU)
     results = []

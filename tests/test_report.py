@@ -5,14 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from common.artifacts import load_data, save_json
-from common.checkpoint import classes_learnt, load_trained
+from conftest import crop_transform
 from sklearn.metrics import log_loss
 
 from common.data import make_loaders
 from common.describe import describe_comparison, describe_curves, describe_logistic, describe_result
 from common.report import compare, loss_error
+from common.storage.artifacts import load_data, save_json
+from common.storage.checkpoint import classes_learnt
 from common.train import predict
+from q2_fcn import make_fcn
+from q3_cnn import make_cnn
 
 CPU = torch.device("cpu")
 LABELS = np.arange(200) % 8
@@ -58,17 +61,19 @@ def test_the_standard_error_of_a_loss_is_that_of_a_mean_over_images():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(50, 8, generator=generator), torch.arange(50) % 8
     losses = [-logits[i].double().log_softmax(0)[labels[i]].item() for i in range(50)]
-    assert loss_error(logits, labels) == pytest.approx(np.std(losses, ddof=1) / np.sqrt(50))
-    assert np.isnan(loss_error(logits[:1], labels[:1]))
+    assert loss_error(np.mean(losses), logits, labels) == pytest.approx(np.std(losses, ddof=1) / np.sqrt(50))
+    assert np.isnan(loss_error(losses[0], logits[:1], labels[:1]))
+    assert np.isnan(loss_error(np.mean(losses) + 0.1, logits, labels))  # of another criterion
 
 
 def test_the_final_network_is_evaluated_on_its_training_images(synthetic_run):
     out, _ = synthetic_run
     data = load_data(out)
-    for name, network in load_trained(out, data).items():
-        record = json.loads(next(out.glob(f"q?_{name}.json")).read_text())
-        train_loader, _ = make_loaders(data, "main", 64, CPU)
-        logits, labels = predict(network, train_loader, CPU)
+    for name, network in (("q2_fcn", make_fcn()), ("q3_cnn", make_cnn())):
+        network.load_state_dict(torch.load(out / f"{name}.pt", weights_only=True))
+        record = json.loads((out / f"{name}.json").read_text())
+        train_loader, _ = make_loaders(data, "main", crop_transform(data["mean"], data["std"]), 64, CPU)
+        logits, labels = predict(network, train_loader)
         assert sorted(labels.tolist()) == sorted(data["main_train_labels"].tolist())
         expected = log_loss(labels, logits.double().softmax(1), labels=range(8))
         assert record["final_train_loss"] == pytest.approx(expected, rel=1e-4)

@@ -1,27 +1,23 @@
-from argparse import Namespace
-
 import numpy as np
 import pytest
-from common.galaxy10 import CLASS_NAMES
-from common.source import open_source
 from conftest import write_galaxy10
 
-from common import download
+from common.galaxies import download
+from common.galaxies.facts import CLASS_NAMES
+from common.galaxies.source import open_source
 
 
 def args(**changes):
-    return Namespace(
-        **{
-            "data": None,
-            "source": "auto",
-            "cache": "unused",
-            "count": 60,
-            "seed": 0,
-            "dataset": "sdss",
-            "image_size": 69,
-            **changes,
-        }
-    )
+    return {
+        "data": None,
+        "source": "auto",
+        "cache": "unused",
+        "count": 60,
+        "seed": 0,
+        "dataset": "sdss",
+        "image_size": 69,
+        **changes,
+    }
 
 
 def no_mirror(cache, published):
@@ -30,7 +26,7 @@ def no_mirror(cache, published):
 
 def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(monkeypatch, capsys):
     monkeypatch.setattr(download, "fetch", no_mirror)
-    source, names, labels, blocks = open_source(args())
+    source, names, labels, blocks = open_source(**args())
     assert names == CLASS_NAMES
     assert source == "synthetic"
     assert len(labels) == len(np.concatenate(list(blocks))) == 60
@@ -43,31 +39,31 @@ def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(monkeypatch, capsy
 def test_real_takes_no_substitute(monkeypatch):
     monkeypatch.setattr(download, "fetch", no_mirror)
     with pytest.raises(ConnectionError):
-        open_source(args(source="real"))
+        open_source(**args(source="real"))
 
 
 @pytest.mark.parametrize("source", ["auto", "real"])
 def test_a_mirror_that_serves_is_used(monkeypatch, tmp_path, source):
     path = write_galaxy10(tmp_path / "Galaxy10.h5")
     monkeypatch.setattr(download, "fetch", lambda cache, published: path)
-    name, _, labels, _ = open_source(args(source=source))
+    name, _, labels, _ = open_source(**args(source=source))
     assert name == "galaxy10-sdss"
     assert len(labels) == 60
 
 
 def test_synthetic_and_data_touch_no_network(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(download, "fetch", no_mirror)
-    assert open_source(args(source="synthetic"))[0] == "synthetic"
-    assert open_source(args(data=write_galaxy10(tmp_path / "my.h5")))[0] == "file:my.h5"
+    assert open_source(**args(source="synthetic"))[0] == "synthetic"
+    assert open_source(**args(data=write_galaxy10(tmp_path / "my.h5")))[0] == "file:my.h5"
     assert capsys.readouterr().err == ""
 
 
 def test_decals_has_no_substitute(monkeypatch):
     monkeypatch.setattr(download, "fetch", no_mirror)
     with pytest.raises(ConnectionError):
-        open_source(args(dataset="decals"))
+        open_source(**args(dataset="decals"))
 
 
 def test_synthetic_images_can_be_resized_too():
-    _, _, _, blocks = open_source(args(source="synthetic", image_size=50))
+    _, _, _, blocks = open_source(**args(source="synthetic", image_size=50))
     assert np.concatenate(list(blocks)).shape == (60, 50, 50, 3)

@@ -1,23 +1,28 @@
 import numpy as np
 import pytest
 import torch
-from common.galaxy10 import CLASS_COUNTS
-from common.split import (
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from common.galaxies.facts import CLASS_COUNTS
+from common.galaxies.split import (
     SPLITS,
     apportion,
     assignment_sizes,
     file_order_split,
     fingerprint,
-    split_images,
     split_indices,
     stratified_split,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.model_selection import train_test_split
 
 GALAXY10 = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint8), CLASS_COUNTS))
 SIZES = {"main": 18000, "transfer": 1000}
+
+
+def split_of(labels, train_sizes, split="stratified"):
+    groups = {"main": np.flatnonzero(labels < 8), "transfer": np.flatnonzero(labels >= 8)}
+    return split_indices(labels, groups, train_sizes, split, seed=0)
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=10), st.data())
@@ -71,9 +76,9 @@ def test_apportion_refuses_what_cannot_be():
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_parts_are_disjoint_and_complete_and_hold_the_right_classes(name):
-    indices = split_indices(GALAXY10, SIZES, SPLITS[name], seed=0)
-    assert {part: len(of_part) for part, of_part in indices.items()} == {
+def test_subsets_are_disjoint_and_complete_and_hold_the_right_classes(name):
+    indices = split_of(GALAXY10, SIZES, name)
+    assert {subset: len(chosen) for subset, chosen in indices.items()} == {
         "main_train": 18000, "main_test": 2360, "transfer_train": 1000, "transfer_test": 425}  # fmt: skip
     assert sorted(np.concatenate(list(indices.values()))) == list(range(21785))
     assert (GALAXY10[indices["main_test"]] < 8).all()
@@ -85,33 +90,34 @@ def test_too_few_images_are_counted_and_sizes_proposed_that_work():
     with pytest.raises(
         ValueError, match=r"240 images of classes 0-7 and 60 of 8 and 9.*--main-train 212 --transfer-train 42"
     ):
-        split_indices(labels, SIZES, stratified_split, seed=0)
+        split_of(labels, SIZES)
     sizes = assignment_sizes(np.bincount(labels))
-    assert sizes == {"main_train": 212, "transfer_train": 42}
-    split_indices(labels, {"main": 212, "transfer": 42}, stratified_split, seed=0)
-    assert assignment_sizes(CLASS_COUNTS) == {"main_train": 18000, "transfer_train": 1000}
+    assert sizes == {"main": 212, "transfer": 42}
+    split_of(labels, {"main": 212, "transfer": 42})
+    assert assignment_sizes(CLASS_COUNTS) == {"main": 18000, "transfer": 1000}
 
 
-def test_images_and_labels_reach_their_parts_together_and_held_out_labels_are_0_and_1():
+def test_images_and_labels_reach_their_subsets_together_and_held_out_labels_are_0_and_1():
     rng = np.random.default_rng(2)
     labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), 20))
-    images = rng.integers(0, 256, (200, 6, 5, 3), dtype=np.uint8)
-    indices = split_indices(labels, {"main": 100, "transfer": 25}, stratified_split, seed=0)
-    data = split_images(labels, iter([images[:70], images[70:75], images[75:]]), indices)
-    for part, of_part in indices.items():
-        expected = torch.from_numpy(images[of_part].transpose(0, 3, 1, 2).copy())
-        assert torch.equal(data[f"{part}_images"], expected)
-        assert data[f"{part}_labels"].dtype == torch.int64
-        shift = 8 if part.startswith("transfer") else 0
-        assert data[f"{part}_labels"].tolist() == (labels[of_part].astype(int) - shift).tolist()
+    images = rng.integers(0, 256, (200, 6, 6, 3), dtype=np.uint8)
+    indices = split_of(labels, {"main": 100, "transfer": 25})
+    data = read_subsets(labels, iter([images[:70], images[70:75], images[75:]]), indices, 6)
+    for subset, chosen in indices.items():
+        expected = torch.from_numpy(images[chosen].transpose(0, 3, 1, 2).copy())
+        assert torch.equal(data[f"{subset}_images"], expected)
+        assert data[f"{subset}_labels"].dtype == torch.int64
+        assert torch.equal(data[f"{subset}_indices"], torch.from_numpy(chosen))
+        shift = 8 if subset.startswith("transfer") else 0
+        assert data[f"{subset}_labels"].tolist() == (labels[chosen].astype(int) - shift).tolist()
     assert set(data["transfer_test_labels"].tolist()) == {0, 1}
 
 
 def test_fingerprint_changes_with_any_image_label_or_order():
     labels = np.repeat(np.arange(10, dtype=np.uint8), 4)
     images = np.random.default_rng(0).integers(0, 256, (40, 5, 5, 3), dtype=np.uint8)
-    indices = split_indices(labels, {"main": 24, "transfer": 4}, stratified_split, seed=0)
-    make = lambda: split_images(labels, iter([images]), indices)  # noqa: E731
+    indices = split_of(labels, {"main": 24, "transfer": 4})
+    make = lambda: read_subsets(labels, iter([images]), indices, 5)  # noqa: E731
     prints = {fingerprint(make())}
     assert fingerprint(make()) in prints
     for key, change in (("main_test_images", lambda t: t.add_(1)), ("main_train_labels", lambda t: t.copy_(t.flip(0)))):

@@ -13,11 +13,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from browser import CHROMIUM, look_at
-from common.galaxies.download import PUBLISHED
 from conftest import ROOT, error_of, run, write_galaxy10
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from packaging.version import Version
 
+from common.galaxies.download import PUBLISHED
 from submission import cells, source, texts
 from submission.build import execute, get_args, remove_paths, settings_of, without_paths
 from submission.cells import QUESTIONS, code, notebook, requirements
@@ -279,14 +279,14 @@ def test_needed_files_come_in_the_order_they_are_needed():
 TREE = {
     "common/__init__.py": "",
     "common/storage/__init__.py": '"""Files."""\nfrom common.storage import artifacts\n',
-    "common/storage/artifacts.py": "import common.storage.atomic as atomic\nSAVED = atomic.replacing()\n",
-    "common/storage/atomic.py": "import os, json\ndef replacing():\n    return 'atomic'\n",
+    "common/storage/artifacts.py": "import common.storage.atomic as atomic\nSAVED = atomic.atomic_write()\n",
+    "common/storage/atomic.py": "import os, json\ndef atomic_write():\n    return 'atomic'\n",
     "common/hardware/device.py": "import numpy.linalg\nNAME = 'device'\n",
     "common/unused.py": "",
     "submission/__init__.py": "",
     "q1_data.py": "from common.hardware import device as d\nfrom common.storage import artifacts\n"
-    "from common.storage.atomic import replacing\nimport common.hardware.device\n"
-    "print(d.NAME, artifacts.SAVED, replacing())\n",
+    "from common.storage.atomic import atomic_write\nimport common.hardware.device\n"
+    "print(d.NAME, artifacts.SAVED, atomic_write())\n",
     "requirements.txt": "numpy>=1.26  # for arrays\n\nnbconvert>=7.14\n",
 }
 

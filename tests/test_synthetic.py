@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from common.galaxy10 import CLASS_COUNTS
-from common.synthetic import class_counts, colour, draw_parameters, radius, render, synthetic_galaxy10
 
-from common import synthetic
+from common.galaxies import synthetic
+from common.galaxies.facts import CLASS_COUNTS
+from common.galaxies.synthetic import class_counts, colour, draw_parameters, radius, render, synthetic_galaxy10
 
 
 def whole(count, seed):

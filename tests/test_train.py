@@ -2,51 +2,51 @@ import math
 import re
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from common.models import classifier, convolutional_backbone, fully_connected
-from conftest import ROOT, error_of, random_data, run, run_well
+from conftest import ROOT, crop_transform, error_of, random_data, run, run_well
 from torch import nn
 
 from common import cli
 from common.data import make_loader, seed_epoch
-from common.train import HISTORY_KEYS, loss_and_accuracy, predict, train, train_epoch
+from common.train import HISTORY_KEYS, epoch_means, loss_and_accuracy, predict, train, train_epoch
+from q2_fcn import make_fcn
+from q3_cnn import make_backbone, make_cnn
 
 CPU = torch.device("cpu")
 MEAN, STD = torch.full((3,), 127.5), torch.full((3,), 73.9)
-NETWORKS = {"fcn": fully_connected, "cnn": lambda: classifier(convolutional_backbone(), 8)}
+NETWORKS = {"fcn": make_fcn, "cnn": make_cnn}
+CROSS_ENTROPY = nn.CrossEntropyLoss()
 
 
 def loaders(count=100):
     images, labels = random_data(count)
-    return make_loader(images, labels, MEAN, STD, shuffle=True), make_loader(images, labels, MEAN, STD)
+    return tuple(make_loader(images, labels, crop_transform(MEAN, STD), shuffle=shuffle) for shuffle in (True, False))
 
 
-def settings(**changes):
-    return Namespace(**{"epochs": 2, "lr": 0.001, "seed": 0, "precision": "float32", **changes})
-
-
-class NoState:
-    """In place of a TrainingState: nothing is kept. `saved` counts the epochs that ended well."""
+class NoCheckpoint:
+    """In place of a TrainingCheckpoint: nothing is saved. `saved` counts the epochs that ended well."""
 
     path, saved = "nowhere.pt", 0
 
-    def restore(self, model, optimizer):
+    def restore(self, model, optimizer, epochs):
         return None
 
     def save(self, model, optimizer, history):
         self.saved += 1
 
 
-def train_once(network, **changes):
-    args = settings(**changes)
-    torch.manual_seed(args.seed)
+def train_with_adam(model, train_loader, test_loader, epochs=2, lr=0.001, seed=0, precision="float32", checkpoint=None):
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    return train(model, CROSS_ENTROPY, optimizer, train_loader, test_loader, epochs, seed, precision, checkpoint)
+
+
+def train_once(network, seed=0, precision="float32"):
+    torch.manual_seed(seed)
     model = NETWORKS[network]()
-    history = train(model, *loaders(), args, CPU, NoState())
-    return model, history
+    return model, train_with_adam(model, *loaders(), seed=seed, precision=precision)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -69,7 +69,7 @@ def test_one_batch_can_be_overfitted(network):
     model = NETWORKS[network]()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
     for _ in range(150):
-        loss, accuracy = train_epoch(model, [(crops, labels)], optimizer, CPU)
+        loss, accuracy = epoch_means(*train_epoch(model, CROSS_ENTROPY, optimizer, [(crops, labels)]))
     assert loss < 0.01
     assert accuracy == 1.0
 
@@ -83,7 +83,8 @@ def test_train_step_equals_a_slow_one_in_plain_torch(network):
     batches = [(crops[:32], labels[:32]), (crops[32:], labels[32:])]
     model, reference = NETWORKS[network]().double(), NETWORKS[network]().double()
     reference.load_state_dict(model.state_dict())
-    loss, accuracy = train_epoch(model, batches, torch.optim.Adam(model.parameters(), lr=0.002, fused=True), CPU)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002, fused=True)
+    loss, accuracy = epoch_means(*train_epoch(model, CROSS_ENTROPY, optimizer, batches))
 
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.002, foreach=False)
     losses, right = [], 0
@@ -108,19 +109,20 @@ def test_every_trainable_parameter_moves_in_one_step(network):
     model = NETWORKS[network]()
     before = [parameter.clone() for parameter in model.parameters()]
     batch = [(torch.randn(64, 3, 48, 48), torch.arange(64) % 8)]
-    train_epoch(model, batch, torch.optim.Adam(model.parameters(), lr=0.002), CPU)
+    train_epoch(model, CROSS_ENTROPY, torch.optim.Adam(model.parameters(), lr=0.002), batch)
     for old, new in zip(before, model.parameters(), strict=True):
         assert not torch.equal(old, new)
 
 
 def test_only_the_head_trains_when_the_backbone_is_frozen():
     torch.manual_seed(0)
-    backbone = convolutional_backbone().requires_grad_(False)
-    model = classifier(backbone, 2)
+    model = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     images, labels = random_data(64, num_classes=2)
-    loader = make_loader(images, labels, MEAN, STD, shuffle=True)
-    train(model, loader, make_loader(images, labels, MEAN, STD), settings(lr=0.005), CPU, NoState())
+    transform = crop_transform(MEAN, STD)
+    loader, test_loader = make_loader(images, labels, transform, shuffle=True), make_loader(images, labels, transform)
+    optimizer = torch.optim.Adam(model[1].parameters(), lr=0.005)
+    train(model, CROSS_ENTROPY, optimizer, loader, test_loader, epochs=2, seed=0)
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {"1.weight", "1.bias"}
 
@@ -130,23 +132,23 @@ def test_predictions_repeat_bit_for_bit_and_leave_random_states_alone():
     model = NETWORKS["cnn"]()
     _, loader = loaders()
     state = torch.get_rng_state()
-    logits, labels = predict(model, loader, CPU)
+    logits, labels = predict(model, loader)
     assert logits.shape == (100, 8)
     assert torch.equal(torch.get_rng_state(), state)
     seed_epoch(loader, 12345, 6)
-    assert torch.equal(predict(model, loader, CPU)[0], logits)
+    assert torch.equal(predict(model, loader)[0], logits)
     assert torch.equal(labels, torch.arange(100) % 8)
 
 
 def test_history_ends_with_what_a_new_evaluation_gives():
     model, history = train_once("fcn")
-    loss, accuracy = loss_and_accuracy(*predict(model, loaders()[1], CPU))
+    loss, accuracy = loss_and_accuracy(CROSS_ENTROPY, *predict(model, loaders()[1]))
     assert (loss, accuracy) == (history["test_loss"][-1], history["test_accuracy"][-1])
 
 
 def test_loss_and_accuracy_of_known_logits():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.25, 0.25, 0.5]]))
-    loss, accuracy = loss_and_accuracy(logits, torch.tensor([0, 1, 2, 2]))
+    loss, accuracy = loss_and_accuracy(CROSS_ENTROPY, logits, torch.tensor([0, 1, 2, 2]))
     assert loss == pytest.approx(-math.log(0.5 * 0.8 * 0.2 * 0.5) / 4, rel=1e-6)
     assert accuracy == 0.75
 
@@ -154,8 +156,8 @@ def test_loss_and_accuracy_of_known_logits():
 def test_dropout_is_off_in_predictions_and_on_in_training():
     model = nn.Sequential(NETWORKS["fcn"](), nn.Dropout(0.5))
     _, loader = loaders()
-    assert torch.equal(predict(model, loader, CPU)[0], predict(model, loader, CPU)[0])
-    train_epoch(model, loader, torch.optim.Adam(model.parameters()), CPU)
+    assert torch.equal(predict(model, loader)[0], predict(model, loader)[0])
+    train_epoch(model, CROSS_ENTROPY, torch.optim.Adam(model.parameters()), loader)
     assert model.training
 
 
@@ -194,33 +196,36 @@ def test_the_first_losses_are_those_they_always_were(network):
     images, labels = fixed_data()
     torch.manual_seed(0)
     model = NETWORKS[network]()
-    train_loader, test_loader = (make_loader(images, labels, MEAN, STD, shuffle=shuffle) for shuffle in (True, False))
-    history = train(model, train_loader, test_loader, settings(), CPU, NoState())
+    train_loader, test_loader = (
+        make_loader(images, labels, crop_transform(MEAN, STD), shuffle=shuffle) for shuffle in (True, False)
+    )
+    history = train_with_adam(model, train_loader, test_loader)
     assert history["train_loss"] == pytest.approx(FIRST_LOSSES[network], abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_with_epoch_and_step(value, monkeypatch):
+def test_a_loss_that_is_no_number_ends_the_run_with_epoch_and_step(value):
     train_loader, test_loader = loaders(200)  # four steps an epoch
-    poisoned, state = {"step": 0}, NoState()
+    poisoned, checkpoint = {"step": 0}, NoCheckpoint()
 
-    def cross_entropy(logits, labels):
+    def criterion(logits, labels):
         poisoned["step"] += logits.requires_grad
         loss = torch.nn.functional.cross_entropy(logits, labels)
         return loss * value if poisoned["step"] == 4 + 3 else loss  # the third step of the second epoch
 
-    monkeypatch.setattr("common.train.cross_entropy", cross_entropy)
+    model = make_fcn()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     sentence = r"epoch 2, step 3: the loss became NaN or infinite with --lr 0.001.*nowhere.pt keeps .* after epoch 1"
     with pytest.raises(FloatingPointError, match=sentence):
-        train(NETWORKS["fcn"](), train_loader, test_loader, settings(epochs=5), CPU, state)
-    assert state.saved == 1
+        train(model, criterion, optimizer, train_loader, test_loader, epochs=5, seed=0, checkpoint=checkpoint)
+    assert checkpoint.saved == 1
 
 
 def test_weights_that_burst_in_the_last_step_of_an_epoch_are_not_kept():
-    state = NoState()
+    checkpoint = NoCheckpoint()
     with pytest.raises(FloatingPointError, match=r"epoch 1, after its 1 steps: the test loss became NaN or infinite"):
-        train(NETWORKS["cnn"](), *loaders(50), settings(lr=1e30), CPU, state)
-    assert state.saved == 0
+        train_with_adam(make_cnn(), *loaders(50), lr=1e30, checkpoint=checkpoint)
+    assert checkpoint.saved == 0
 
 
 def test_a_learning_rate_too_high_ends_with_one_sentence_and_the_old_files(synthetic_run, tmp_path):
@@ -275,7 +280,9 @@ def test_any_hash_seed_gives_the_same_bits(tmp_path):
 
 
 def test_deterministic_asks_torch_for_it_and_changes_nothing_on_a_cpu(synthetic_run, tmp_path):
-    asked = "import torch; from common.device import choose_device; choose_device('cpu', True); import os; print("
+    asked = (
+        "import torch; from common.hardware.device import choose_device; choose_device('cpu', True); import os; print("
+    )
     asked += "torch.are_deterministic_algorithms_enabled(), os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "True :4096:8\n"

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from conftest import run_well, write_galaxy10
+from conftest import crop_transform, run_well, write_galaxy10
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from torch import nn
 
-from common.artifacts import load_data
 from common.data import make_loaders
-from common.models import classifier, convolutional_backbone
+from common.storage.artifacts import load_data
 from common.train import predict
+from q3_cnn import make_backbone
 
 CPU = torch.device("cpu")
 EPOCHS, SEED, FEATURES = 60, 0, 3
@@ -25,14 +26,18 @@ def write_coloured(path):
     return write_galaxy10(path, images=images, ans=labels)
 
 
+def loaders(data, batch_size):
+    return make_loaders(data, "transfer", crop_transform(data["mean"], data["std"]), batch_size, CPU)
+
+
 def whitened_backbone(loader):
     """Return a backbone of random weights with three features of deviation 1 and no correlation, the others zero.
 
     On such features Adam is near the optimum after a few hundred steps.
     """
     torch.manual_seed(0)
-    backbone = convolutional_backbone()
-    hidden = predict(backbone[:9], loader, CPU)[0]
+    backbone = make_backbone()
+    hidden = predict(backbone[:9], loader)[0]
     _, deviations, directions = torch.pca_lowrank(hidden, FEATURES)
     weights = (directions / deviations * len(hidden) ** 0.5).T
     with torch.no_grad():
@@ -49,7 +54,7 @@ def transferred(tmp_path_factory):
     out = tmp_path_factory.mktemp("transfer")
     sizes = ("--main-train", 16, "--transfer-train", 200)
     run_well("q1_data.py", "--data", write_coloured(out / "galaxies.h5"), *sizes, "--out", out)
-    backbone = whitened_backbone(make_loaders(load_data(out), "transfer", 64, CPU)[0])
+    backbone = whitened_backbone(loaders(load_data(out), 64)[0])
     torch.save(backbone.state_dict(), out / "backbone.pt")
     options = ("--epochs", EPOCHS, "--lr", 0.05, "--batch-size", 50, "--seed", SEED, "--device", "cpu")
     run_well("q5_transfer.py", "--backbone", out / "backbone.pt", *options, "--out", out)
@@ -57,14 +62,14 @@ def transferred(tmp_path_factory):
 
 
 def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_optimum(transferred):
-    model = classifier(convolutional_backbone(), 2)
+    model = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     model.load_state_dict(torch.load(transferred / "q5_transfer.pt", weights_only=True))
     backbone, head = model
-    train_loader, test_loader = make_loaders(load_data(transferred), "transfer", 50, CPU)
+    train_loader, test_loader = loaders(load_data(transferred), 50)
     # The features of all crops that the head was trained on, and of the test set's.
-    passes = [predict(backbone, train_loader, CPU, (SEED, epoch)) for epoch in range(1, EPOCHS + 1)]
-    features, labels = (torch.cat(tensors).double().numpy() for tensors in zip(*passes, strict=True))
-    test_features, test_labels = (tensor.double().numpy() for tensor in predict(backbone, test_loader, CPU))
+    epochs = [predict(backbone, train_loader, SEED, epoch) for epoch in range(1, EPOCHS + 1)]
+    features, labels = (torch.cat(tensors).double().numpy() for tensors in zip(*epochs, strict=True))
+    test_features, test_labels = (tensor.double().numpy() for tensor in predict(backbone, test_loader))
     # Without a penalty, in float64, by Newton's method to a gradient of 1e-8: the optimum.
     optimum = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8)
     optimum.fit(features[:, :FEATURES], labels)
