@@ -7,6 +7,7 @@ from torch import nn
 
 from common.storage import artifacts
 from common.storage.atomic import atomic_write
+from common.storage.checkpoint import load_trained
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -45,7 +46,7 @@ def test_a_state_dict_read_back_gives_the_same_logits(tmp_path):
     model, other = nn.Linear(5, 3), nn.Linear(5, 3)
     inputs = torch.randn(7, 5)
     artifacts.save_tensors(model.state_dict(), tmp_path / "m.pt")
-    artifacts.load_weights(other, tmp_path / "m.pt", "q2_fcn.py")
+    load_trained(other, tmp_path / "m.pt", {}, "q2_fcn.py")
     assert torch.equal(model(inputs), other(inputs))
 
 
@@ -65,14 +66,14 @@ def test_files_torch_cannot_read_are_named(tmp_path, content):
 
 
 def test_missing_and_mismatched_files_say_what_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"q1_data.pt is not there: run q1_data.py first"):
+    with pytest.raises(FileNotFoundError, match=r"q1_data.pt does not exist: run q1_data.py first"):
         artifacts.load_data(tmp_path)
     artifacts.save_tensors(nn.Linear(4, 3).state_dict(), tmp_path / "q2_fcn.pt")
-    with pytest.raises(ValueError, match=r"q2_fcn.pt does not hold the weights of this network: run q2_fcn.py again"):
-        artifacts.load_weights(nn.Linear(5, 3), tmp_path / "q2_fcn.pt", "q2_fcn.py")
+    with pytest.raises(ValueError, match=r"q2_fcn.pt does not hold the weights of this network: rerun q2_fcn.py"):
+        load_trained(nn.Linear(5, 3), tmp_path / "q2_fcn.pt", {}, "q2_fcn.py")
 
 
 def test_broken_json_is_named(tmp_path):
     (tmp_path / "q2_fcn.json").write_text('{"test_accuracy": 0.')
-    with pytest.raises(ValueError, match=r"q2_fcn.json is not a whole JSON file"):
+    with pytest.raises(ValueError, match=r"q2_fcn.json is not valid JSON"):
         artifacts.load_json(tmp_path / "q2_fcn.json")

@@ -15,6 +15,7 @@ from common.galaxies.split import (
     split_indices,
     stratified_split,
 )
+from q1_data import read_subsets
 
 GALAXY10 = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint8), CLASS_COUNTS))
 SIZES = {"main": 18000, "transfer": 1000}
