@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 def epoch_means(sums, count):
     """Return the mean loss (nats) and accuracy of an epoch of `count` images.
 
-    sums: float32 (3,): the losses, the right answers, and the steps taken while the loss was finite. Raises
+    sums: float32 (3,): the losses, the correct predictions, and the steps taken while the loss was finite. Raises
     FloatingPointError that names the first other step.
     """
     loss_sum, correct, good_steps = sums.tolist()
@@ -58,9 +58,9 @@ def holm(p_values):
 
 
 def majority_accuracy(train_labels, test_labels):
-    """Return the accuracy of always answering the commonest class of the training labels."""
-    commonest = np.bincount(np.asarray(train_labels)).argmax()
-    return float((np.asarray(test_labels) == commonest).mean())
+    """Return the accuracy of always predicting the majority class of the training labels."""
+    majority = np.bincount(np.asarray(train_labels)).argmax()
+    return float((np.asarray(test_labels) == majority).mean())
 
 
 def accuracy_interval(correct, count):
