@@ -99,7 +99,7 @@ REFUSED = {
     "infinity": (changed(**{"0_7_bias": with_infinity}), "expected finite weights, found NaN or infinity in 0.7.bias"),
     "whole numbers": (converted(CNN, torch.int32), "expected floating-point weights, found torch.int32 in 0.0.weight"),
     "complex": (converted(CNN, torch.complex64), "expected floating-point weights, found torch.complex64"),
-    "two in one": (CNN.state_dict() | prefixed(CNN, "module."), "holds two state_dicts in one"),
+    "two in one": (CNN.state_dict() | prefixed(CNN, "module."), "holds two state_dicts: expected"),
     "a tensor": (torch.zeros(3), "expected a dict of tensors by name, found a Tensor"),
     "no tensors": ({"epoch": 5, "loss": 0.5}, r"found epoch \(int\), loss \(float\)"),
     "a sparse tensor": (changed(**{"0_7_bias": torch.eye(3).to_sparse()}), r"found 0.7.bias \(Tensor\)"),
@@ -142,14 +142,14 @@ def write_no_checkpoint(kind, path):
 NO_CHECKPOINTS = {
     "empty": "it is empty",
     "text": "it is a text file",
-    "noise": "it is no file of torch.save, or a damaged one",
-    "cut": "it is cut short",
-    "cut short": "it is cut short",
+    "noise": "it is not a file of torch.save, or a damaged one",
+    "cut": "it is truncated",
+    "cut short": "it is truncated",
     "zip": "it is a zip archive, but not one of torch.save",
-    "harmful": r"it is a pickle that would run code \(io.open\), which was not done",
-    "harmful, legacy": r"it is a pickle that would run code \(io.open\), which was not done",
+    "harmful": r"it is a pickle that would execute code \(io.open\) and was not loaded",
+    "harmful, legacy": r"it is a pickle that would execute code \(io.open\) and was not loaded",
     "bare pickle": "it is a pickle, but not of torch.save",
-    "whole model": r"would run code \(torch.nn.modules.container.Sequential\), which was not done: save a state_dict",
+    "whole model": r"would execute code \(torch.nn.modules.container.Sequential\) and was not loaded: save a state_dict",
     "TorchScript": "it is a TorchScript archive: save the model's state_dict",
 }
 
@@ -202,7 +202,7 @@ def test_the_hash_sees_every_bit():
 def test_a_network_of_unknown_origin_is_used_with_a_remark(tmp_path, capsys):
     save_tensors(CNN.state_dict(), tmp_path / "ckpt.pt")
     check_origin(tmp_path / "ckpt.pt", weights_hash(CNN.state_dict()), {"fingerprint": "here"}, force=False)
-    assert "without ckpt.json beside it there is no telling" in capsys.readouterr().out
+    assert "there is no ckpt.json beside it, so what it was trained on is unknown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
