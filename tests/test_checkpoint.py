@@ -149,7 +149,7 @@ NO_CHECKPOINTS = {
     "harmful": r"it is a pickle that would execute code \(io.open\) and was not loaded",
     "harmful, legacy": r"it is a pickle that would execute code \(io.open\) and was not loaded",
     "bare pickle": "it is a pickle, but not of torch.save",
-    "whole model": r"would execute code \(torch.nn.modules.container.Sequential\) and was not loaded: save a state_dict",
+    "whole model": r"would execute code \(torch\.nn\.modules\.container\.Sequential\) and was not loaded",
     "TorchScript": "it is a TorchScript archive: save the model's state_dict",
 }
 
