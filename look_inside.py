@@ -17,7 +17,7 @@ from common.models import classifier, convolutional_backbone, weights_hash
 from common.train import predict
 
 EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
-SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre
+SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
 CPU = torch.device("cpu")
 
 
@@ -36,16 +36,22 @@ def crop_at(data, part, right, down):
     return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
 
 
+def possible_shifts(data):
+    """Return those of SHIFTS with which a crop stays within the images; images of 48 pixels allow none but 0."""
+    margin = (min(data["main_test_images"].shape[2:]) - CROP_SIZE) // 2
+    return [shift for shift in SHIFTS if shift <= margin]
+
+
 @torch.no_grad()
-def under_shifts(model, data):
-    """Return, for each of SHIFTS, the accuracy and the share of predictions unlike those at the centre.
+def under_shifts(model, data, shifts):
+    """Return, for each of `shifts`, the accuracy and the share of predictions unlike those at the centre.
 
     Every test crop is shifted alike, by so many pixels; the figures are means over the four directions.
     """
     labels = data["main_test_labels"]
     centre = model(crop_at(data, "main", 0, 0)).argmax(1)
     accuracy, changed = [], []
-    for shift in SHIFTS:
+    for shift in shifts:
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
         predictions = torch.stack([model(crop_at(data, "main", *way)).argmax(1) for way in ways])
         accuracy.append((predictions == labels).double().mean().item())
@@ -53,12 +59,12 @@ def under_shifts(model, data):
     return {"accuracy": accuracy, "changed": changed}
 
 
-def shifts_figure(shifts, source):
-    """Return a figure of both networks under shifted crops."""
+def shifts_figure(measured, shifts, source):
+    """Return a figure of both networks under shifted crops; measured: what `under_shifts` gives, by name."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
-        for (name, figures), colour, marker in zip(shifts.items(), plots.COLOURS, "os", strict=True):
-            ax.plot(SHIFTS, 100 * np.array(figures[key]), color=colour, marker=marker, label=name.upper())
+        for (name, figures), colour, marker in zip(measured.items(), plots.COLOURS, "os", strict=True):
+            ax.plot(shifts, 100 * np.array(figures[key]), color=colour, marker=marker, label=name.upper())
         ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
         ax.grid(alpha=0.25)
         ax.legend()
@@ -143,7 +149,8 @@ def main():
     out = Path(args.out)
     data = artifacts.load_data(out)
     networks = load_trained(out, data, args.force)
-    confident, shifts = {}, {}
+    shifts = possible_shifts(data)
+    confident, measured = {}, {}
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", 64, CPU)
         logits, labels = predict(network, test_loader, CPU)
@@ -151,9 +158,10 @@ def main():
         surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:6].tolist()
         wrong = [index for index in surest if predicted[index] != labels[index]]
         confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
-        shifts[name] = under_shifts(network, data)
-        print(f"{name.upper()}: accuracy {shifts[name]['accuracy'][0]:.1%} at the centre, ", end="")
-        print(f"{shifts[name]['accuracy'][-1]:.1%} shifted by {SHIFTS[-1]} pixels")
+        measured[name] = under_shifts(network, data, shifts)
+        accuracy = measured[name]["accuracy"]
+        print(f"{name.upper()}: accuracy {accuracy[0]:.1%} at the centre, ", end="")
+        print(f"{accuracy[-1]:.1%} with a shift of {shifts[-1]} pixels, the furthest in these images")
 
     transfer = classifier(convolutional_backbone(), 2)
     artifacts.load_weights(transfer, out / "q5_transfer.pt", made_by="q5_transfer.py")
@@ -165,7 +173,7 @@ def main():
     figures = {
         "mistakes": mistakes_figure(confident, data),
         "filters": filters_figure(networks["cnn"], data),
-        "shifts": shifts_figure(shifts, data["source"]),
+        "shifts": shifts_figure(measured, shifts, data["source"]),
         "features": features_figure(plane, labels, data["class_names"][8:], data["source"]),
     }
     for name, figure in figures.items():
@@ -173,8 +181,8 @@ def main():
     record = {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
-        "shifts": SHIFTS,
-        "under_shifts": shifts,
+        "shifts": shifts,
+        "under_shifts": measured,
         "confident_mistakes": confident,
     }
     artifacts.save_json(record, out / "inside.json")

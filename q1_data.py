@@ -45,15 +45,14 @@ def get_args(argv=None):
     return args
 
 
-def fill_in_train_sizes(args, class_names, counts):
-    """Give args.main_train and .transfer_train, where unset, the assignment's 18,000 and 1,000.
+def train_sizes(given, count, class_names, counts):
+    """Return the train sizes of main and transfer: those given or, for None, the assignment's 18,000 and 1,000.
 
-    For DECaLS and for a synthetic set of another size: numbers in the same proportion to `counts` a class.
+    For DECaLS, and for a synthetic set whose --count is another: numbers in the same proportion to `counts` per class.
     """
-    usual = class_names == CLASS_NAMES and args.count == sum(CLASS_COUNTS)
-    sizes = {"main_train": 18000, "transfer_train": 1000} if usual else split.assignment_sizes(counts)
-    args.main_train = args.main_train or sizes["main_train"]
-    args.transfer_train = args.transfer_train or sizes["transfer_train"]
+    usual = class_names == CLASS_NAMES and count == sum(CLASS_COUNTS)
+    sizes = {"main": 18000, "transfer": 1000} if usual else split.assignment_sizes(counts)
+    return {task: size or sizes[task] for task, size in given.items()}
 
 
 def channel_statistics(loader):
@@ -103,9 +102,10 @@ def main():
 
 def answer(args):
     source, class_names, labels, blocks = open_source(args)
-    fill_in_train_sizes(args, class_names, np.bincount(labels, minlength=10))
-    train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
-    indices = split.split_indices(labels, train_sizes, split.SPLITS[args.split], args.seed)
+    counts = np.bincount(labels, minlength=10)
+    sizes = {"main": args.main_train, "transfer": args.transfer_train}
+    sizes = train_sizes(sizes, args.count, class_names, counts)
+    indices = split.split_indices(labels, sizes, split.SPLITS[args.split], args.seed)
     data = split.split_images(labels, blocks, indices)
     data |= {"class_names": list(class_names), "source": source, "fingerprint": split.fingerprint(data)}
 
@@ -132,7 +132,7 @@ def answer(args):
         "normalised_std": normalised_std.tolist(),
     }
     describe(record)
-    figure = class_gallery(data, np.bincount(labels, minlength=10).tolist())
+    figure = class_gallery(data, counts.tolist())
     artifacts.save_question(args.out, "q1_data", data, figure, record)
 
 

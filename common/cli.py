@@ -76,8 +76,9 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
     help = "bf16: train with bfloat16 products, faster where the processor has them"
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
-    help = "go on from the last finished epoch of a run that was broken off"
-    parser.add_argument("--resume", action="store_true", help=help)
+    help = "continue after the last finished epoch of an interrupted run; if-same: unless its settings were others"
+    choices = ("always", "if-same")
+    parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
     help = "on a GPU: the same bits at every run, at some cost in speed; a CPU gives them anyway"
     parser.add_argument("--deterministic", action="store_true", help=help)
 
@@ -112,7 +113,8 @@ def run(main, trains=False):
 
 def how_to_go_on(trains):
     """Return the command that goes on after Ctrl-C: the same again, from the last finished epoch of a training."""
-    resume = ["--resume"] if trains and "--resume" not in sys.argv else []
+    resumes = any(argument.startswith("--resume") for argument in sys.argv)
+    resume = ["--resume"] if trains and not resumes else []
     make = " (or the same make again)" if "MAKELEVEL" in os.environ else ""
     return f"python {shlex.join([*sys.argv, *resume])}{make}"
 

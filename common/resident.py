@@ -2,6 +2,8 @@
 
 import torch
 
+from common.device import memory_format
+
 
 class ResidentLoader:
     """The batches of a DataLoader of MyDataset, cut on the device that its uint8 images are copied to, once.
@@ -35,7 +37,8 @@ class ResidentLoader:
         rows = top[:, None, None] + self.window[:, None]
         columns = left[:, None, None] + self.window
         crops = self.images[index[:, None, None], rows, columns].float()
-        return crops.sub_(self.mean).div_(self.std).permute(0, 3, 1, 2), self.labels[index]
+        crops = crops.sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+        return crops.contiguous(memory_format=memory_format(crops.device)), self.labels[index]
 
     def __iter__(self):
         return map(self.cut, self.plan())

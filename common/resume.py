@@ -29,7 +29,8 @@ class TrainingState:
     def restore(self, model, optimizer):
         """Put the kept state into `model` and `optimizer`; return its history, or None to start from the beginning.
 
-        Raises ValueError when the state is damaged, or of a run with other settings, which are named.
+        Raises ValueError when the state is damaged, or of a run with other settings, which are named. With
+        --resume=if-same the latter starts from the beginning instead.
         """
         if not self.resume:
             self.tell_of_a_run_broken_off()
@@ -39,9 +40,12 @@ class TrainingState:
             return None
         state = self.read()
         different = self.differences(state)
+        done = len(state["history"]["test_loss"])
+        if self.resume == "if-same" and (different or done > self.epochs):
+            print(f"{self.path} is of a run with {different or f'{done} epochs'}: starting from the beginning.")
+            return None
         if different:
             raise ValueError(f"{self.path} is of a run with {different}: not resumed; without --resume it starts anew")
-        done = len(state["history"]["test_loss"])
         if done > self.epochs:
             raise ValueError(f"--epochs {self.epochs}: {self.path} is {done} epochs on already")
         try:

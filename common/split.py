@@ -27,6 +27,11 @@ def apportion(total, sizes, low, high):
     return shares
 
 
+def trainable(counts):
+    """Return how many images of each class can train if one is kept for testing, where there are two or more."""
+    return np.where(counts > 1, counts - 1, counts)
+
+
 def stratified_split(labels, train_size, seed):
     """Return the indices, int64, of `train_size` images to train on and of the rest, each in random order.
 
@@ -34,8 +39,7 @@ def stratified_split(labels, train_size, seed):
     it is in the training half. Raises ValueError when that leaves no room.
     """
     counts = np.bincount(labels)
-    most = np.where(counts > 1, counts - 1, counts)
-    train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=most)
+    train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=trainable(counts))
     halves = [], []
     for label, train_count in enumerate(train_counts):
         # A class has random numbers of its own, so that what becomes of it does not hang on the others.
@@ -57,16 +61,20 @@ SPLITS = {"stratified": stratified_split, "file": file_order_split}
 
 
 def assignment_sizes(counts):
-    """Return the train sizes that are to these counts a class as the assignment's 18,000 and 1,000 to Galaxy10's."""
-    main_count, transfer_count = int(sum(counts[:MAIN_CLASSES])), int(sum(counts[MAIN_CLASSES:]))
-    return {"main_train": round(main_count * 18000 / 20360), "transfer_train": round(transfer_count * 1000 / 1425)}
+    """Return the train sizes of main and transfer in the proportion of the assignment's to Galaxy10's counts per class.
+
+    At most as many as `stratified_split` can take: it keeps one image of every class for testing.
+    """
+    counts = np.asarray(counts)
+    tasks = {"main": (counts[:MAIN_CLASSES], 18000 / 20360), "transfer": (counts[MAIN_CLASSES:], 1000 / 1425)}
+    return {task: int(min(round(n.sum() * share), trainable(n).sum())) for task, (n, share) in tasks.items()}
 
 
 def split_indices(labels, train_sizes, split, seed):
     """Return the int64 indices of each of PARTS in `labels`, uint8 (n,), where classes 8 and 9 are for transfer.
 
     train_sizes: dict of main and transfer; split: one of SPLITS. Raises ValueError, with sizes that would
-    do, when there are too few images to train on so many and to test.
+    do, when there are too few images to train on so many and to test; and as `check_classes` does.
     """
     groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
     if any(len(group) <= train_sizes[name] for name, group in groups.items()):
@@ -75,13 +83,27 @@ def split_indices(labels, train_sizes, split, seed):
             f"there are {len(groups['main']):,} images of classes 0-7 and {len(groups['transfer']):,} of 8 and 9, "
             f"too few to train on {train_sizes['main']:,} and {train_sizes['transfer']:,} and test on the rest; "
             "in the assignment's proportion: "
-            f"--main-train {proposed['main_train']} --transfer-train {proposed['transfer_train']}"
+            f"--main-train {proposed['main']} --transfer-train {proposed['transfer']}"
         )
     indices = {}
     for name, group in groups.items():
         train, test = split(labels[group], train_sizes[name], seed)
         indices |= {f"{name}_train": group[train], f"{name}_test": group[test]}
+        check_classes(labels, group, group[train], f"{name}_train")
+        check_classes(labels, group, group[test], f"{name}_test")
     return indices
+
+
+def check_classes(labels, group, subset, name):
+    """Raise ValueError when all images of a subset, int64 indices, are of one class: no network learns from them.
+
+    A test subset may be when the `group` that was split has no two classes of two images.
+    """
+    classes = np.unique(labels[subset])
+    possible = (np.bincount(labels[group]) > 1).sum() > 1
+    if len(classes) == 1 and (possible or name.endswith("train")):
+        remedy = "if the file is sorted by class, use --split stratified" if possible else "the file has no others"
+        raise ValueError(f"all {len(subset):,} images of {name} are of class {classes[0]}: {remedy}")
 
 
 def split_images(labels, blocks, indices):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common import distributed
 from common.data import EVALUATION_SEED, seed_epoch
-from common.device import in_precision, make_adam
+from common.device import in_precision, make_adam, memory_format
 from common.graph import GraphedEpoch
 from common.metrics import epoch_means
 from common.models import pool_before_relu
@@ -47,13 +47,19 @@ def train_epoch(model, loader, optimizer, device, progress=iter):
     return epoch_means(sums, count)
 
 
+def on_device(model, device):
+    """Move `model` to the device, in place; return a network of its layers in the order that is fastest there."""
+    model.to(device, memory_format=memory_format(device))  # the order the loader's crops come in
+    return model if device.type == "mps" else pool_before_relu(model)
+
+
 @torch.no_grad()
 def predict(model, loader, device, draw=(EVALUATION_SEED, 0)):
     """Return the logits, float32 (n, classes), and labels, int64 (n,), of all of `loader`, on the CPU.
 
     The crops depend on `draw` alone, the seed and epoch of a pass; torch's global random state is left alone.
     """
-    model = pool_before_relu(model.to(device, memory_format=torch.channels_last)).eval()
+    model = on_device(model, device).eval()
     seed_epoch(loader, *draw)
     batches = [(model(images), labels) for images, labels in loader]
     logits, labels = zip(*batches, strict=True)
@@ -75,9 +81,8 @@ def train(model, train_loader, test_loader, args, device, state):
     Test figures are of the float32 network, whatever the precision. Raises FloatingPointError, with epoch, step
     and learning rate, when the loss does not stay finite.
     """
-    model.to(device, memory_format=torch.channels_last)  # the order the loader's crops come in
+    network = in_precision(on_device(model, device), device, args.precision)
     optimizer = make_adam(model, args.lr, device)
-    network = in_precision(pool_before_relu(model), device, args.precision)
     run_epoch = train_epoch
     if torch.distributed.is_initialized():
         network, run_epoch = distributed.shared(network, train_epoch)

@@ -26,15 +26,25 @@ def test_shifted_crops_are_windows_off_the_centre():
         torch.testing.assert_close(crops, expected)
 
 
+@pytest.mark.parametrize(("size", "furthest"), [(48, 0), (49, 0), (50, 1), (67, 8), (68, 10), (69, 10), (256, 10)])
+def test_the_furthest_shift_keeps_every_crop_within_the_images(size, furthest):
+    images, labels = random_data(8, size)
+    galaxies = {**data(8), "main_test_images": images, "main_test_labels": labels}
+    shifts = look_inside.possible_shifts(galaxies)
+    assert shifts == [shift for shift in look_inside.SHIFTS if shift <= furthest]
+    figures = look_inside.under_shifts(fully_connected(), galaxies, shifts)
+    assert len(figures["accuracy"]) == len(figures["changed"]) == len(shifts)
+
+
 def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
     galaxies = data()
     torch.manual_seed(0)
-    figures = look_inside.under_shifts(fully_connected(), galaxies)
+    figures = look_inside.under_shifts(fully_connected(), galaxies, look_inside.SHIFTS)
     assert figures["changed"][0] == 0
     assert figures["changed"][-1] > 0
     blind = nn.Sequential(nn.Flatten(), nn.Linear(6912, 8))
     nn.init.zeros_(blind[1].weight)
-    figures = look_inside.under_shifts(blind, galaxies)
+    figures = look_inside.under_shifts(blind, galaxies, look_inside.SHIFTS)
     assert set(figures["changed"]) == {0.0}
     assert len(set(figures["accuracy"])) == 1
 
