@@ -99,7 +99,7 @@ test: $(DEV_ENVIRONMENT) ## all tests
 	$(PYTHON) -m pytest -q tests
 test-oldest: .venv-oldest/requirements.installed ## all tests with the oldest Python and packages that are allowed
 	@.venv-oldest/bin/python --version
-	@$(MAKE) --no-print-directory test PYTHON=.venv-oldest/bin/python
+	@$(MAKE) --no-print-directory lint test PYTHON=.venv-oldest/bin/python
 lint: $(DEV_ENVIRONMENT) ## what ruff says of the code and its layout
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .

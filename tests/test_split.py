@@ -16,8 +16,10 @@ from common.split import (
     split_indices,
     stratified_split,
 )
+from common.synthetic import class_counts
 
 GALAXY10 = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint8), CLASS_COUNTS))
+FILE = (SPLITS["file"], 0)
 SIZES = {"main": 18000, "transfer": 1000}
 
 
@@ -88,9 +90,37 @@ def test_too_few_images_are_counted_and_sizes_proposed_that_work():
     ):
         split_indices(labels, SIZES, stratified_split, seed=0)
     sizes = assignment_sizes(np.bincount(labels))
-    assert sizes == {"main_train": 212, "transfer_train": 42}
+    assert sizes == {"main": 212, "transfer": 42}
     split_indices(labels, {"main": 212, "transfer": 42}, stratified_split, seed=0)
-    assert assignment_sizes(CLASS_COUNTS) == {"main_train": 18000, "transfer_train": 1000}
+    assert assignment_sizes(CLASS_COUNTS) == SIZES
+
+
+def test_sizes_in_the_assignments_proportion_leave_an_image_of_every_class_for_testing():
+    for count in range(40, 400):
+        labels = np.repeat(np.arange(10, dtype=np.uint8), class_counts(count))
+        indices = split_indices(labels, assignment_sizes(np.bincount(labels)), stratified_split, seed=0)
+        for subset in indices.values():
+            assert len(np.unique(labels[subset])) in (8, 2)
+
+
+def test_a_file_sorted_by_class_is_refused_where_a_subset_would_have_one_class():
+    labels = np.sort(GALAXY10)
+    with pytest.raises(ValueError, match=r"all 2,360 images of main_test are of class 7: .*use --split stratified"):
+        split_indices(np.concatenate([labels, np.full(2000, 7, dtype=np.uint8)]), SIZES | {"main": 20000}, *FILE)
+    with pytest.raises(ValueError, match=r"all 425 images of transfer_test are of class 9: .*--split stratified"):
+        split_indices(labels, SIZES, *FILE)
+    with pytest.raises(ValueError, match=r"all 900 images of transfer_train are of class 8: .*--split stratified"):
+        split_indices(labels, SIZES | {"transfer": 900}, *FILE)
+    split_indices(labels, SIZES, stratified_split, seed=0)
+
+
+def test_one_class_alone_cannot_train_but_may_be_all_that_is_left_to_test_on():
+    labels = np.repeat(np.arange(9, dtype=np.uint8), 10)
+    with pytest.raises(ValueError, match="all 5 images of transfer_train are of class 8: the file has no others"):
+        split_indices(labels, {"main": 40, "transfer": 5}, stratified_split, seed=0)
+    lone = np.append(labels, np.uint8(9))  # whose only image trains
+    indices = split_indices(lone, {"main": 40, "transfer": 5}, stratified_split, seed=0)
+    assert set(lone[indices["transfer_test"]]) == {8}
 
 
 def test_images_and_labels_reach_their_parts_together_and_held_out_labels_are_0_and_1():
