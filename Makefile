@@ -4,21 +4,27 @@ PYTHON         = .venv/bin/python## another one is used as it is, and nothing is
 OUT            = artifacts## folder of everything that is made
 DATA           =## a Galaxy10 HDF5 file; empty: see SOURCE
 SOURCE         = auto## auto, real or synthetic
+DATASET        = sdss## which real set is fetched without DATA: sdss or decals
 COUNT          =## images of a synthetic set; empty: as many as Galaxy10 has
-SEED           = 0## of all that is drawn at random
+IMAGE_SIZE     =## side in pixels that images are resized to; empty: 69
+SPLIT          = stratified## stratified by class and seed, or file for the file's own order
+SEED           = 0## random seed
 EPOCHS         =## of all three trainings; empty: the assignment's 50, 50 and 20
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
-DEVICE         = auto## auto, cpu, cuda or mps
+DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of another device
 PRECISION      = float32## float32, or bf16 for faster training where the processor has it
-DATASET        = sdss## which real set is fetched without DATA: sdss or decals
+
+# Names with a space cannot be targets, and an empty one would let `make clean` reach for /.
+ifneq ($(words $(OUT))$(findstring ',$(OUT)),1)
+$(error OUT='$(OUT)' must name one folder, without spaces and quotes)
+endif
 
 .DELETE_ON_ERROR:
 # One thing at a time, whatever -j says: torch uses all cores by itself, and two trainings that wait for one
 # another's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
-.SECONDEXPANSION:
-.PHONY: all data fcn cnn confusion transfer test lint smoke bench notebook clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench notebook clean help FORCE
 
 all: $(OUT)/summary.txt ## all five questions, and a table at the end
 data: $(OUT)/q1_data.json ## Q1: read, look at, split and measure the galaxies
@@ -33,47 +39,39 @@ ENVIRONMENT     = .venv/requirements.installed
 DEV_ENVIRONMENT = .venv/requirements-dev.installed
 endif
 
-# What each script is called with, and which modules it uses.
-option  = $(if $(strip $(2)),$(1) '$(strip $(2))')
-trained = --out '$(OUT)' --seed '$(SEED)' --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epochs,$(EPOCHS))
-sizes   = $(call option,--main-train,$(MAIN_TRAIN)) $(call option,--transfer-train,$(TRANSFER_TRAIN))
-drawn   = --source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))
-ARGS_q1_data      = --out '$(OUT)' --seed '$(SEED)' $(if $(DATA),--data '$(DATA)',$(drawn)) $(sizes)
-ARGS_q2_fcn       = $(trained)
-ARGS_q3_cnn       = $(trained)
-ARGS_q4_confusion = --out '$(OUT)' --device '$(DEVICE)'
-ARGS_q5_transfer  = $(trained)
+# What the scripts are called with. A value is one word for the shell, whatever is in it.
+quote  = '$(subst ','\'',$(1))'
+option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
+galaxies = $(if $(DATA),--data $(call quote,$(DATA)),--source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))) \
+    --split '$(SPLIT)' $(call option,--image-size,$(IMAGE_SIZE)) \
+    $(call option,--main-train,$(MAIN_TRAIN)) $(call option,--transfer-train,$(TRANSFER_TRAIN))
+training = --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epochs,$(EPOCHS))
+Q1 = --out '$(OUT)' --seed '$(SEED)' $(galaxies)
+Q4 = --out '$(OUT)' --device '$(DEVICE)'
+TRAIN = --out '$(OUT)' --seed '$(SEED)' $(training)
 
-modules = $(patsubst %,common/%.py,__init__ artifacts atomic cli data distributed galaxy10 plots resident split $(1))
-USES_q1_data      = $(call modules,download hdf5 source synthetic)
-USES_q2_fcn       = $(call modules,describe device graph metrics models report resume train)
-USES_q3_cnn       = $(call modules,describe device graph metrics models report resume train)
-USES_q4_confusion = $(call modules,checkpoint describe_confusion device graph imbalance likeness metrics models train)
-USES_q5_transfer  = $(call modules,checkpoint describe device graph metrics models report resume train)
+# A question is redone when its script, a file of common/ or an artifact that it reads is newer than its JSON: that is
+# make's own rule. It is also redone when common/storage/stale.py finds that its JSON holds other options than the variables
+# here give, as after a run by hand, that one of its files is missing, or that DATA is newer.
+CODE  = $(wildcard common/*.py common/*/*.py)
+stale = $(if $(shell $(or $(shell command -v '$(PYTHON)'),python3) -S -m common.storage.stale $(1)),FORCE)
 
-# A training that was broken off goes on, if what it is made from has not changed since its last finished epoch.
-resume = $(if $(wildcard $(OUT)/$(1).resume.pt),$(if $(shell find $(2) -newer $(OUT)/$(1).resume.pt),,--resume))
+# A training that was interrupted resumes: its state is then newer than all that it is made from and than its JSON.
+state  = $(@:.json=.resume.pt)
+resume = $(if $(wildcard $(state)),$(if $(shell find $(filter-out FORCE,$^) $(wildcard $@) -newer $(state)),,--resume=if-same))
 
-QUESTIONS = q1_data q2_fcn q3_cnn q4_confusion q5_transfer
-# A question is asked again when its script, a module, its settings or what it reads has changed, or one
-# of its files is gone.
-gone = $(if $(filter-out $(wildcard $(OUT)/$(1).*),$(patsubst %,$(OUT)/$(1).%,png $(if $(filter q4%,$(1)),,pt))),FORCE)
-$(QUESTIONS:%=$(OUT)/%.json): $(OUT)/%.json: %.py $$(USES_$$*) $(OUT)/.%.args $$(call gone,$$*) | $(ENVIRONMENT)
-	$(PYTHON) $< $(ARGS_$*) $(call resume,$*,$(filter-out FORCE,$^))
-
-$(OUT)/q1_data.json: $(wildcard $(DATA))
-$(OUT)/q2_fcn.json: $(OUT)/q1_data.json
-$(OUT)/q3_cnn.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json
-$(OUT)/q4_confusion.json: $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json
-# Q5 computes its confusion matrix with Q4's function.
-$(OUT)/q5_transfer.json: $(OUT)/q1_data.json $(OUT)/q3_cnn.json q4_confusion.py $(USES_q4_confusion)
-$(OUT)/summary.txt: summary.py $(patsubst %,common/%.py,artifacts atomic cli distributed describe describe_confusion discuss galaxy10 split) $(QUESTIONS:%=$(OUT)/%.json)
+$(OUT)/q1_data.json: q1_data.py $(CODE) $(call stale,q1_data $(Q1)) | $(ENVIRONMENT)
+	$(PYTHON) q1_data.py $(Q1)
+$(OUT)/q2_fcn.json: q2_fcn.py $(CODE) $(OUT)/q1_data.json $(call stale,q2_fcn $(TRAIN)) | $(ENVIRONMENT)
+	$(PYTHON) q2_fcn.py $(TRAIN) $(resume)
+$(OUT)/q3_cnn.json: q3_cnn.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(call stale,q3_cnn $(TRAIN)) | $(ENVIRONMENT)
+	$(PYTHON) q3_cnn.py $(TRAIN) $(resume)
+$(OUT)/q4_confusion.json: q4_confusion.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json $(call stale,q4_confusion $(Q4)) | $(ENVIRONMENT)
+	$(PYTHON) q4_confusion.py $(Q4)
+$(OUT)/q5_transfer.json: q5_transfer.py q4_confusion.py $(CODE) $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(call stale,q5_transfer $(TRAIN)) | $(ENVIRONMENT)
+	$(PYTHON) q5_transfer.py $(TRAIN) $(resume)
+$(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn q4_confusion q5_transfer)
 	$(PYTHON) summary.py --out '$(OUT)'
-
-# The settings of the last call; the file changes only when they do.
-$(OUT)/.%.args: $$(if $$(findstring [$$(ARGS_$$*)],[$$(shell cat '$(OUT)/.$$*.args' 2>/dev/null)]),,FORCE)
-	@mkdir -p '$(OUT)'
-	@printf '%s' "$(ARGS_$*)" > $@
 
 needs = { echo 'error: $(1)' >&2; exit 2; }
 
@@ -89,23 +87,33 @@ needs = { echo 'error: $(1)' >&2; exit 2; }
 	.venv/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
+# The oldest Python at hand that the project takes, with exactly the lowest versions that the requirements allow.
+OLDEST_PYTHON = $(shell for python in python3.10 ~/.pyenv/versions/3.10.*/bin/python python3.11 python3.12 python3; do \
+    $$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && break; done)
+.venv-oldest/requirements.installed: requirements.txt requirements-dev.txt constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --requirement requirements-dev.txt --constraint constraints-oldest.txt
+	@touch $@
+
 test: $(DEV_ENVIRONMENT) ## all tests
 	$(PYTHON) -m pytest -q tests
+test-oldest: .venv-oldest/requirements.installed ## all tests with the oldest Python and packages that are allowed
+	@.venv-oldest/bin/python --version
+	@$(MAKE) --no-print-directory lint test PYTHON=.venv-oldest/bin/python
 lint: $(DEV_ENVIRONMENT) ## what ruff says of the code and its layout
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
-	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 MAIN_TRAIN= TRANSFER_TRAIN=
+	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN=
 notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and its page
-	$(PYTHON) -m submission.build --out '$(OUT)' --seed '$(SEED)' $(if $(DATA),--data '$(DATA)',--source '$(SOURCE)') \
-	    $(call option,--count,$(COUNT)) $(call option,--epochs,$(EPOCHS)) $(sizes)
+	$(PYTHON) -m submission.build $(Q1) $(training)
 bench: $(ENVIRONMENT) ## how fast all this is against the usual way
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 clean: ## remove what the questions made, but not .venv
 	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/.q[1-5]_*
 	@-rmdir '$(OUT)' 2> /dev/null || true
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
 	@echo 'Variables, as in make all SEED=1 EPOCHS=10:'
 	@sed -n 's/^\([A-Z_]*\) *= *\(.*\)## /  \1 = \2	/p' Makefile | expand -t 34

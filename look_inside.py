@@ -21,7 +21,7 @@ from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
 EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
-SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre
+SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
 CPU = torch.device("cpu")
 
 
@@ -40,21 +40,27 @@ def crop_at(data, part, right, down):
     return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
 
 
+def possible_shifts(data):
+    """Return those of SHIFTS with which a crop stays within the images; images of 48 pixels allow none but 0."""
+    margin = (min(data["main_test_images"].shape[2:]) - 48) // 2
+    return [shift for shift in SHIFTS if shift <= margin]
+
+
 @torch.no_grad()
-def shifted_predictions(model, data):
-    """Return the predictions, int64 (len(SHIFTS), 4, n), for test crops shifted alike in each of four directions."""
+def shifted_predictions(model, data, shifts):
+    """Return the predictions, int64 (len(shifts), 4, n), for test crops shifted alike in each of four directions."""
     predictions = []
-    for shift in SHIFTS:
+    for shift in shifts:
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
         predictions.append(torch.stack([model(crop_at(data, "main", *way)).argmax(1) for way in ways]))
     return torch.stack(predictions)
 
 
 def under_shifts(predictions, labels):
-    """Return, for each of SHIFTS, the accuracy and the share of predictions that differ from those at the centre.
+    """Return, for each shift, the accuracy and the share of predictions that differ from those at the centre.
 
     Both are means over images and directions. Also returned is the number of distinct predictions.
-    predictions: int64 (len(SHIFTS), 4, n); labels: int64 (n,).
+    predictions: int64 (shifts, 4, n); labels: int64 (n,).
     """
     return {
         "accuracy": (predictions == labels).double().mean((1, 2)).tolist(),
@@ -66,7 +72,7 @@ def under_shifts(predictions, labels):
 def compare_shifts(fcn, cnn):
     """Return a sign test, with images as the unit, of which network's predictions change more at the furthest shift.
 
-    fcn, cnn: predictions, int64 (len(SHIFTS), 4, n). Keys: fcn_more and cnn_more, the numbers of images whose
+    fcn, cnn: predictions, int64 (shifts, 4, n). Keys: fcn_more and cnn_more, the numbers of images whose
     prediction changes in more of the four directions with this network than with the other, and p_value.
     """
     fcn_changes, cnn_changes = ((shifted[-1] != shifted[0, 0]).sum(0) for shifted in (fcn, cnn))
@@ -74,12 +80,12 @@ def compare_shifts(fcn, cnn):
     return {"fcn_more": test["first_only"], "cnn_more": test["second_only"], "p_value": test["p_value"]}
 
 
-def shifts_figure(shifts, source):
-    """Return a figure of both networks under shifted crops."""
+def shifts_figure(measured, shifts, source):
+    """Return a figure of both networks under shifted crops; measured: what `under_shifts` gives, by name."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
-        for (name, figures), colour, marker in zip(shifts.items(), plots.COLOURS, "os", strict=True):
-            ax.plot(SHIFTS, 100 * np.array(figures[key]), color=colour, marker=marker, label=name.upper())
+        for (name, figures), colour, marker in zip(measured.items(), plots.COLOURS, "os", strict=True):
+            ax.plot(shifts, 100 * np.array(figures[key]), color=colour, marker=marker, label=name.upper())
         ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
         ax.grid(alpha=0.25)
         ax.legend()
@@ -167,7 +173,8 @@ def main():
     for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
         load_trained(network, out / f"{script}.pt", data, f"{script}.py", args.force)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    confident, shifts, shifted = {}, {}, {}
+    shifts = possible_shifts(data)
+    confident, measured, shifted = {}, {}, {}
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", transform, 64, CPU)
         logits, labels = predict(network, test_loader)
@@ -175,10 +182,11 @@ def main():
         surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:6].tolist()
         wrong = [index for index in surest if predicted[index] != labels[index]]
         confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
-        shifted[name] = shifted_predictions(network, data)
-        shifts[name] = under_shifts(shifted[name], data["main_test_labels"])
-        print(f"{name.upper()}: accuracy {shifts[name]['accuracy'][0]:.1%} at the centre, ", end="")
-        print(f"{shifts[name]['accuracy'][-1]:.1%} shifted by {SHIFTS[-1]} pixels")
+        shifted[name] = shifted_predictions(network, data, shifts)
+        measured[name] = under_shifts(shifted[name], data["main_test_labels"])
+        accuracy = measured[name]["accuracy"]
+        print(f"{name.upper()}: accuracy {accuracy[0]:.1%} at the centre, ", end="")
+        print(f"{accuracy[-1]:.1%} with a shift of {shifts[-1]} pixels, the furthest in these images")
 
     transfer = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     load_trained(transfer, out / "q5_transfer.pt", data, "q5_transfer.py", args.force)
@@ -189,7 +197,7 @@ def main():
     figures = {
         "mistakes": mistakes_figure(confident, data),
         "filters": filters_figure(networks["cnn"], data),
-        "shifts": shifts_figure(shifts, data["source"]),
+        "shifts": shifts_figure(measured, shifts, data["source"]),
         "features": features_figure(plane, labels, data["class_names"][8:], data["source"]),
     }
     for name, figure in figures.items():
@@ -197,8 +205,8 @@ def main():
     record = {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
-        "shifts": SHIFTS,
-        "under_shifts": shifts,
+        "shifts": shifts,
+        "under_shifts": measured,
         "paired": compare_shifts(**shifted),
         "confident_mistakes": confident,
     }

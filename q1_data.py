@@ -107,9 +107,10 @@ def main():
         )
         usual = class_names == CLASS_NAMES and args.count == sum(CLASS_COUNTS)
         sizes = split.ASSIGNMENT_SIZES if usual else split.assignment_sizes(np.bincount(labels, minlength=10))
-        args.main_train = args.main_train or sizes["main"]
-        args.transfer_train = args.transfer_train or sizes["transfer"]
-        train_sizes = {"main": args.main_train, "transfer": args.transfer_train}
+        train_sizes = {
+            "main": args.main_train or sizes["main"],
+            "transfer": args.transfer_train or sizes["transfer"],
+        }
         groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
         indices = split.split_indices(labels, groups, train_sizes, args.split, args.seed)
         data = read_subsets(labels, blocks, indices, args.image_size)

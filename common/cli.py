@@ -10,7 +10,7 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", 
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults and examples as written, and puts an error into one line."""
+    """An ArgumentParser that shows defaults and examples, and reports an error in one line."""
 
     def __init__(self, description, examples):
         super().__init__(
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults after each option's help, where there is one; description and examples with their line breaks."""
+    """Show defaults after the help of each option that has one, and keep the line breaks of description and examples."""
 
     def _get_help_string(self, action):
         has_one = action.default is not None and action.default is not False  # 0 is one
@@ -34,10 +34,10 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def positive_int(text):
-    """argparse type: a whole number of at least 1."""
+    """argparse type: an integer of at least 1."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is not an integer of at least 1")
     return number
 
 
@@ -50,53 +50,54 @@ def positive_float(text):
 
 
 def seed(text):
-    """argparse type: a whole number from 0 to 2^63 - 1, as torch takes it."""
+    """argparse type: an integer from 0 to 2^63 - 1, as torch requires."""
     number = int(text)
     if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^63 - 1")
+        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to 2^63 - 1")
     return number
 
 
 def add_out_and_seed(parser):
-    """Add what every script takes: --out and --seed."""
+    """Add the options of every script: --out and --seed."""
     parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of all that is drawn at random")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed")
 
 
 def add_device(parser):
-    """Add what every script that computes takes: --device."""
+    """Add the option of every script that computes: --device."""
     choices = ("auto", "cpu", "cuda", "mps")
     parser.add_argument("--device", default="auto", choices=choices, help="auto: a GPU where there is one")
 
 
 def add_training(parser, epochs, lr):
-    """Add what every script that trains takes, with the assignment's numbers as defaults."""
+    """Add the options of every script that trains, with the assignment's numbers as defaults."""
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
-    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images a step")
+    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
     help = "bf16: train with bfloat16 products, faster where the processor has them"
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
-    help = "go on from the last finished epoch of a run that was broken off"
-    parser.add_argument("--resume", action="store_true", help=help)
-    help = "on a GPU: the same bits at every run, at some cost in speed; a CPU gives them anyway"
+    help = "continue after the last finished epoch of an interrupted run; if-same: unless its settings were others"
+    choices = ("always", "if-same")
+    parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
+    help = "on a GPU: the same bits in every run, at some cost in speed; a CPU gives them anyway"
     parser.add_argument("--deterministic", action="store_true", help=help)
 
 
 def add_force(parser):
-    """Add what a script takes that uses trained networks: --force."""
-    help = "use networks that were trained on other data or another split all the same"
+    """Add the option of a script that uses trained networks: --force."""
+    help = "use networks even if they were trained on other data or another split"
     parser.add_argument("--force", action="store_true", help=help)
 
 
 def run(main, trains=False):
-    """Run `main`; turn what a user can put right into one line on stderr and exit status 2, Ctrl-C into 130.
+    """Run `main`; report errors that a user can correct in one line, with exit status 2; Ctrl-C exits with 130.
 
     trains: whether it takes --batch-size and --resume. `python -X dev SCRIPT` shows the traceback instead.
     """
     try:
         main()
     except KeyboardInterrupt:
-        print(f"interrupted; to go on: {how_to_go_on(trains)}", file=sys.stderr)
+        print(f"interrupted; to resume: {how_to_resume(trains)}", file=sys.stderr)
         sys.exit(130)
     except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         sentence = one_line(error)
@@ -110,9 +111,10 @@ def run(main, trains=False):
         sys.exit(2)
 
 
-def how_to_go_on(trains):
-    """Return the command that goes on after Ctrl-C: the same again, from the last finished epoch of a training."""
-    resume = ["--resume"] if trains and "--resume" not in sys.argv else []
+def how_to_resume(trains):
+    """Return the command that continues after Ctrl-C: the same again, after the last finished epoch of a training."""
+    resumes = any(argument.startswith("--resume") for argument in sys.argv)
+    resume = ["--resume"] if trains and not resumes else []
     make = " (or the same make again)" if "MAKELEVEL" in os.environ else ""
     return f"python {shlex.join([*sys.argv, *resume])}{make}"
 

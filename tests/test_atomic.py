@@ -1,12 +1,14 @@
 """Nothing half written: full disks, read-only folders, two runs at once, kills while writing."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
@@ -141,6 +143,65 @@ def test_files_that_belong_together_are_replaced_together_and_the_last_one_last(
         assert order == []
         names[1].write_text("record")
     assert order == [("q2.pt", True), ("q2.json", True)]
+
+
+def test_what_is_flushed_to_the_disk_is_open_for_writing_as_windows_wants_it(tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda number: modes.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
+    with atomic_write(tmp_path / "a") as [name]:
+        name.write_text("whole")
+    assert modes == [os.O_RDWR]
+    assert (tmp_path / "a").read_text() == "whole"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock tells that it makes do with less
+        with exclusive_lock(tmp_path, "q2_fcn"), atomic_write(tmp_path / "q2_fcn.json") as [name]:
+            name.write_text("whole")
+    assert (tmp_path / "q2_fcn.json").read_text() == "whole"
+
+
+def test_a_lock_that_another_process_holds_is_none_that_is_lacking(tmp_path):
+    with (
+        exclusive_lock(tmp_path, "q2_fcn"),
+        pytest.raises(BlockingIOError, match="another run is writing q2_fcn"),
+        exclusive_lock(tmp_path, "q2_fcn"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("script", ["q2_fcn.py", "q3_cnn.py", "q4_confusion.py", "q5_transfer.py"])
+def test_without_its_input_a_script_makes_no_folder_and_no_lock(tmp_path, script):
+    assert "run q1_data.py first" in error_of(run(script, "--out", tmp_path / "no" / "where"))
+    assert "run q1_data.py first" in error_of(run(script, "--out", tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_galaxies_make_no_folder_either(tmp_path):
+    error_of(run("q1_data.py", "--data", tmp_path / "none.h5", "--out", tmp_path / "no" / "where"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_state_and_fail(path):
+    path.write_text("after an epoch")
+    raise ZeroDivisionError
+
+
+def test_an_error_removes_only_what_this_run_has_made(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".a.lock").touch()
+    with pytest.raises(KeyboardInterrupt), exclusive_lock(tmp_path / "out", "a"):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", ".a.lock"]
+    with pytest.raises(ZeroDivisionError), exclusive_lock(tmp_path / "new", "a"):
+        save_state_and_fail(tmp_path / "new" / "a.resume.pt")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.resume.pt"]
 
 
 def test_errors_of_the_program_are_not_taken_for_the_disks(tmp_path):

@@ -15,7 +15,8 @@ from common.galaxies import download
 
 GALAXIES = bytes(range(256)) * 4000
 LENGTH = len(GALAXIES)
-PUBLISHED = download.Published("Galaxy10.h5", len(GALAXIES), hashlib.sha256(GALAXIES).hexdigest(), ())
+ZIPPED = gzip.compress(bytes(20_000_000))[:20_000].ljust(20_000)  # now: it may take longer than a mirror is given
+PUBLISHED = download.RemoteFile("Galaxy10.h5", len(GALAXIES), hashlib.sha256(GALAXIES).hexdigest(), ())
 
 
 class Mirror(BaseHTTPRequestHandler):
@@ -91,7 +92,7 @@ class Mirror(BaseHTTPRequestHandler):
 
     def do_zipped(self):  # ten thousand times as many bytes as are sent, for who unpacks them
         self.announce(20_000, Content_Encoding="gzip")
-        self.wfile.write(gzip.compress(bytes(20_000_000))[:20_000].ljust(20_000))
+        self.wfile.write(ZIPPED)
 
     def do_circle(self):
         self.redirect("/circle")
@@ -197,7 +198,7 @@ def test_two_processes_at_once_fetch_once(server, tmp_path):
     code = (
         "import sys; from common.galaxies import download\n"
         f"mirrors = ('{server.url}/slowly',)\n"
-        f"published = download.Published('Galaxy10.h5', {LENGTH}, '{PUBLISHED.sha256}', mirrors)\n"
+        f"published = download.RemoteFile('Galaxy10.h5', {LENGTH}, '{PUBLISHED.sha256}', mirrors)\n"
         f"print(download.fetch('{tmp_path}', published))"
     )
     command = [sys.executable, "-c", code]

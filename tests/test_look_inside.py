@@ -26,8 +26,19 @@ def test_shifted_crops_are_windows_off_the_centre():
         torch.testing.assert_close(crops, expected)
 
 
-def shifts_of(network, galaxies):
-    return look_inside.under_shifts(look_inside.shifted_predictions(network, galaxies), galaxies["main_test_labels"])
+def shifts_of(network, galaxies, shifts=look_inside.SHIFTS):
+    predictions = look_inside.shifted_predictions(network, galaxies, shifts)
+    return look_inside.under_shifts(predictions, galaxies["main_test_labels"])
+
+
+@pytest.mark.parametrize(("size", "furthest"), [(48, 0), (49, 0), (50, 1), (67, 8), (68, 10), (69, 10), (256, 10)])
+def test_the_furthest_shift_keeps_every_crop_within_the_images(size, furthest):
+    images, labels = random_data(8, size)
+    galaxies = {**data(8), "main_test_images": images, "main_test_labels": labels}
+    shifts = look_inside.possible_shifts(galaxies)
+    assert shifts == [shift for shift in look_inside.SHIFTS if shift <= furthest]
+    figures = shifts_of(make_fcn(), galaxies, shifts)
+    assert len(figures["accuracy"]) == len(figures["changed"]) == len(shifts)
 
 
 def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
@@ -83,3 +94,17 @@ def test_the_script_writes_its_pictures_and_figures(synthetic_run, tmp_path):
         assert all(predicted != labels[index] for index, predicted, _ in mistakes)
     assert {path.name for path in tmp_path.glob("inside_*.png")} == {
         f"inside_{name}.png" for name in ("mistakes", "filters", "shifts", "features")}  # fmt: skip
+
+
+def test_images_too_small_for_the_furthest_shifts_are_shown_with_the_others(synthetic_run, tmp_path):
+    out, _ = synthetic_run
+    small = torch.load(out / "q1_data.pt", weights_only=True)
+    small |= {key: value[..., :54, :54].clone() for key, value in small.items() if key.endswith("images")}
+    torch.save(small, tmp_path / "q1_data.pt")
+    for name in ("q2_fcn", "q3_cnn", "q5_transfer"):
+        (tmp_path / f"{name}.pt").symlink_to(out / f"{name}.pt")
+    printed = run_well("look_inside.py", "--out", tmp_path)
+    assert "with a shift of 3 pixels, the furthest in these images" in printed
+    record = json.loads((tmp_path / "inside.json").read_text())
+    assert record["shifts"] == [0, 1, 2, 3]
+    assert all(len(figures["changed"]) == 4 for figures in record["under_shifts"].values())

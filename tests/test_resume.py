@@ -1,4 +1,4 @@
-"""Runs that are broken off and go on."""
+"""Runs that are interrupted and resume."""
 
 import json
 import random
@@ -13,6 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, error_of, run, run_well
 from forked import start
+
+from common.storage.resume import TrainingCheckpoint
 
 CHAIN = {
     "q1_data": ("--source", "synthetic", "--count", 400),
@@ -83,7 +85,7 @@ def test_killed_again_and_again_a_chain_ends_with_the_same_bits(uninterrupted, t
     assert not list(out.glob(".*.tmp"))  # what the kills left half written
 
 
-def test_ctrl_c_says_how_to_go_on_and_that_goes_on(uninterrupted, tmp_path):
+def test_ctrl_c_says_how_to_resume_and_that_resumes(uninterrupted, tmp_path):
     whole, _ = uninterrupted
     (tmp_path / "q1_data.pt").symlink_to(whole / "q1_data.pt")
     command = [sys.executable, ROOT / "q2_fcn.py", "--epochs", "40", "--device", "cpu", "--out", tmp_path]
@@ -95,7 +97,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_goes_on(uninterrupted, tmp_path):
         _, errors = process.communicate()
     assert process.returncode == 130
     assert re.fullmatch(
-        r"interrupted; to go on: python .*q2_fcn.py --epochs 40 --device cpu --out \S+ --resume( \(.*\))?\n", errors
+        r"interrupted; to resume: python .*q2_fcn.py --epochs 40 --device cpu --out \S+ --resume( \(.*\))?\n", errors
     )
     printed = run_well(*shlex.split(errors.partition("python ")[2].partition(" (")[0]))
     assert int(re.search(r"Resuming \S+q2_fcn.resume.pt: (\d+) of 40 epochs", printed)[1]) >= 3
@@ -154,7 +156,7 @@ def test_with_nothing_to_resume_it_starts_from_the_beginning_and_says_so(two_epo
 
 def test_a_run_that_forgets_to_resume_is_told(two_epochs):
     printed = run_well("q2_fcn.py", "--epochs", 3, "--out", two_epochs)
-    assert "holds 2 epochs of this very run: stop now and add --resume" in printed
+    assert "holds 2 epochs of this very run: interrupt it and add --resume" in printed
     assert "holds" not in run_well("q2_fcn.py", "--epochs", 3, "--lr", 0.01, "--out", two_epochs)
 
 
@@ -180,3 +182,23 @@ def test_a_damaged_state_is_refused_and_kept(damage, two_epochs):
     assert "q2_fcn.resume.pt" in error
     assert "delete it" in error
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("changes", "resumes"), [({}, True), ({"seed": 1}, False), ({"epochs": 1}, False)])
+def test_resume_if_same_starts_from_the_beginning_where_resume_refuses(tmp_path, capsys, changes, resumes):
+    options = {"epochs": 5, "lr": 0.01, "seed": 0}
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    saved = {"test_loss": [0.5, 0.4]}
+    TrainingCheckpoint(tmp_path, "q2_fcn", options | {"resume": None}, {}).save(model, optimizer, saved)
+
+    options |= changes
+    checkpoint = TrainingCheckpoint(tmp_path, "q2_fcn", options | {"resume": "if-same"}, {})
+    assert checkpoint.restore(model, optimizer, options["epochs"]) == (saved if resumes else None)
+    assert ("starting from the beginning" in capsys.readouterr().out) != resumes
+    strict = TrainingCheckpoint(tmp_path, "q2_fcn", options | {"resume": "always"}, {})
+    if resumes:
+        assert strict.restore(model, optimizer, options["epochs"]) == saved
+    else:
+        with pytest.raises(ValueError, match=r"rerun without --resume|already has 2 epochs"):
+            strict.restore(model, optimizer, options["epochs"])

@@ -1,6 +1,9 @@
+import errno
+import os
+
 import numpy as np
 import pytest
-from conftest import write_galaxy10
+from conftest import error_of, run, write_galaxy10
 
 from common.galaxies import download
 from common.galaxies.facts import CLASS_NAMES
@@ -40,6 +43,25 @@ def test_real_takes_no_substitute(monkeypatch):
     monkeypatch.setattr(download, "fetch", no_mirror)
     with pytest.raises(ConnectionError):
         open_source(**args(source="real"))
+
+
+def test_a_cache_that_cannot_be_written_falls_back_too_and_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("no folder")
+    for cache, number in ((tmp_path / "file", errno.EEXIST), (tmp_path / "file" / "cache", errno.ENOTDIR)):
+        source, _, labels, _ = open_source(**args(cache=cache))
+        assert (source, len(labels)) == ("synthetic", 60)
+        error = capsys.readouterr().err
+        assert "WARNING" in error
+        assert error.startswith(f"{cache}: {os.strerror(number)}: Galaxy10.h5 cannot be kept there; name another ")
+        assert "--cache" in error.splitlines()[0]
+        for strict in ({"source": "real"}, {"dataset": "decals"}):
+            with pytest.raises(OSError, match="--cache"):
+                open_source(**args(cache=cache, **strict))
+    error = error_of(run("q1_data.py", "--source", "real", "--cache", tmp_path / "file", "--out", tmp_path / "out"))
+    assert error == (
+        f"error: {tmp_path / 'file'}: File exists: Galaxy10.h5 cannot be kept there; name another folder with --cache"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("source", ["auto", "real"])

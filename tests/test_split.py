@@ -15,6 +15,7 @@ from common.galaxies.split import (
     split_indices,
     stratified_split,
 )
+from common.galaxies.synthetic import class_counts
 from q1_data import read_subsets
 
 GALAXY10 = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint8), CLASS_COUNTS))
@@ -95,7 +96,35 @@ def test_too_few_images_are_counted_and_sizes_proposed_that_work():
     sizes = assignment_sizes(np.bincount(labels))
     assert sizes == {"main": 212, "transfer": 42}
     split_of(labels, {"main": 212, "transfer": 42})
-    assert assignment_sizes(CLASS_COUNTS) == {"main": 18000, "transfer": 1000}
+    assert assignment_sizes(CLASS_COUNTS) == SIZES
+
+
+def test_sizes_in_the_assignments_proportion_leave_an_image_of_every_class_for_testing():
+    for count in range(40, 400):
+        labels = np.repeat(np.arange(10, dtype=np.uint8), class_counts(count))
+        indices = split_of(labels, assignment_sizes(np.bincount(labels)))
+        for subset in indices.values():
+            assert len(np.unique(labels[subset])) in (8, 2)
+
+
+def test_a_file_sorted_by_class_is_refused_where_a_subset_would_have_one_class():
+    labels = np.sort(GALAXY10)
+    with pytest.raises(ValueError, match=r"all 2,360 images of main_test are of class 7: .*use --split stratified"):
+        split_of(np.concatenate([labels, np.full(2000, 7, dtype=np.uint8)]), SIZES | {"main": 20000}, "file")
+    with pytest.raises(ValueError, match=r"all 425 images of transfer_test are of class 9: .*--split stratified"):
+        split_of(labels, SIZES, "file")
+    with pytest.raises(ValueError, match=r"all 900 images of transfer_train are of class 8: .*--split stratified"):
+        split_of(labels, SIZES | {"transfer": 900}, "file")
+    split_of(labels, SIZES)
+
+
+def test_one_class_alone_cannot_train_but_may_be_all_that_is_left_to_test_on():
+    labels = np.repeat(np.arange(9, dtype=np.uint8), 10)
+    with pytest.raises(ValueError, match="all 5 images of transfer_train are of class 8: the file has no others"):
+        split_of(labels, {"main": 40, "transfer": 5})
+    lone = np.append(labels, np.uint8(9))  # whose only image trains
+    indices = split_of(lone, {"main": 40, "transfer": 5})
+    assert set(lone[indices["transfer_test"]]) == {8}
 
 
 def test_images_and_labels_reach_their_subsets_together_and_held_out_labels_are_0_and_1():

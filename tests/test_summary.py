@@ -4,12 +4,16 @@ import pytest
 from conftest import error_of, run, run_well
 
 import summary
+from common.defaults import DEFAULTS
 
 RECORD = {"test_accuracy": 0.8123, "test_accuracy_interval": [0.8, 0.825], "test_loss": 0.5, "majority_accuracy": 0.343}
 
 
-def table(source):
-    return summary.summary({name: RECORD | {"source": source} for name in summary.TITLES}, "artifacts")
+def table(source, **others):
+    records = {name: RECORD | {"source": source, "args": dict(DEFAULTS[name])} for name in ("q1_data", *summary.TITLES)}
+    for name, options in others.items():
+        records[name]["args"] |= options
+    return summary.summary(records, "artifacts")
 
 
 def test_figures_and_paths_are_in_the_table():
@@ -29,14 +33,40 @@ def test_the_courses_figures_stand_only_beside_galaxy10_sdss(source, compared):
     assert ("SYNTHETIC" in text) == (source == "synthetic")
 
 
+def test_changed_settings_are_listed_beside_the_assignments():
+    assert "Changed settings" not in table("galaxy10-sdss")
+    assert "Changed settings" not in table(
+        "galaxy10-sdss", q1_data={"main_train": 18000, "seed": 5}, q2_fcn={"seed": 5}
+    )
+    text = table(
+        "galaxy10-sdss",
+        q1_data={"main_train": 200, "split": "file"},
+        q2_fcn={"epochs": 1},
+        q3_cnn={"lr": 0.1, "batch_size": 32, "precision": "bf16"},
+        q5_transfer={"backbone": "ckpt.pt", "force": True},
+    )
+    assert (
+        "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --split file (default: stratified), "
+        "Q2 --epochs 1 (assignment: 50), Q3 --lr 0.1 (assignment: 0.002), Q3 --batch-size 32 (assignment: 64), "
+        "Q3 --precision bf16 (default: float32), Q5 --backbone ckpt.pt (default: none), Q5 --force (default: none)\n"
+    ) in text
+
+
+@pytest.mark.parametrize("source", ["synthetic", "file:efigi10.h5", "galaxy10-decals"])
+def test_of_other_sets_the_assignment_fixes_no_train_sizes(source):
+    assert "Changed settings" not in table(source, q1_data={"main_train": 2100, "transfer_train": 800})
+
+
 def test_answers_on_different_data_make_no_table(synthetic_run, tmp_path):
-    for name in summary.TITLES:
+    for name in ("q1_data", *summary.TITLES):
         (tmp_path / f"{name}.json").write_text((synthetic_run[0] / f"{name}.json").read_text())
-    assert "SYNTHETIC" in run_well("summary.py", "--out", tmp_path)
+    printed = run_well("summary.py", "--out", tmp_path)
+    assert "SYNTHETIC" in printed
+    assert "Q5 --epochs 2 (assignment: 20)" in printed
     before = (tmp_path / "summary.txt").read_text()
     record = json.loads((tmp_path / "q5_transfer.json").read_text())
     (tmp_path / "q5_transfer.json").write_text(json.dumps(record | {"fingerprint": "of other data"}))
-    assert "answered on different data or splits" in error_of(run("summary.py", "--out", tmp_path))
+    assert "run on different data or splits" in error_of(run("summary.py", "--out", tmp_path))
     del record["test_loss"]
     (tmp_path / "q5_transfer.json").write_text(json.dumps(record))
     assert "lacks 'test_loss'" in error_of(run("summary.py", "--out", tmp_path))

@@ -53,17 +53,29 @@ def fetch(cache, published):
 
     A mirror that cannot be reached, stalls or serves other bytes is named on the way, and the next is tried;
     what arrives gets its name only once its SHA-256 is right. Of several processes one downloads, and the
-    others wait for it. Raises ConnectionError when no mirror is left.
+    others wait for it. Raises ConnectionError when no mirror is left, and another OSError, naming --cache, when the
+    folder cannot be read or written.
     """
     path = Path(cache) / published.name
-    if is_whole(path, published):
-        return path
     try:
-        with exclusive_lock(cache, published.name):
+        return path if is_whole(path, published) else fetch_locked(path, published)
+    except ConnectionError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = f"{os.strerror(error.errno)}: {published.name} cannot be kept there; name another folder with --cache"
+        raise OSError(error.errno, reason, str(cache)) from error
+
+
+def fetch_locked(path, published):
+    """Download to `path` as the only process that does so, or wait for the one that does; return `path`."""
+    try:
+        with exclusive_lock(path.parent, published.name):
             return fetch_alone(path, published)
     except BlockingIOError:
         print(f"Another process is downloading {published.name}: waiting for it.", flush=True)
-    with exclusive_lock(cache, published.name, patience=-1):
+    with exclusive_lock(path.parent, published.name, patience=-1):
         return fetch_alone(path, published)
 
 

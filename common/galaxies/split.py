@@ -25,6 +25,11 @@ def apportion(total, sizes, low, high):
     return shares
 
 
+def trainable(counts):
+    """Return how many images of each class can train if one is kept for testing, where there are two or more."""
+    return np.where(counts > 1, counts - 1, counts)
+
+
 def stratified_split(labels, train_size, seed):
     """Return the indices, int64, of `train_size` images to train on and of the rest, each in random order.
 
@@ -32,8 +37,7 @@ def stratified_split(labels, train_size, seed):
     it is in the training half. Raises ValueError when that leaves no room.
     """
     counts = np.bincount(labels)
-    most = np.where(counts > 1, counts - 1, counts)
-    train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=most)
+    train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=trainable(counts))
     halves = [], []
     for label, train_count in enumerate(train_counts):
         # A class has random numbers of its own, so that what becomes of it does not hang on the others.
@@ -58,16 +62,21 @@ ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images, of Gala
 
 
 def assignment_sizes(counts):
-    """Return the numbers of training images in the assignment's proportion, for so many images per class."""
-    main_count, transfer_count = int(sum(counts[:MAIN_CLASSES])), int(sum(counts[MAIN_CLASSES:]))
-    return {"main": round(main_count * 18000 / 20360), "transfer": round(transfer_count * 1000 / 1425)}
+    """Return the train sizes of main and transfer in the proportion of the assignment's to Galaxy10's counts per class.
+
+    At most as many as `stratified_split` can take: it keeps one image of every class for testing.
+    """
+    counts = np.asarray(counts)
+    tasks = {"main": (counts[:MAIN_CLASSES], 18000 / 20360), "transfer": (counts[MAIN_CLASSES:], 1000 / 1425)}
+    return {task: int(min(round(n.sum() * share), trainable(n).sum())) for task, (n, share) in tasks.items()}
 
 
 def split_indices(labels, groups, train_sizes, split, seed):
     """Return the int64 indices in `labels`, uint8 (n,), of each of SUBSETS.
 
     groups: for each task, main and transfer, the indices of its images; train_sizes: their numbers of training
-    images; split: one of SPLITS. Raises ValueError, with sizes that would do, when there are too few images.
+    images; split: one of SPLITS. Raises ValueError, with sizes that would do, when there are too few images;
+    and as `check_classes` does.
     """
     if any(len(group) <= train_sizes[task] for task, group in groups.items()):
         proposed = assignment_sizes(np.bincount(labels, minlength=10))
@@ -81,7 +90,21 @@ def split_indices(labels, groups, train_sizes, split, seed):
     for task, group in groups.items():
         train, test = SPLITS[split](labels[group], train_sizes[task], seed)
         indices |= {f"{task}_train": group[train], f"{task}_test": group[test]}
+        check_classes(labels, group, group[train], f"{task}_train")
+        check_classes(labels, group, group[test], f"{task}_test")
     return indices
+
+
+def check_classes(labels, group, subset, name):
+    """Raise ValueError when all images of a subset, int64 indices, are of one class: no network learns from them.
+
+    A test subset may be when the `group` that was split has no two classes of two images.
+    """
+    classes = np.unique(labels[subset])
+    possible = (np.bincount(labels[group]) > 1).sum() > 1
+    if len(classes) == 1 and (possible or name.endswith("train")):
+        remedy = "if the file is sorted by class, use --split stratified" if possible else "the file has no others"
+        raise ValueError(f"all {len(subset):,} images of {name} are of class {classes[0]}: {remedy}")
 
 
 def fingerprint(data):

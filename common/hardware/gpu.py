@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from common.hardware.layers import memory_format
+
 
 class ResidentLoader:
     """The batches of a DataLoader of MyDataset, cropped on the device to which its uint8 images are copied once.
@@ -42,7 +44,8 @@ class ResidentLoader:
         rows = top[:, None, None] + self.window[:, None]
         columns = left[:, None, None] + self.window
         crops = self.images[index[:, None, None], rows, columns].float().permute(0, 3, 1, 2)
-        return self.dataset.transform_batch(crops, self.after_crop, params), self.labels[index]
+        crops = self.dataset.transform_batch(crops, self.after_crop, params)
+        return crops.contiguous(memory_format=memory_format(crops.device)), self.labels[index]
 
     def __iter__(self):
         return (self.gather_batch(*batch) for batch in self.sample_epoch())

@@ -6,15 +6,26 @@ import torch
 from torch import nn
 
 
+def memory_format(device):
+    """Return the memory format of images and networks on a device.
+
+    channels_last is the order of the HDF5 file, and the fastest. On MPS the backward pass of max-pooling aborts
+    with it (pytorch issue 175190), and that of a convolution is 30 times slower (193349).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def reorder_layers(model):
     """Return a network with the parameters of `model`, computed faster: max-pooling before ReLU, ReLU in place.
 
-    `model` itself gets channels_last weights, the memory format of the loader's crops. The maximum of four
+    `model` itself gets weights in the memory format of its device, that of the loader's crops. The maximum of four
     numbers and ReLU commute: outputs and gradients are the same bits, but ReLU and its gradient process a
     quarter of the numbers. Training the CNN for an epoch of 18,000 images takes 1.9 s instead of 2.7 s (2 cores).
-    A network that is no nn.Sequential is returned as it is.
+    A network that is no nn.Sequential is returned unchanged, and so is every network on MPS.
     """
-    return faster(model.to(memory_format=torch.channels_last))
+    device = next(model.parameters()).device
+    model.to(memory_format=memory_format(device))
+    return model if device.type == "mps" else faster(model)
 
 
 def faster(layer):

@@ -1,7 +1,8 @@
 """Files written whole or not at all, by one process at a time."""
 
+import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -13,34 +14,72 @@ def is_writer():
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
+# What a lock fails with on file systems that have none, such as some of NFS, FUSE and Lustre.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
 @contextmanager
 def exclusive_lock(folder, name, patience=0):
     """Make `folder`, and be the only process, while this lasts, that writes the files called `name`.* there.
 
     What a killed process has left half written of them is removed. patience: seconds to wait for another
     process, -1 for as long as it takes. Raises BlockingIOError when that was not enough, and OSError now, not
-    after an hour's training, when the folder cannot be written. Of torchrun's processes the first is the writer.
+    after an hour's training, when the folder cannot be written. On a file system without locks it does not
+    exclude others. A folder and a lock file that it made are removed again on an error, if nothing else was written.
+    Of torchrun's processes the first is the writer.
     """
     if not is_writer():
         yield
         return
     folder = Path(folder)
+    lock_path = folder / f".{name}.lock"
+    created = [path for path in (lock_path, folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{name}.lock", timeout=patience)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BlockingIOError(f"{folder}: another run is writing {name} there: wait for it, or go elsewhere") from None
-    except NotImplementedError:
-        pass  # a file system without locks
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None
+    lock = FileLock(lock_path, timeout=patience)
+    acquire(lock, folder, name)
     try:
         for leftover in folder.glob(f".{name}.*.tmp"):
             leftover.unlink()
         yield
+    except BaseException:
+        with suppress(OSError):  # a folder in which something else was written stays
+            for path in created:
+                path.unlink(missing_ok=True) if path == lock_path else path.rmdir()
+        raise
     finally:
         lock.release()
+
+
+def acquire(lock, folder, name):
+    """Acquire a FileLock of the files `name`.* in `folder`, unless the file system has no locks.
+
+    Raises BlockingIOError when another process holds it, and OSError when the folder cannot be written.
+    """
+    try:
+        lock.acquire()
+    except Timeout:
+        if has_locks(lock.lock_file):  # filelock before 3.13 waits in vain where there are none
+            reason = f"{folder}: another run is writing {name} there: wait for it, or use another --out"
+            raise BlockingIOError(reason) from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
+def has_locks(path):
+    """Say whether the file system of an existing file has locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which has
+        return True
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in NO_LOCKS
+    return True
 
 
 @contextmanager
@@ -56,7 +95,7 @@ def atomic_write(*paths):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         yield temporaries
         for temporary in temporaries:
-            with open(temporary, "rb") as file:
+            with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
                 os.fsync(file.fileno())
         for temporary, path in zip(temporaries, paths, strict=True):
             os.replace(temporary, path)
@@ -65,7 +104,7 @@ def atomic_write(*paths):
         if getattr(cause, "errno", None) is None:
             raise
         names = ", ".join(path.name for path in paths)
-        what = f"{os.strerror(cause.errno)}: {names} cannot be written; what was there is as it was"
+        what = f"{os.strerror(cause.errno)}: {names} cannot be written; existing files are left untouched"
         raise OSError(cause.errno, what, str(paths[0].parent)) from error
     finally:
         for temporary in temporaries:

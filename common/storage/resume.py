@@ -34,7 +34,8 @@ class TrainingCheckpoint:
         """Load the saved state into `model` and `optimizer`; return its history, or None to start from the beginning.
 
         epochs: how many the run is to have in the end. Raises ValueError when the state is damaged, has more
-        epochs, or is of a run with other settings, which are named.
+        epochs, or is of a run with other settings, which are named. With --resume=if-same the last two start from
+        the beginning instead.
         """
         if not self.resume:
             self.warn_of_interrupted_run(epochs)
@@ -43,10 +44,12 @@ class TrainingCheckpoint:
             print(f"There is no {self.path} to resume: starting from the beginning.")
             return None
         state = self.read()
-        different = self.differences(state)
+        different, done = self.differences(state), len(state["history"]["test_loss"])
+        if self.resume == "if-same" and (different or done > epochs):
+            print(f"{self.path} is of a run with {different or f'{done} epochs'}: starting from the beginning.")
+            return None
         if different:
             raise ValueError(f"{self.path} is of a run with {different}: rerun without --resume to start again")
-        done = len(state["history"]["test_loss"])
         if done > epochs:
             raise ValueError(f"--epochs {epochs}: {self.path} already has {done} epochs")
         try:

@@ -1,0 +1,63 @@
+"""Tell make that a question must be redone although its script, the code and the artifacts it reads are older.
+
+`python -m common.storage.stale q2_fcn --out artifacts --epochs 30` prints why, or nothing: a file of the question is missing,
+its JSON says that it was run with other options, or --data is newer, whose name may be one that make cannot handle.
+It imports the standard library only, so that it takes 0.03 s.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from common.defaults import DEFAULTS, NO_SETTINGS
+
+
+def differences(recorded, name, given):
+    """Return the options, as a list of phrases, that a run of the script `name` had and a new one would not have.
+
+    recorded: the "args" of its JSON; given: texts by option, of a command line. An option that is not given has its
+    default. Any device fits --device auto: it is no wish for another one.
+    """
+    phrases = []
+    for key, expected in (DEFAULTS[name] | given).items():
+        if key not in recorded:
+            phrases.append(f"--{key.replace('_', '-')} was not recorded")
+        elif not is_same(recorded[key], expected) and (key, expected) != ("device", "auto"):
+            phrases.append(f"--{key.replace('_', '-')} was {recorded[key]}, not {expected}")
+    return phrases
+
+
+def is_same(recorded, expected):
+    """Say whether a recorded value is the expected one, which may be the text of a number."""
+    if isinstance(recorded, (int, float)) and isinstance(expected, str):
+        try:
+            return recorded == type(recorded)(expected)
+        except ValueError:
+            return False
+    return recorded == expected
+
+
+def reasons(name, out, given):
+    """Return why the question must be redone, as a list of phrases; nothing when its JSON does not exist yet."""
+    record_path = Path(out) / f"{name}.json"
+    if not record_path.is_file():
+        return []
+    kinds = ("png",) if name == "q4_confusion" else ("pt", "png")
+    missing = [f"{name}.{kind} is missing" for kind in kinds if not (Path(out) / f"{name}.{kind}").is_file()]
+    try:
+        recorded = dict(json.loads(record_path.read_text(encoding="utf-8"))["args"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return [*missing, f"{record_path.name} does not tell its options"]
+    data = Path(given.get("data", ""))
+    newer = [f"{data} is newer"] if data.is_file() and data.stat().st_mtime_ns > record_path.stat().st_mtime_ns else []
+    return missing + differences(recorded, name, given) + newer
+
+
+def main(name, *options):
+    given = {key.lstrip("-").replace("-", "_"): text for key, text in zip(options[::2], options[1::2], strict=True)}
+    out = given["out"]
+    print("; ".join(reasons(name, out, {key: text for key, text in given.items() if key not in NO_SETTINGS})))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
