@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults after the help of each option that has one, and keep the line breaks of description and examples."""
+    """Show the default of each option that has one, and keep the line breaks of description and examples."""
 
     def _get_help_string(self, action):
         has_one = action.default is not None and action.default is not False  # 0 is one

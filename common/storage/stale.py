@@ -1,8 +1,8 @@
 """Tell make that a question must be redone although its script, the code and the artifacts it reads are older.
 
-`python -m common.storage.stale q2_fcn --out artifacts --epochs 30` prints why, or nothing: a file of the question is missing,
-its JSON says that it was run with other options, or --data is newer, whose name may be one that make cannot handle.
-It imports the standard library only, so that it takes 0.03 s.
+`python -m common.storage.stale q2_fcn --out artifacts --epochs 30` prints why, or nothing: a file of the question is
+missing, its JSON says that it was run with other options, or --data is newer, whose name may be one that make cannot
+handle. It imports the standard library only, so that it takes 0.03 s.
 """
 
 import json
@@ -28,7 +28,7 @@ def differences(recorded, name, given):
 
 
 def is_same(recorded, expected):
-    """Say whether a recorded value is the expected one, which may be the text of a number."""
+    """Return whether a recorded value is the expected one, which may be the text of a number."""
     if isinstance(recorded, (int, float)) and isinstance(expected, str):
         try:
             return recorded == type(recorded)(expected)
