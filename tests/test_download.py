@@ -149,17 +149,17 @@ def test_right_bytes_are_kept_and_never_fetched_twice(server, tmp_path):
 
 REASONS = {
     "/wrong": "serves other bytes",
-    "/short": "broke off before the end",
-    "/unannounced": "broke off before the end, after 512,000 of 1,024,000 bytes",
+    "/short": "the connection ended too early",
+    "/unannounced": "ended the connection after 512,000 of 1,024,000 bytes",
     "/none": "answers 404",
     "/stall": "no answer in time",
     "/silent": "no answer in time",
     "/trickle": "sends less than 5,000 bytes in 1 seconds",
     "/endless": "sends more than the file's 1,024,000 bytes",
-    "/page": "serves a web page in place of the file",
-    "/zipped": "broke off before the end",
+    "/page": "serves a web page instead of the file",
+    "/zipped": "the connection ended too early",
     "/circle": "redirects in a circle",
-    "/file": "redirects to an address that is no http",
+    "/file": "redirects to an address that is not http",
 }
 
 

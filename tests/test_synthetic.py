@@ -4,7 +4,7 @@ import torch
 
 from common.galaxies import synthetic
 from common.galaxies.facts import CLASS_COUNTS
-from common.galaxies.synthetic import class_counts, colour, draw_parameters, radius, render, synthetic_galaxy10
+from common.galaxies.synthetic import class_counts, colour, sample_parameters, radius, render, synthetic_galaxy10
 
 
 def whole(count, seed):
@@ -43,7 +43,7 @@ def test_fewer_than_forty_are_refused():
 
 def bare(labels, **fixed):
     """Parameters without noise, neighbours, offsets or blur to speak of, for measuring what is drawn."""
-    parameters = draw_parameters(np.array(labels), np.random.default_rng(0))
+    parameters = sample_parameters(np.array(labels), np.random.default_rng(0))
     quiet = {"noise": 0.0, "neighbour_brightness": 0.0, "x": 0.0, "y": 0.0, "seeing": 0.3, "brightness": 0.8}
     for name, value in {**quiet, **fixed}.items():
         parameters[name][:] = value
@@ -110,8 +110,8 @@ def test_old_stars_are_redder_than_young_ones():
 
 def test_classes_differ_as_their_names_say():
     rng = np.random.default_rng(0)
-    ratio = {label: draw_parameters(np.full(400, label), rng)["axis_ratio"].mean().item() for label in range(10)}
+    ratio = {label: sample_parameters(np.full(400, label), rng)["axis_ratio"].mean().item() for label in range(10)}
     assert ratio[1] > ratio[2] > ratio[3]
     assert max(ratio[4], ratio[5], ratio[6]) < 0.3
-    pitch = {label: draw_parameters(np.full(400, label), rng)["pitch_angle"].mean().item() for label in (7, 8, 9)}
+    pitch = {label: sample_parameters(np.full(400, label), rng)["pitch_angle"].mean().item() for label in (7, 8, 9)}
     assert pitch[7] < pitch[8] < pitch[9]

@@ -1,4 +1,4 @@
-"""The real Galaxy10: fetched once from its mirrors, checked, and kept."""
+"""The real Galaxy10: downloaded once from its mirrors, checked and cached."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from common.storage.atomic import atomic_write, exclusive_lock
 
 
 class RemoteFile(NamedTuple):
-    """A published file: its name, size in bytes, SHA-256 and the addresses it can be had from."""
+    """A published file: its name, size in bytes, SHA-256 and its mirrors' addresses."""
 
     name: str
     size: int
@@ -44,15 +44,15 @@ PATIENCE, SLOWEST = 60, 5_000  # seconds after which a mirror must have sent so 
 
 
 def default_cache():
-    """Return the folder that downloads are kept in: $GALAXY10_CACHE, or the user's own cache folder."""
+    """Return the folder for downloads: $GALAXY10_CACHE, or the user's own cache folder."""
     return os.environ.get("GALAXY10_CACHE") or str(pooch.os_cache("galaxy10"))
 
 
 def fetch(cache, published):
-    """Return the path of a published file in the folder `cache`, downloaded if it is not there whole already.
+    """Return the path of a published file in the folder `cache`; download it unless it is there and complete.
 
-    A mirror that cannot be reached, stalls or serves other bytes is named on the way, and the next is tried;
-    what arrives gets its name only once its SHA-256 is right. Of several processes one downloads, and the
+    A mirror that cannot be reached, stalls or serves other bytes is named, and the next one is tried; a download
+    gets its name only after its SHA-256 has been checked. Of several processes one downloads, and the
     others wait for it. Raises ConnectionError when no mirror is left, and another OSError, naming --cache, when the
     folder cannot be read or written.
     """
@@ -64,7 +64,9 @@ def fetch(cache, published):
     except OSError as error:
         if error.errno is None:
             raise
-        reason = f"{os.strerror(error.errno)}: {published.name} cannot be kept there; name another folder with --cache"
+        reason = (
+            f"{os.strerror(error.errno)}: {published.name} cannot be stored there; give another folder with --cache"
+        )
         raise OSError(error.errno, reason, str(cache)) from error
 
 
@@ -80,7 +82,7 @@ def fetch_locked(path, published):
 
 
 def is_whole(path, published):
-    """Say whether a file is there and has the published file's size and SHA-256."""
+    """Return whether a file exists and has the published file's size and SHA-256."""
     return path.is_file() and path.stat().st_size == published.size and pooch.file_hash(str(path)) == published.sha256
 
 
@@ -104,16 +106,18 @@ def fetch_alone(path, published):
 
 
 def receive(url, path, published):
-    """Write what a mirror serves to `path`. Raises ValueError when that is not, or will not be, the published file."""
+    """Write what a mirror serves to `path`. Raises ValueError when it is not, or cannot become, the published file."""
     headers = {"Accept-Encoding": "identity"}
     with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
         response.raise_for_status()
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise ValueError("serves a web page in place of the file")
+            raise ValueError("serves a web page instead of the file")
         bar = tqdm(total=published.size, unit="B", unit_scale=True, desc=published.name, leave=False, disable=None)
         received, since, at_least = 0, time.monotonic(), SLOWEST * PATIENCE
         with open(path, "wb") as file, bar:
-            while block := response.raw.read1(2**20):  # what has come, however little: a trickle is noticed
+            while block := response.raw.read1(
+                2**20
+            ):  # the bytes received so far, however few, so that a slow mirror is noticed
                 file.write(block)
                 received += len(block)
                 bar.update(len(block))
@@ -124,7 +128,7 @@ def receive(url, path, published):
                         raise ValueError(f"sends less than {SLOWEST * PATIENCE:,} bytes in {PATIENCE} seconds")
                     since, at_least = time.monotonic(), received + SLOWEST * PATIENCE
     if received < published.size:
-        raise ValueError(f"broke off before the end, after {received:,} of {published.size:,} bytes")
+        raise ValueError(f"ended the connection after {received:,} of {published.size:,} bytes")
     if pooch.file_hash(str(path)) != published.sha256:
         raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
 
@@ -136,18 +140,18 @@ def reason(error):
     if isinstance(error, requests.TooManyRedirects):
         return "redirects in a circle"
     if isinstance(error, requests.exceptions.InvalidSchema):
-        return "redirects to an address that is no http"
+        return "redirects to an address that is not http"
     if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
         return "no answer in time"
     if isinstance(error, urllib3.exceptions.ProtocolError):
-        return "broke off before the end"
+        return "the connection ended too early"
     if isinstance(error, requests.ConnectionError):
         return "cannot be reached"
     return " ".join(str(error).split())
 
 
 def source_of(path):
-    """Return what to call the data in a file: galaxy10-sdss or -decals for a published file, else file:NAME."""
+    """Return the name of the data in a file: galaxy10-sdss or -decals for a published file, else file:NAME."""
     path = Path(path)
     for name, published in PUBLISHED.items():
         if path.stat().st_size == published.size and pooch.file_hash(str(path)) == published.sha256:

@@ -10,7 +10,7 @@ from common.galaxies.synthetic import synthetic_galaxy10
 WARNING = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
 !!  WARNING: Galaxy10 could not be downloaded.                      !!
-!!  What follows are SYNTHETIC galaxies, drawn by this program.     !!
+!!  What follows are SYNTHETIC galaxies, made by this program.      !!
 !!  Nothing measured on them says anything about the sky.           !!
 !!  If you have the file, give its path with --data (make: DATA=).  !!
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!"""

@@ -1,4 +1,4 @@
-"""Which images train and which test."""
+"""The split into training and test images."""
 
 import hashlib
 
@@ -9,13 +9,13 @@ from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 
 
 def apportion(total, sizes, low, high):
-    """Return whole numbers that add up to `total`, as nearly in proportion to `sizes` as low..high allow.
+    """Return integers that add up to `total`, as nearly in proportion to `sizes` as low..high allow.
 
     sizes, low, high: int (k,). The largest remainders are rounded up (Hamilton's method).
     Raises ValueError when no such numbers exist.
     """
     if not low.sum() <= total <= high.sum():
-        raise ValueError(f"{total:,} images cannot be shared out: between {low.sum():,} and {high.sum():,} can")
+        raise ValueError(f"{total:,} images cannot be divided: between {low.sum():,} and {high.sum():,} can")
     exact = total * sizes / sizes.sum()
     shares = np.clip(np.floor(exact).astype(np.int64), low, high)
     while shares.sum() != total:
@@ -40,7 +40,7 @@ def stratified_split(labels, train_size, seed):
     train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=trainable(counts))
     halves = [], []
     for label, train_count in enumerate(train_counts):
-        # A class has random numbers of its own, so that what becomes of it does not hang on the others.
+        # Each class has random numbers of its own, so that its split does not depend on the other classes.
         shuffled = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
         halves[0].append(shuffled[:train_count])
         halves[1].append(shuffled[train_count:])

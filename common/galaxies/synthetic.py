@@ -1,4 +1,4 @@
-"""A synthetic Galaxy10: drawn galaxies that stand in where the real ones cannot be had.
+"""A synthetic Galaxy10: generated galaxies that replace the real ones where these cannot be downloaded.
 
 Each galaxy is a bulge with a Sersic (1963) profile on an exponential disk (Freeman 1970), inclined,
 with logarithmic spiral arms where its class asks for them, blurred by the seeing, with neighbours and
@@ -12,12 +12,12 @@ from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.split import apportion
 
 SIZE = 69  # pixels
-BLOCK = 32  # images drawn at once: few enough to stay in the processor's cache
-NEIGHBOURS = 3  # at most, in a picture
+BLOCK = 32  # images rendered at once: few enough to stay in the processor's cache
+NEIGHBOURS = 3  # at most, in an image
 STRETCH = 8.0  # of the asinh: how much brighter than linear the faint parts are shown
 SKY = 0.05  # grey level of the empty sky, of 1
 
-# For each parameter a normal distribution, as mean and spread for each class, cut off at the limits.
+# A normal distribution for each parameter: mean and standard deviation per class, clipped to the limits.
 # How far the classes overlap makes the set as hard as the real one.
 # class:   0 no   1 round  2 in-   3 cigar | edge-on:         | spiral:
 #          spiral          between         4 bulge 5 boxy 6 none 7 tight 8 medium 9 loose
@@ -58,7 +58,7 @@ YOUNG_STARS = torch.tensor([0.78, 0.88, 1.00])
 
 
 def class_counts(count):
-    """Return how many of `count` images fall to each class: int64 (10,), as in Galaxy10 SDSS.
+    """Return the number of images per class, int64 (10,), in Galaxy10 SDSS's proportion; they add up to `count`.
 
     At least two of each, so that every class can be trained on and tested. Raises ValueError below 40 images.
     """
@@ -67,16 +67,16 @@ def class_counts(count):
     return apportion(count, np.array(CLASS_COUNTS), low=np.full(10, 2), high=np.full(10, count))
 
 
-def draw_parameters(labels, rng):
+def sample_parameters(labels, rng):
     """Return a galaxy's parameters for each of `labels`, as a dict of float32 (n,) or (n, NEIGHBOURS, ...)."""
     n, neighbours = len(labels), (len(labels), NEIGHBOURS)
     edge_on, smooth = np.isin(labels, (4, 5, 6)), np.isin(labels, (1, 2, 3))
-    drawn = {
+    sampled = {
         name: np.clip(rng.normal(np.array(mean)[labels], np.array(spread)[labels]), *limits)
         for name, (mean, spread, limits) in DISTRIBUTIONS.items()
     }
-    puffed_up = np.where(edge_on, rng.uniform(0.55, 0.85, n), 0.3 + 0.7 * drawn["axis_ratio"])
-    drawn |= {
+    puffed_up = np.where(edge_on, rng.uniform(0.55, 0.85, n), 0.3 + 0.7 * sampled["axis_ratio"])
+    sampled |= {
         "x": rng.normal(0, 1.2, n),  # of the centre, pixels from the picture's
         "y": rng.normal(0, 1.2, n),
         "position_angle": rng.uniform(0, np.pi, n),
@@ -84,7 +84,7 @@ def draw_parameters(labels, rng):
         # Isophotes are |x|^c + |y|^c: c = 2 an ellipse, 1 the double exponential of a disk from the side, 4 a box.
         "disk_shape": np.where(edge_on, 1.15, 2.0),
         "bulge_shape": np.where(labels == 5, 3.6, 2.0),
-        "bulge_axis_ratio": np.where(smooth, drawn["axis_ratio"], puffed_up),
+        "bulge_axis_ratio": np.where(smooth, sampled["axis_ratio"], puffed_up),
         "bulge_scale": rng.uniform(0.35, 0.75, n),  # half-light radius over the disk's scale length
         "sersic_index": rng.uniform(1.2, 3.5, n),
         "arm_count": rng.choice([2.0, 3.0, 4.0], n, p=[0.7, 0.2, 0.1]),
@@ -98,7 +98,7 @@ def draw_parameters(labels, rng):
         "neighbour_brightness": (rng.random(neighbours) < 0.3) * rng.exponential(0.35, neighbours),
         "neighbour_redness": rng.uniform(0, 1, neighbours),
     }
-    return {name: torch.from_numpy(values.astype(np.float32)) for name, values in drawn.items()}
+    return {name: torch.from_numpy(values.astype(np.float32)) for name, values in sampled.items()}
 
 
 def colour(redness):
@@ -112,7 +112,7 @@ def radius(u, v, axis_ratio, shape):
 
 
 def render(parameters, generator):
-    """Draw galaxies: the parameters of n of them to uint8 (n, SIZE, SIZE, 3)."""
+    """Render galaxies: the parameters of n of them to uint8 (n, SIZE, SIZE, 3)."""
     p = {name: value.view(-1, 1, 1) for name, value in parameters.items() if value.ndim == 1}
     pixel = torch.arange(SIZE, dtype=torch.float32) - (SIZE - 1) / 2
     x, y = pixel - p["x"], pixel[:, None] - p["y"]
@@ -133,7 +133,7 @@ def render(parameters, generator):
     bulge = torch.exp(-(2 * index - 1 / 3) * bulge_radius ** (1 / index))
     bulge = bulge * torch.exp(index)  # a cusp loses much of its light to the seeing
 
-    # The seeing: a Gaussian blur as a matrix product from both sides, a matrix an image.
+    # The seeing: a Gaussian blur as a matrix product from both sides, one matrix per image.
     blur = torch.exp(-((pixel - pixel[:, None]) ** 2) / (2 * p["seeing"] ** 2))
     blur = blur / blur.sum(-1, keepdim=True)
     disk, bulge = blur @ disk @ blur.mT, blur @ bulge @ blur.mT
@@ -150,7 +150,7 @@ def render(parameters, generator):
         star = torch.exp(-down) * torch.exp(-across) * near["neighbour_brightness"]
         light += star[:, None] * colour(parameters["neighbour_redness"][:, k])[:, :, None, None]
 
-    # The pictures were enlarged from the survey's pixels, so the noise of neighbouring pixels goes together.
+    # Galaxy10's images are enlarged from the survey's pixels, so the noise of neighbouring pixels is correlated.
     noise = torch.randn(len(light), 3, SIZE + 1, SIZE + 1, generator=generator)
     noise = noise[..., 1:, :] + noise[..., :-1, :]
     noise = noise[..., 1:] + noise[..., :-1]
@@ -168,7 +168,7 @@ def synthetic_galaxy10(count, seed):
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), class_counts(count)))
-    parameters = draw_parameters(labels, rng)
+    parameters = sample_parameters(labels, rng)
     generator = torch.Generator().manual_seed(seed)
 
     def blocks():

@@ -14,19 +14,19 @@ def is_writer():
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-# What a lock fails with on file systems that have none, such as some of NFS, FUSE and Lustre.
+# Errors of locking on file systems without locks, such as some of NFS, FUSE and Lustre.
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def exclusive_lock(folder, name, patience=0):
-    """Make `folder`, and be the only process, while this lasts, that writes the files called `name`.* there.
+    """Create `folder`, and keep other processes from writing the files `name`.* there inside the with block.
 
-    What a killed process has left half written of them is removed. patience: seconds to wait for another
-    process, -1 for as long as it takes. Raises BlockingIOError when that was not enough, and OSError now, not
-    after an hour's training, when the folder cannot be written. On a file system without locks it does not
-    exclude others. A folder and a lock file that it made are removed again on an error, if nothing else was written.
-    Of torchrun's processes the first is the writer.
+    Temporary files of a killed process are removed. patience: seconds to wait for another process, -1 for no limit.
+    Raises BlockingIOError when it still holds the lock, and OSError when the folder cannot be written: now, not after
+    an hour's training. On a file system without locks other processes are not excluded. After an error, a folder
+    and a lock file that were created here are removed, unless something else was written. Under torchrun only rank 0
+    takes the lock.
     """
     if not is_writer():
         yield
@@ -69,7 +69,7 @@ def acquire(lock, folder, name):
 
 
 def has_locks(path):
-    """Say whether the file system of an existing file has locks."""
+    """Return whether the file system of an existing file has locks."""
     try:
         import fcntl
     except ImportError:  # Windows, which has
@@ -84,9 +84,9 @@ def has_locks(path):
 
 @contextmanager
 def atomic_write(*paths):
-    """Give a list of temporary names beside `paths`; on success the files there take their places, in that order.
+    """Give a list of temporary paths beside `paths`; on success the files there are renamed to them, in that order.
 
-    All are whole and flushed to the disk before the first takes its place: a full disk changes nothing.
+    All are complete and flushed to the disk before the first is renamed: a full disk changes nothing.
     Raises OSError, naming the folder, when they cannot be written.
     """
     paths = [Path(path) for path in paths]

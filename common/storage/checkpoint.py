@@ -1,4 +1,4 @@
-"""Weights: their hash, and networks and backbones from checkpoint files, one's own and other people's."""
+"""Weights: their hash, and networks and backbones from checkpoint files of any origin."""
 
 import hashlib
 from pathlib import Path
@@ -133,7 +133,7 @@ def unwrapped(path, content):
 
 
 def is_weight(value):
-    """Say whether a value is a plain tensor: dense, not quantised, with its numbers in the file."""
+    """Return whether a value is a plain tensor: dense, not quantised, with its data in the file."""
     plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
     return plain and not value.is_quantized and not value.is_meta
 
@@ -144,7 +144,7 @@ def shapes_of(weights):
 
 
 def diagnose(content):
-    """Return in a few words what a file holds in place of a state_dict."""
+    """Return in a few words what a file holds instead of a state_dict."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not is_weight(value)]
