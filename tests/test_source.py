@@ -52,14 +52,14 @@ def test_a_cache_that_cannot_be_written_falls_back_too_and_is_named(tmp_path, mo
         assert (source, len(labels)) == ("synthetic", 60)
         error = capsys.readouterr().err
         assert "WARNING" in error
-        assert error.startswith(f"{cache}: {os.strerror(number)}: Galaxy10.h5 cannot be stored there; give another ")
+        assert error.startswith(f"{cache}: {os.strerror(number)}: Galaxy10.h5 cannot be stored there; choose another ")
         assert "--cache" in error.splitlines()[0]
         for strict in ({"source": "real"}, {"dataset": "decals"}):
             with pytest.raises(OSError, match="--cache"):
                 open_source(**args(cache=cache, **strict))
     error = error_of(run("q1_data.py", "--source", "real", "--cache", tmp_path / "file", "--out", tmp_path / "out"))
     assert error == (
-        f"error: {tmp_path / 'file'}: File exists: Galaxy10.h5 cannot be stored there; give another folder with --cache"
+        f"error: {tmp_path / 'file'}: File exists: Galaxy10.h5 cannot be stored there; choose another --cache"
     )
     assert not (tmp_path / "out").exists()
 

@@ -4,7 +4,7 @@ import torch
 
 from common.galaxies import synthetic
 from common.galaxies.facts import CLASS_COUNTS
-from common.galaxies.synthetic import class_counts, colour, sample_parameters, radius, render, synthetic_galaxy10
+from common.galaxies.synthetic import class_counts, colour, radius, render, sample_parameters, synthetic_galaxy10
 
 
 def whole(count, seed):

@@ -64,9 +64,7 @@ def fetch(cache, published):
     except OSError as error:
         if error.errno is None:
             raise
-        reason = (
-            f"{os.strerror(error.errno)}: {published.name} cannot be stored there; give another folder with --cache"
-        )
+        reason = f"{os.strerror(error.errno)}: {published.name} cannot be stored there; choose another --cache"
         raise OSError(error.errno, reason, str(cache)) from error
 
 
@@ -115,9 +113,7 @@ def receive(url, path, published):
         bar = tqdm(total=published.size, unit="B", unit_scale=True, desc=published.name, leave=False, disable=None)
         received, since, at_least = 0, time.monotonic(), SLOWEST * PATIENCE
         with open(path, "wb") as file, bar:
-            while block := response.raw.read1(
-                2**20
-            ):  # the bytes received so far, however few, so that a slow mirror is noticed
+            while block := response.raw.read1(2**20):  # as many as have come: a slow mirror is noticed
                 file.write(block)
                 received += len(block)
                 bar.update(len(block))
