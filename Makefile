@@ -37,6 +37,10 @@ transfer: $(OUT)/q5_transfer.json ## Q5: the CNN's backbone on two new classes
 ifeq ($(PYTHON),.venv/bin/python)
 ENVIRONMENT     = .venv/requirements.installed
 DEV_ENVIRONMENT = .venv/requirements-dev.installed
+else ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),all)),)
+# With a PYTHON of one's own, what is missing is named before anything runs.
+UNMET := $(shell $(PYTHON) -m common.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt))
+$(if $(UNMET),$(error $(UNMET)))
 endif
 
 # What the scripts are called with. A value is one word for the shell, whatever is in it.

@@ -1,11 +1,13 @@
 """The notebook's cells: what the assignment asks, the project's own code, its output and the discussion."""
 
+import inspect
 from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
 import nbformat.v4 as v4
 
+from common import packages
 from common.galaxies import download
 from submission import discuss, texts
 from submission.source import ROOT, imports, needed
@@ -132,6 +134,12 @@ def import_lines(*functions):
     return "".join(f"from {function.__module__} import {function.__name__}\n" for function in functions) + "\n"
 
 
+def setup(requirements):
+    """Return the source of the cell that installs the packages which are missing or too old."""
+    functions = "\n\n".join(inspect.getsource(function) for function in (packages.release, packages.is_met))
+    return texts.SETUP.format(requirements=requirements, functions=functions)
+
+
 def introduction():
     """Return the cells that come before the questions, the last of them the supporting code."""
     scripts = [question.script for question in QUESTIONS]
@@ -140,14 +148,14 @@ def introduction():
     files = needed(*scripts, *sentences)
     files += [path for path in sentences if path not in files]
     files = [path for path in files if path not in scripts]
-    packages = requirements([*scripts, *files])
+    wanted = requirements([*scripts, *files])
     published = {remote.sha256: name for name, remote in download.PUBLISHED.items()}
     folders = sorted({path.rpartition("/")[0] for path in files} - {""})
     helpers = texts.HELPERS.format(published=published, folders=folders)
     return [
         v4.new_markdown_cell(texts.TITLE),
         heading(texts.SETTINGS_HEADING, "settings"),
-        code(texts.SETUP.format(requirements=packages), "packages and device"),
+        code(setup(wanted), "packages and device"),
         code(texts.SETTINGS, "settings"),
         # JupyterLab and Notebook 7 show only the heading of such a section, and run its cells all the same.
         heading(texts.SUPPORT_HEADING, "support", **{"jp-MarkdownHeadingCollapsed": True}),

@@ -29,20 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 REQUIREMENTS = {requirements}
 
 
-def release(text):
-    \"\"\"Return a version's release numbers, at least four of them: "2.6.0+cpu" is [2, 6, 0, 0].\"\"\"
-    numbers = [int(number) for number in re.match(r"\\d+(\\.\\d+)*", text)[0].split(".")]
-    return numbers + [0] * (4 - len(numbers))
-
-
-def is_met(requirement):
-    \"\"\"Return whether a package is installed in the version that a requirement such as "torch>=2.6" asks for.\"\"\"
-    name, _, lowest = requirement.partition(">=")
-    try:
-        return not lowest or release(version(name)) >= release(lowest)
-    except PackageNotFoundError:
-        return False
-
+{functions}
 
 unmet = [requirement for requirement in REQUIREMENTS if not is_met(requirement)]
 if unmet:

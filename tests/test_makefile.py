@@ -12,8 +12,8 @@ import sys
 import pytest
 from conftest import ROOT, run_well, write_galaxy10
 
-from common import stale
 from common.defaults import DEFAULTS, NO_SETTINGS
+from common.storage import stale
 
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
@@ -38,7 +38,7 @@ def asked(done):
 
 
 def copy_project(folder):
-    for name in ("Makefile", "common", "summary.py", *(f"{name}.py" for name in QUESTIONS)):
+    for name in ("Makefile", "requirements.txt", "common", "summary.py", *(f"{name}.py" for name in QUESTIONS)):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     write_galaxy10(folder / "galaxies.h5", count=300)

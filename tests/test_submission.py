@@ -18,9 +18,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from packaging.version import Version
 
 from common.galaxies.download import PUBLISHED
-from submission import cells, source, texts
+from submission import cells, source
 from submission.build import execute, get_args, remove_paths, settings_of, without_paths
-from submission.cells import QUESTIONS, code, notebook, requirements
+from submission.cells import QUESTIONS, code, notebook, requirements, setup
 from submission.page import page, printed
 from submission.source import imported, needed
 
@@ -248,7 +248,7 @@ def test_packages_too_old_or_missing_are_installed(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command[1:]))
     lines = ["torch>=2.6", "numpy>=1.26.0", "scipy>=1.11", "h5py>=3.10", "tqdm>=4.66", "pooch>=1.8", "filelock>=3.12"]
     space = {}
-    exec(texts.SETUP.format(requirements=lines), space)
+    exec(setup(lines), space)
     assert commands == [["-m", "pip", "install", "--quiet", "scipy>=1.11", "tqdm>=4.66", "filelock>=3.12"]]
     versions = ["2", "2.6", "2.6.0", "2.10.1", "10", "2.6.1+cu130", "2.5.9", "1.99", "2.6.0.1", "2.6.0.post1"]
     for one in versions:  # the order is packaging's
