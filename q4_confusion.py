@@ -12,8 +12,8 @@ import torch
 from torchvision import transforms
 
 from common import cli, metrics, plots
+from common.confusion_sentences import describe_causes, recall_table
 from common.data import Normalize, RandomCrop, make_loaders
-from common.describe_confusion import describe_causes, recall_table
 from common.imbalance import effect_of_adjustment, recall_against_count
 from common.likeness import confused_pairs, error_causes, feature_distances
 from common.session import session

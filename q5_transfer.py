@@ -14,10 +14,10 @@ from torchvision import transforms
 
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loaders
-from common.describe import describe_logistic
 from common.hardware.device import adam_options
 from common.logistic import compare_with_logistic_regression
 from common.report import save_training, training_record
+from common.sentences import describe_logistic
 from common.session import session
 from common.storage.artifacts import load_data
 from common.storage.checkpoint import check_origin, classes_learnt, load_backbone, weights_hash

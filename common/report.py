@@ -7,8 +7,8 @@ from scipy.stats import sem
 from torch.nn.functional import cross_entropy
 
 from common import plots
-from common.describe import describe_comparison, describe_curves, describe_result
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar
+from common.sentences import describe_comparison, describe_curves, describe_result
 from common.storage.artifacts import load_json, save_question
 from common.storage.atomic import is_writer
 from common.storage.checkpoint import cpu_state_dict, weights_hash

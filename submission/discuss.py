@@ -1,9 +1,9 @@
 """The discussion of each question, as Markdown, computed from the values in the JSON files and from nothing else."""
 
-from common.describe import describe_comparison, describe_curves, describe_logistic
-from common.describe_confusion import describe_causes
+from common.confusion_sentences import describe_causes
 from common.galaxies.facts import COURSE
 from common.metrics import accuracy_interval
+from common.sentences import describe_comparison, describe_curves, describe_logistic
 
 NAMES = {"q2": "fully connected", "q3": "convolutional", "q5": "transfer"}
 THANKS = {

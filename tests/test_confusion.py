@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
 import q4_confusion
-from common import describe_confusion, imbalance, likeness
+from common import confusion_sentences, imbalance, likeness
 from common.metrics import holm
 from common.storage.artifacts import without_nan
 from submission import discuss
@@ -374,18 +374,18 @@ def test_the_table_has_every_class_with_its_cause_in_120_columns(record):
     long["train_counts"][1] = 0
     long["models"]["fcn"]["causes"][1]["cause"] = "no training images"
     for each in (record, long):
-        lines = describe_confusion.recall_table(each, "fcn").splitlines()
+        lines = confusion_sentences.recall_table(each, "fcn").splitlines()
         assert len(lines) == 9
         assert max(map(len, lines)) <= 120
         for line, cause in zip(lines[1:], causes(each), strict=True):
             assert line.endswith(cause)
-    assert "3 (" in describe_confusion.recall_table(record, "fcn").splitlines()[3]
+    assert "3 (" in confusion_sentences.recall_table(record, "fcn").splitlines()[3]
 
 
 def test_errors_go_to_the_most_frequent_other_class_or_to_several():
-    assert describe_confusion.most_predicted_as([5, 9, 3, 0], 1) == ([0], 5)
-    assert describe_confusion.most_predicted_as([5, 9, 5, 0], 1) == ([0, 2], 5)
-    assert describe_confusion.most_predicted_as([0, 9, 0, 0], 1)[0] == []
+    assert confusion_sentences.most_predicted_as([5, 9, 3, 0], 1) == ([0], 5)
+    assert confusion_sentences.most_predicted_as([5, 9, 5, 0], 1) == ([0, 2], 5)
+    assert confusion_sentences.most_predicted_as([0, 9, 0, 0], 1)[0] == []
 
 
 def test_the_discussion_names_lowest_recalls_with_interval_and_counts(record):
@@ -397,7 +397,7 @@ def test_the_discussion_names_lowest_recalls_with_interval_and_counts(record):
     assert discuss.discuss_confusion(record | {"source": "synthetic"}).startswith("**SYNTHETIC")
     perfect = copy.deepcopy(record)
     perfect["models"]["fcn"]["recall"] = [1.0] * 7 + [None]
-    assert describe_confusion.describe_lowest(perfect, "fcn") == "The FCN makes no error."
+    assert confusion_sentences.describe_lowest(perfect, "fcn") == "The FCN makes no error."
     assert "makes no error" not in text
 
 
@@ -420,7 +420,7 @@ UNSURE = "whether recall depends on the training count cannot be told from 7 cla
     ((None, [None, None], None, [None, None], "cannot be told"), ["cannot be related", "only 7 classes"], ["ranks"]),
 ])  # fmt: skip
 def test_the_relation_is_worded_as_its_intervals_allow(values, told, not_told):
-    text = describe_confusion.describe_relation(against(*values))
+    text = confusion_sentences.describe_relation(against(*values))
     assert all(words in text for words in told)
     assert not any(words in text for words in not_told)
 
@@ -430,7 +430,7 @@ def test_the_relation_is_worded_as_its_intervals_allow(values, told, not_told):
 )
 def test_adjustment_is_reported_with_both_accuracies(p_value, words):
     adjusted = {"accuracy": [0.7, 0.6], "balanced_accuracy": [0.5, 0.65], "accuracy_p_value": p_value}
-    text = describe_confusion.describe_adjustment(adjusted)
+    text = confusion_sentences.describe_adjustment(adjusted)
     assert "accuracy goes from 70.0% to 60.0%" in text
     assert "recall of the classes from 50.0% to 65.0%" in text
     assert words in text
@@ -454,7 +454,7 @@ def test_each_cause_has_its_sentence_and_no_others(cause):
     found = {"cause": cause, "errors": 1, "remaining": 9, "remaining_alike": 7, "imbalance": True,
              "likeness": cause in ("likeness", "both")}  # fmt: skip
     results = {"adjusted": {"gained": [5], "lost": [1]}, "causes": [found]}
-    sentences = describe_confusion.describe_classes(["Round"], results)
+    sentences = confusion_sentences.describe_classes(["Round"], results)
     assert len(sentences) == 1
     assert [key for key, start in STARTS.items() if start + "Round" in sentences[0]] == [cause]
     assert "cannot be told)" not in sentences[0]
@@ -463,26 +463,26 @@ def test_each_cause_has_its_sentence_and_no_others(cause):
     found |= {"imbalance": None if cause == "likeness" else True, "likeness": None if cause == "imbalance" else True}
     open_too = {"imbalance": "whether the rest is likeness", "likeness": "whether imbalance adds to it"}
     if cause in open_too:
-        assert open_too[cause] in describe_confusion.describe_classes(["Round"], results)[0]
+        assert open_too[cause] in confusion_sentences.describe_classes(["Round"], results)[0]
 
 
 def test_pairs_are_named_with_how_much_more_they_are_confused_and_how_near_they_are():
     tests = {"plain": {"confused": [30, 25], "expected": [5.1, 6], "p_value": 0.001},
              "adjusted": {"confused": [40, 5], "expected": [6, 5], "p_value": 0.9}}  # fmt: skip
     pair = {"classes": [0, 1], "distance": 1.2, "near": True, "beyond_expectation": True, **tests}
-    text = describe_confusion.describe_pairs(["Cigar", "Edge-on"], [pair])
+    text = confusion_sentences.describe_pairs(["Cigar", "Edge-on"], [pair])
     assert "Cigar and Edge-on (30 where 5.1 are expected and 25 where 6.0 are expected; " in text
-    swapped = describe_confusion.describe_pairs(
+    swapped = confusion_sentences.describe_pairs(
         ["Cigar", "Edge-on"], [pair | {"plain": tests["adjusted"], "adjusted": tests["plain"]}]
     )
     assert "25 where 6.0 are expected, with adjusted logits; " in swapped
     assert "1.2 spreads apart, near)" in text
-    assert "not near)" in describe_confusion.describe_pairs(["Cigar", "Edge-on"], [pair | {"near": False}])
-    unknown = describe_confusion.describe_pairs(["Cigar", "Edge-on"], [pair | {"near": None, "distance": None}])
+    assert "not near)" in confusion_sentences.describe_pairs(["Cigar", "Edge-on"], [pair | {"near": False}])
+    unknown = confusion_sentences.describe_pairs(["Cigar", "Edge-on"], [pair | {"near": None, "distance": None}])
     assert "whether near cannot be told" in unknown
     assert "spreads apart" not in unknown
     for beyond in (False, None):
-        none = describe_confusion.describe_pairs(["Cigar", "Edge-on"], [pair | {"beyond_expectation": beyond}])
+        none = confusion_sentences.describe_pairs(["Cigar", "Edge-on"], [pair | {"beyond_expectation": beyond}])
         assert none.startswith("No pair of classes is certain")
 
 

@@ -9,8 +9,8 @@ from conftest import crop_transform
 from sklearn.metrics import log_loss
 
 from common.data import make_loaders
-from common.describe import describe_comparison, describe_curves, describe_logistic, describe_result
 from common.report import compare, loss_error
+from common.sentences import describe_comparison, describe_curves, describe_logistic, describe_result
 from common.storage.artifacts import load_data, save_json
 from common.storage.checkpoint import classes_learnt
 from common.train import predict

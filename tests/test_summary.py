@@ -20,7 +20,7 @@ def test_figures_and_paths_are_in_the_table():
     text = table("file:efigi10.h5")
     assert text.count("81.23%") == 3
     assert text.count("34.30%") == 3
-    for name in summary.PICTURES:
+    for name in summary.FIGURES:
         assert f"artifacts/{name}.png" in text
 
 

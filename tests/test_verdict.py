@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common.describe import MIN_EPOCHS, change, describe_verdict, stretch_means, verdict
+from common.sentences import describe_verdict
+from common.trend import MIN_EPOCHS, change, stretch_means, verdict
 
 DRAWS = 20
 
