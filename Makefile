@@ -1,12 +1,12 @@
 # Each target is one file. A question's JSON is written last, so the JSON is what says it is done.
 
-PYTHON         = .venv/bin/python## another one is used as it is, and nothing is installed
-OUT            = artifacts## folder of everything that is made
+PYTHON         = .venv/bin/python## with another one, nothing is installed
+OUT            = artifacts## folder for all results
 DATA           =## a Galaxy10 HDF5 file; empty: see SOURCE
 SOURCE         = auto## auto, real or synthetic
-DATASET        = sdss## which real set is fetched without DATA: sdss or decals
-COUNT          =## images of a synthetic set; empty: as many as Galaxy10 has
-IMAGE_SIZE     =## side in pixels that images are resized to; empty: 69
+DATASET        = sdss## the real set to download without DATA: sdss or decals
+COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS has
+IMAGE_SIZE     =## side of the images in pixels after resizing; empty: 69
 SPLIT          = stratified## stratified by class and seed, or file for the file's own order
 SEED           = 0## random seed
 EPOCHS         =## of all three trainings; empty: the assignment's 50, 50 and 20
@@ -21,29 +21,29 @@ $(error OUT='$(OUT)' must name one folder, without spaces and quotes)
 endif
 
 .DELETE_ON_ERROR:
-# One thing at a time, whatever -j says: torch uses all cores by itself, and two trainings that wait for one
-# another's threads were measured to take ten times as long (2 cores).
+# No two trainings at once, whatever -j says: torch uses all cores by itself, and two trainings that wait for each
+# other's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
 .PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench notebook clean help FORCE
 
-all: $(OUT)/summary.txt ## all five questions, and a table at the end
-data: $(OUT)/q1_data.json ## Q1: read, look at, split and measure the galaxies
+all: $(OUT)/summary.txt ## answer all five questions and print a table
+data: $(OUT)/q1_data.json ## Q1: read, show, split and measure the galaxies
 fcn: $(OUT)/q2_fcn.json ## Q2: train the fully connected network
 cnn: $(OUT)/q3_cnn.json ## Q3: train the convolutional network
-confusion: $(OUT)/q4_confusion.json ## Q4: what the two confuse
-transfer: $(OUT)/q5_transfer.json ## Q5: the CNN's backbone on two new classes
+confusion: $(OUT)/q4_confusion.json ## Q4: what the two networks confuse, and why
+transfer: $(OUT)/q5_transfer.json ## Q5: transfer the CNN's backbone to two new classes
 
-# The environment that make looks after itself: only that of the default PYTHON.
+# make creates the environment of the default PYTHON only.
 ifeq ($(PYTHON),.venv/bin/python)
 ENVIRONMENT     = .venv/requirements.installed
 DEV_ENVIRONMENT = .venv/requirements-dev.installed
 else ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),all)),)
-# With a PYTHON of one's own, what is missing is named before anything runs.
+# With another PYTHON, packages that are missing or too old are named before anything runs.
 UNMET := $(shell $(PYTHON) -m common.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt))
 $(if $(UNMET),$(error $(UNMET)))
 endif
 
-# What the scripts are called with. A value is one word for the shell, whatever is in it.
+# The options of the scripts. `quote` makes any value one word of the shell.
 quote  = '$(subst ','\'',$(1))'
 option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 galaxies = $(if $(DATA),--data $(call quote,$(DATA)),--source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))) \
@@ -54,13 +54,13 @@ Q1 = --out '$(OUT)' --seed '$(SEED)' $(galaxies)
 Q4 = --out '$(OUT)' --device '$(DEVICE)'
 TRAIN = --out '$(OUT)' --seed '$(SEED)' $(training)
 
-# A question is redone when its script, a file of common/ or an artifact that it reads is newer than its JSON: that is
-# make's own rule. It is also redone when common/storage/stale.py finds that its JSON holds other options than the variables
-# here give, as after a run by hand, that one of its files is missing, or that DATA is newer.
+# A question runs again when its script, a file of common/ or an artifact that it reads is newer than its JSON. It also
+# runs again when common/storage/stale.py finds that its JSON has other options than the variables here, that one of its
+# files is missing, or that DATA is newer.
 CODE  = $(wildcard common/*.py common/*/*.py)
 stale = $(if $(shell $(or $(shell command -v '$(PYTHON)'),python3) -S -m common.storage.stale $(1)),FORCE)
 
-# A training that was interrupted resumes: its state is then newer than all that it is made from and than its JSON.
+# An interrupted training resumes: its state is then newer than everything it depends on and than its JSON.
 state  = $(@:.json=.resume.pt)
 resume = $(if $(wildcard $(state)),$(if $(shell find $(filter-out FORCE,$^) $(wildcard $@) -newer $(state)),,--resume=if-same))
 

@@ -1,1 +1,1 @@
-"""What `make bench` runs: this project against the usual way, in one run."""
+"""What `make bench` runs: this project against the baseline, in one run."""

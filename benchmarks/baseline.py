@@ -1,4 +1,4 @@
-"""The usual way to train on Galaxy10, written down plainly, as what `make bench` compares with.
+"""The baseline of `make bench`: how one would usually train on Galaxy10.
 
 float32 images in memory, torchvision's transforms image by image in __getitem__, a DataLoader that puts
 the batch together, Adam as it comes. The networks are the assignment's, with ReLU not in place.
@@ -66,7 +66,7 @@ def make_optimizer(model, lr):
 def run_epoch(model, train_loader, test_loader, optimizer, device):
     """Train for one epoch and evaluate; return train loss, train accuracy, test loss and test accuracy."""
     criterion = nn.CrossEntropyLoss()
-    figures = []
+    metrics = []
     for loader, training in ((train_loader, True), (test_loader, False)):
         model.train(training)
         loss_sum, correct = 0.0, 0
@@ -81,8 +81,8 @@ def run_epoch(model, train_loader, test_loader, optimizer, device):
                 optimizer.step()
             loss_sum += loss.item() * len(labels)
             correct += (logits.argmax(1) == labels).sum().item()
-        figures += [loss_sum / len(loader.dataset), correct / len(loader.dataset)]
-    return figures
+        metrics += [loss_sum / len(loader.dataset), correct / len(loader.dataset)]
+    return metrics
 
 
 def main():

@@ -1,18 +1,14 @@
-"""How fast this project is against the usual way (baseline.py), in one run that alternates the two.
+"""Time this project against the baseline (baseline.py), in one run that alternates the two; print a table.
 
-Both run in one process, so the usual way profits too from what common/device.py sets. Draws the SYNTHETIC
-Galaxy10 (the galaxies do not matter to the clock) and writes, under --out/benchmarks, galaxies.h5,
-q1_data.pt and results.json. Prints a table.
+Both run in one process, so the baseline profits too from what common/hardware/device.py sets. Generates the SYNTHETIC
+Galaxy10 (the galaxies do not affect the times) and writes, under --out/benchmarks, galaxies.h5, q1_data.pt and
+results.json.
 """
 
 import json
-import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import h5py
@@ -22,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from benchmarks import baseline
+from benchmarks.memory import peak_memory
 from common import cli
 from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
 from common.galaxies.synthetic import synthetic_galaxy10
@@ -32,31 +29,16 @@ from common.train import predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ("python -m benchmarks.bench", "python -m benchmarks.bench --count 3000 --rounds 2 --out small")
 
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--count", type=cli.positive_int, default=21785, metavar="N", help="images in all")
-    parser.add_argument("--rounds", type=cli.positive_int, default=5, metavar="N", help="times that both are timed")
+    parser.add_argument("--count", type=cli.positive_int, default=21785, metavar="N", help="number of images")
+    parser.add_argument("--rounds", type=cli.positive_int, default=5, metavar="N", help="rounds of timing both")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)
-
-
-def peak_bytes(usage):
-    """Return the peak resident memory in a resource usage, in bytes; systems count it in different units."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def peak_memory(*command):
-    """Run a Python script; return its peak resident memory in GB, as the operating system counts it."""
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise ValueError(f"{' '.join(map(str, command))} failed, so its memory cannot be measured")
-    return peak_bytes(usage) / 1e9
 
 
 def seconds(function, device):
@@ -68,13 +50,13 @@ def seconds(function, device):
     return time.perf_counter() - start
 
 
-def alternate(ours, usual, rounds, device):
-    """Time both in turn; return the medians in seconds, and the median of the rounds' ratios usual / ours."""
-    for function in (ours, usual):
+def alternate(ours, baseline, rounds, device):
+    """Time both in turn; return the medians in seconds, and the median of the rounds' ratios baseline / ours."""
+    for function in (ours, baseline):
         seconds(function, device)  # to warm up
-    pairs = [(seconds(ours, device), seconds(usual, device)) for _ in range(rounds)]
-    ours, usual = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return {"seconds": ours, "baseline_seconds": usual, "ratio": statistics.median(b / a for a, b in pairs)}
+    pairs = [(seconds(ours, device), seconds(baseline, device)) for _ in range(rounds)]
+    ours, baseline = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return {"seconds": ours, "baseline_seconds": baseline, "ratio": statistics.median(b / a for a, b in pairs)}
 
 
 def our_epoch(model, loaders, device, precision="float32"):
@@ -92,7 +74,7 @@ def our_epoch(model, loaders, device, precision="float32"):
     return epoch
 
 
-def usual_epoch(model, loaders, device):
+def baseline_epoch(model, loaders, device):
     """Return a function that trains and evaluates for an epoch, as baseline.py does."""
     optimizer = baseline.make_optimizer(model.to(device), 0.001)
     return lambda: baseline.run_epoch(model, *loaders, optimizer, device)
@@ -100,31 +82,31 @@ def usual_epoch(model, loaders, device):
 
 def time_everything(data, rounds, device):
     """Return the timings of each task, by name."""
-    loaders, usual_loaders = {}, {}
+    loaders, baseline_loaders = {}, {}
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     for task in ("main", "transfer"):
         loaders[task] = make_loaders(data, task, transform, 64, device)
         tensors = [(data[f"{task}_{half}_images"], data[f"{task}_{half}_labels"]) for half in ("train", "test")]
-        usual_loaders[task] = [
+        baseline_loaders[task] = [
             baseline.make_loader(images, labels, data["mean"], data["std"], shuffle=shuffle)
             for (images, labels), shuffle in zip(tensors, (True, False), strict=True)
         ]
     frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
-    main, usual_main = loaders["main"], usual_loaders["main"]
+    main, baseline_main = loaders["main"], baseline_loaders["main"]
     tasks = {
-        "loading alone": (lambda: [None for _ in main[0]], lambda: [None for _ in usual_main[0]]),
+        "loading alone": (lambda: [None for _ in main[0]], lambda: [None for _ in baseline_main[0]]),
         "FCN": (
             our_epoch(make_fcn(), main, device),
-            usual_epoch(baseline.fully_connected(), usual_main, device),
+            baseline_epoch(baseline.fully_connected(), baseline_main, device),
         ),
-        "CNN": (our_epoch(make_cnn(), main, device), usual_epoch(baseline.convolutional(8), usual_main, device)),
+        "CNN": (our_epoch(make_cnn(), main, device), baseline_epoch(baseline.convolutional(8), baseline_main, device)),
         "CNN, bf16": (
             our_epoch(make_cnn(), main, device, "bf16"),
-            usual_epoch(baseline.convolutional(8), usual_main, device),
+            baseline_epoch(baseline.convolutional(8), baseline_main, device),
         ),
         "transfer": (
             our_epoch(frozen, loaders["transfer"], device),
-            usual_epoch(baseline.convolutional(2, frozen=True), usual_loaders["transfer"], device),
+            baseline_epoch(baseline.convolutional(2, frozen=True), baseline_loaders["transfer"], device),
         ),
     }
     timings = {}
@@ -151,7 +133,7 @@ def cnn_share_of_matmul(data, cnn_seconds, device):
 
 
 def write_galaxies(path, count, seed):
-    """Draw the synthetic set into an HDF5 file, for the baseline to read."""
+    """Generate the synthetic set and write it as an HDF5 file, for the baseline to read."""
     labels, blocks = synthetic_galaxy10(count, seed)
     with atomic_write(path) as [temporary], h5py.File(temporary, "w") as file:
         images, start = file.create_dataset("images", (count, 69, 69, 3), "uint8"), 0
@@ -164,7 +146,7 @@ def write_galaxies(path, count, seed):
 def table(results):
     """Return the results as text."""
     lines = [f"{results['machine']}, {results['threads']} threads, device {results['device']}; SYNTHETIC galaxies"]
-    lines.append(f"{'an epoch of':16}{'usual way':>12}{'here':>10}{'ratio':>8}{'images/s':>12}")
+    lines.append(f"{'one epoch':16}{'baseline':>12}{'here':>10}{'ratio':>8}{'images/s':>12}")
     for name, timing in results["epochs"].items():
         lines.append(
             f"{name:16}{timing['baseline_seconds']:10.2f} s{timing['seconds']:8.2f} s"
@@ -177,7 +159,7 @@ def table(results):
     )
     memory = results["peak_memory_gb"]
     lines.append(
-        f"peak memory: Q1 {memory['q1']:.2f} GB, training {memory['training']:.2f} GB, the usual way "
+        f"peak memory: Q1 {memory['q1']:.2f} GB, training {memory['training']:.2f} GB, baseline "
         f"{memory['baseline']:.2f} GB; importing the packages alone {memory['imports']:.2f} GB"
     )
     lines.append(
@@ -192,13 +174,13 @@ def main():
     device = choose_device(args.device)
     out = Path(args.out).resolve() / "benchmarks"
     write_galaxies(out / "galaxies.h5", args.count, args.seed)
-    sizes = Namespace(main=round(args.count * 18000 / 21785), transfer=round(args.count * 1000 / 21785))
-    q1 = ("q1_data.py", "--data", out / "galaxies.h5", "--out", out, "--main-train", sizes.main)
+    main_train, transfer_train = round(args.count * 18000 / 21785), round(args.count * 1000 / 21785)
+    q1 = ("q1_data.py", "--data", out / "galaxies.h5", "--out", out, "--main-train", main_train)
     imports = "import torch, torchvision, h5py, matplotlib.pyplot, sklearn.linear_model, scipy.stats, pooch"
     memory = {
-        "q1": peak_memory(*q1, "--transfer-train", sizes.transfer),
+        "q1": peak_memory(*q1, "--transfer-train", transfer_train),
         "training": peak_memory("q3_cnn.py", "--epochs", 1, "--device", args.device, "--out", out),
-        "baseline": peak_memory("-m", "benchmarks.baseline", out / "galaxies.h5", sizes.main),
+        "baseline": peak_memory("-m", "benchmarks.baseline", out / "galaxies.h5", main_train),
         "imports": peak_memory("-c", imports),
     }
     data = artifacts.load_data(out)

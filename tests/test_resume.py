@@ -112,8 +112,9 @@ def two_epochs(uninterrupted, tmp_path):
     return tmp_path
 
 
-def test_more_epochs_go_on_from_those_there_are(two_epochs, uninterrupted):
-    run_well("q2_fcn.py", "--epochs", 40, "--resume", "--device", "cpu", "--out", two_epochs)
+def test_more_epochs_continue_after_those_that_are_done(two_epochs, uninterrupted):
+    printed = run_well("q2_fcn.py", "--epochs", 40, "--resume", "--device", "cpu", "--out", two_epochs)
+    assert "2 of 40 epochs are done" in printed
     same_artifacts(uninterrupted[0], two_epochs, ["q2_fcn"])
 
 
