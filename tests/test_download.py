@@ -157,7 +157,7 @@ REASONS = {
     "/trickle": "sends less than 5,000 bytes in 1 seconds",
     "/endless": "sends more than the file's 1,024,000 bytes",
     "/page": "serves a web page instead of the file",
-    "/zipped": "the connection ended too early",
+    "/zipped": "ended the connection after 20,000 of 1,024,000 bytes",
     "/circle": "redirects in a circle",
     "/file": "redirects to an address that is not http",
 }
