@@ -44,7 +44,7 @@ def describe_verdict(history):
         return f"The test loss was still falling: {last}, a difference that its scatter does not explain."
     if word == "level":
         return f"The test loss has levelled off: {last}, and a change of {LEVEL:.0%} would have been noticed."
-    sign = "; there is no sign of overfitting" if means[-1] <= means[lowest] else ""
+    sign = "; the last stretch is the lowest" if means[-1] <= means[lowest] else ""
     return f"Whether the test loss falls, rises or is level at the end cannot be told from its scatter: {last}{sign}."
 
 

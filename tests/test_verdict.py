@@ -165,7 +165,7 @@ def test_what_cannot_be_told_is_said_to_be_so_with_the_reason():
     scatter = np.where(np.arange(50) % 2, 0.8, 1.2)
     noisy = {"train_loss": np.linspace(2, 0.5, 50), "test_loss": scatter - np.linspace(0, 0.1, 50)}
     assert "cannot be told from its scatter" in describe_verdict(noisy)
-    assert "no sign of overfitting" in describe_verdict(noisy)
+    assert "the last stretch is the lowest" in describe_verdict(noisy)
     noisy["test_loss"] = scatter + np.linspace(0, 0.1, 50)
     assert "cannot be told from its scatter" in describe_verdict(noisy)
-    assert "no sign of overfitting" not in describe_verdict(noisy)
+    assert "the last stretch is the lowest" not in describe_verdict(noisy)
