@@ -62,9 +62,10 @@ def make_cnn():
 
 def main():
     args = get_args()
-    with session(args.out, "q3_cnn", args.device, args.deterministic) as device:
+    with session(args.out, "q3_cnn", args.device, args.deterministic) as device:  # no other run may write q3_cnn.* now
         data = load_data(args.out)
         transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+        # The test images get random crops too, but the same ones in every evaluation.
         train_loader, test_loader = make_loaders(data, "main", transform, args.batch_size, device)
 
         torch.manual_seed(args.seed)  # for the initial weights
@@ -73,6 +74,7 @@ def main():
         optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))
         print(cnn)
         checkpoint = TrainingCheckpoint(args.out, "q3_cnn", vars(args), {"data or split": data["fingerprint"]})
+        # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
         history = train(
             cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
         )

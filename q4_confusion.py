@@ -50,17 +50,17 @@ def confusion_matrix(predictions, labels, num_classes):
 def adjust_logits(logits, train_counts):
     """Return the logits minus the logarithm of the training frequencies (Menon et al. 2021, arXiv:2007.07314, tau 1).
 
-    logits: float32 (n, k); train_counts: int (k,). Their largest then aims at the mean recall over the classes, as if
-    the training set had been balanced. A class without training images gets -inf: it is never predicted.
+    logits: float32 (n, k); train_counts: int (k,). Predicting the class with the largest adjusted logit aims at the
+    mean recall of the classes instead of the accuracy. A class without training images gets -inf: it is never predicted.
     """
     frequencies = torch.tensor(train_counts, dtype=logits.dtype) / sum(train_counts)
     return torch.where(frequencies > 0, logits - frequencies.log(), -torch.inf)
 
 
 def analyse(logits, labels, train_counts, distances, seed):
-    """Return a network's part of the record: what it confuses on the test set, and why.
+    """Return the results of one network, by name: what it confuses on the test set, and why.
 
-    logits: float32 (n, k), labels: int64 (n,), of the whole test set; distances: between the classes' features.
+    logits: float32 (n, k), labels: int64 (n,), of the whole test set; distances: as `feature_distances` gives them.
     """
     predictions, adjusted = logits.argmax(1), adjust_logits(logits, train_counts).argmax(1)
     matrix, adjusted_matrix = (confusion_matrix(each, labels, NUM_CLASSES) for each in (predictions, adjusted))
@@ -108,7 +108,8 @@ def main():
             for subset in ("train", "test")
         )
         cnn_backbone, _ = networks["cnn"]
-        distances = feature_distances(*predict(cnn_backbone, test_loader), NUM_CLASSES)
+        features, labels = predict(cnn_backbone, test_loader)
+        distances = feature_distances(features, labels, NUM_CLASSES)  # how alike the classes are, for both networks
 
         record = {
             "source": data["source"],

@@ -57,47 +57,48 @@ def main():
     with session(args.out, "q5_transfer", args.device, args.deterministic) as device:
         data = load_data(args.out)
         transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+        # The test images get random crops too, but the same ones in every evaluation.
         train_loader, test_loader = make_loaders(data, "transfer", transform, args.batch_size, device)
-
         cnn_backbone = make_backbone()
         path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
         kind, file_hash = load_backbone(cnn_backbone, path)
         check_origin(path, file_hash, data, args.force)
-        backbone_classes = classes_learnt(path, file_hash, data)
+        hash_before = weights_hash(cnn_backbone.state_dict())
+        print(f"{path}: {kind}; SHA-256 of the backbone's weights {hash_before[:16]}")
+
         for parameter in cnn_backbone.parameters():
             parameter.requires_grad = False
-        frozen = weights_hash(cnn_backbone.state_dict())
-        print(f"{path}: {kind}; SHA-256 of the backbone's weights {frozen[:16]}")
-
         torch.manual_seed(args.seed)  # for the initial weights of the head
         classifier_head = nn.Linear(64, 2)
         model = nn.Sequential(cnn_backbone, classifier_head).to(device)
         criterion = nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
-        inputs = {"data or split": data["fingerprint"], "backbone": frozen}
+        inputs = {"data or split": data["fingerprint"], "backbone": hash_before}
         checkpoint = TrainingCheckpoint(args.out, "q5_transfer", vars(args), inputs)
         history = train(
             model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
         )
-        if weights_hash(cnn_backbone.state_dict()) != frozen:
+        hash_after = weights_hash(cnn_backbone.state_dict())
+        if hash_after != hash_before:
             raise AssertionError("the backbone's weights changed during training, though they are frozen")
-        print(f"The backbone is unchanged: SHA-256 of its weights {frozen[:16]}")
+        print(f"The backbone is unchanged: SHA-256 of its weights {hash_after[:16]}")
 
         record = training_record(vars(args), data, "transfer", model, criterion, history, train_loader, test_loader)
-        record["made_from"]["backbone"] = frozen
+        record["made_from"]["backbone"] = hash_before
         matrix = confusion_matrix(record["test_predictions"], data["transfer_test_labels"], 2)
+        # The head is a logistic regression: has Adam found the optimum that scikit-learn finds?
         logistic = compare_with_logistic_regression(model, criterion, train_loader, test_loader, args.epochs, args.seed)
         record |= {
             "confusion": matrix.tolist(),
             "backbone": str(path),
-            "backbone_sha256_before": frozen,
-            "backbone_sha256_after": weights_hash(cnn_backbone.state_dict()),
-            "backbone_classes": backbone_classes,
+            "backbone_sha256_before": hash_before,
+            "backbone_sha256_after": hash_after,
+            "backbone_classes": classes_learnt(path, file_hash, data),
             "logistic_regression_accuracy": logistic["accuracy"],
             "logistic_regression": logistic,
         }
+        first, second = record["class_names"]
         for name, row in zip(record["class_names"], matrix, strict=True):
-            first, second = record["class_names"]
             print(f"  {name:30} {row[0]:5,} predicted as {first}, {row[1]:5,} as {second}")
         print(describe_logistic(record))
         figure = transfer_figure(history, matrix, record["class_names"], data["source"])
