@@ -1,8 +1,9 @@
 """Q1: read Galaxy10, look at it, split it, and measure mean and standard deviation to normalise it.
 
-Reads the Galaxy10 HDF5 file given by --data, or downloads it once; if that fails, generates a synthetic set. Writes, under --out, q1_data.pt (images and labels of both tasks, mean and std), q1_data.png (images of each
-class) and q1_data.json. The default numbers of training images are the assignment's 18,000 and 1,000; for DECaLS and
-with --count they are the same fraction of the images.
+Reads the Galaxy10 HDF5 file given by --data, or downloads it once; if that fails, generates a synthetic set. Writes,
+under --out, q1_data.pt (images and labels of both tasks, mean and std), q1_data.png (images of each class) and
+q1_data.json. The default numbers of training images are the assignment's 18,000 and 1,000; for DECaLS and with
+--count they are the same fraction of the images.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from torchvision import transforms
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import download, split
-from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
+from common.galaxies.facts import CLASS_COUNTS, IMAGE_SIZE, MAIN_CLASSES
 from common.galaxies.source import open_source
 from common.storage.artifacts import save_question
 from common.storage.atomic import exclusive_lock
@@ -34,18 +35,8 @@ def get_args(argv=None):
     add("--cache", metavar="DIR", default=download.default_cache(), help="folder for downloads")
     add("--count", type=count, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
     add("--image-size", type=count, default=IMAGE_SIZE, metavar="PIXELS", help="side of the images after resizing")
-    add(
-        "--main-train",
-        type=count,
-        metavar="N",
-        help="training images of classes 0-7 (default: 18000, or the same fraction)",
-    )
-    add(
-        "--transfer-train",
-        type=count,
-        metavar="N",
-        help="training images of 8 and 9 (default: 1000, or the same fraction)",
-    )
+    add("--main-train", type=count, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
+    add("--transfer-train", type=count, metavar="N", help="training images of 8 and 9 (default: 1000, see above)")
     add("--split", choices=tuple(split.SPLITS), default="stratified", help="by class and seed, or in the file's order")
     add("--stats-images", type=count, default=1000, metavar="N", help="training images that mean and std come from")
     cli.add_out_and_seed(parser)
@@ -118,11 +109,10 @@ def main():
         source, class_names, labels, blocks = open_source(
             args.data, args.source, args.dataset, args.cache, args.count, args.image_size, args.seed
         )
-        assigned = class_names == CLASS_NAMES and args.count == sum(CLASS_COUNTS)
-        sizes = split.ASSIGNMENT_SIZES if assigned else split.assignment_sizes(np.bincount(labels, minlength=10))
-        train_sizes = {"main": args.main_train or sizes["main"], "transfer": args.transfer_train or sizes["transfer"]}
+        sizes = split.default_sizes(class_names, args.count, labels)
+        sizes = {"main": args.main_train or sizes["main"], "transfer": args.transfer_train or sizes["transfer"]}
         groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
-        indices = split.split_indices(labels, groups, train_sizes, args.split, args.seed)
+        indices = split.split_indices(labels, groups, sizes, args.split, args.seed)
         data = read_subsets(labels, blocks, indices, args.image_size)
         data |= {"class_names": list(class_names), "source": source, "fingerprint": split.fingerprint(data)}
 

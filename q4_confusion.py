@@ -51,7 +51,7 @@ def adjust_logits(logits, train_counts):
     """Return the logits minus the logarithm of the training frequencies (Menon et al. 2021, arXiv:2007.07314, tau 1).
 
     logits: float32 (n, k); train_counts: int (k,). Predicting the class with the largest adjusted logit aims at the
-    mean recall of the classes instead of the accuracy. A class without training images gets -inf: it is never predicted.
+    mean recall of the classes instead of the accuracy. A class without training images is never predicted.
     """
     frequencies = torch.tensor(train_counts, dtype=logits.dtype) / sum(train_counts)
     return torch.where(frequencies > 0, logits - frequencies.log(), -torch.inf)

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import torch
 
-from common.galaxies.facts import MAIN_CLASSES, SUBSETS
+from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, MAIN_CLASSES, SUBSETS
 
 
 def apportion(total, sizes, low, high):
@@ -69,6 +69,17 @@ def assignment_sizes(counts):
     counts = np.asarray(counts)
     tasks = {"main": (counts[:MAIN_CLASSES], 18000 / 20360), "transfer": (counts[MAIN_CLASSES:], 1000 / 1425)}
     return {task: int(min(round(n.sum() * share), trainable(n).sum())) for task, (n, share) in tasks.items()}
+
+
+def default_sizes(class_names, count, labels):
+    """Return the numbers of training images, by task, for labels, uint8 (n,), of these classes.
+
+    They are the assignment's, unless the classes are not those of Galaxy10 SDSS or `count`, the number of images of a
+    synthetic set, is another: then as `assignment_sizes` returns.
+    """
+    if class_names == CLASS_NAMES and count == sum(CLASS_COUNTS):
+        return ASSIGNMENT_SIZES
+    return assignment_sizes(np.bincount(labels, minlength=10))
 
 
 def split_indices(labels, groups, train_sizes, split, seed):
