@@ -132,7 +132,10 @@ def worker_processes(count, threads):
     others = set(multiprocessing.active_children())
     # Threads that wait give up their core. Spinning, as is the default, they keep it from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half dead
+    # Not forked from this process, whose torch has threads already, but from one that has only imported it.
+    servers = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if servers else "spawn")
+    context.set_forkserver_preload(["studies.runs"])
     executor = ProcessPoolExecutor(count, context, initializer=start_worker, initargs=(threads,))
     try:
         yield executor
