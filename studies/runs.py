@@ -26,7 +26,7 @@ from common.data import RandomCrop, make_loader
 from common.galaxies import split as splits
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 from common.hardware.device import choose_device
-from common.storage.artifacts import load_json, save_json
+from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from q1_data import channel_statistics
 
@@ -48,7 +48,8 @@ def draw_split(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
 
     data: Q1's dict, of any split; the numbers of training images stay. Images, uint8 (n, 3, h, w), labels and
-    indices, int64 (n,), of each subset, mean, std and fingerprint are new. Raises ValueError for a dict without indices.
+    indices, int64 (n,), of each subset, mean, std and fingerprint are new.
+    Raises ValueError for a dict without indices.
     """
     if not all(f"{subset}_indices" in data for subset in SUBSETS):
         raise ValueError("q1_data.pt holds no indices, without which no other split can be made: rerun q1_data.py")
@@ -174,3 +175,10 @@ def compute_one(key, folder, compute, settings, fingerprint):
         return result
     except (OSError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{folder.name}, {key}: {one_line(error)}") from error
+
+
+def save_study(out, study, figure, record):
+    """Write {study}.png and {study}.json into {out}/studies, one process at a time."""
+    folder = Path(out) / "studies"
+    with exclusive_lock(folder, study, patience=-1):
+        save_question(folder, study, None, figure, record)
