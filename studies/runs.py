@@ -115,8 +115,12 @@ def computed(keys, arguments, device, threads):
     """Compute the results of `keys`; give each key and its result as soon as it is there, in any order."""
     processes = min(len(keys), os.cpu_count() or 1)
     if processes <= 1 or choose_device(device).type != "cpu":
-        for key in keys:
-            yield key, compute_one(key, *arguments)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)  # on their number the last digits of a result depend
+        try:
+            yield from ((key, compute_one(key, *arguments)) for key in keys)
+        finally:
+            torch.set_num_threads(before)
         return
     with worker_processes(processes, threads) as executor:
         futures = {executor.submit(compute_one, key, *arguments): key for key in keys}

@@ -27,7 +27,12 @@ def paired_difference(first, second):
 
 
 def certain_sign(interval):
-    """Return 1 or -1 when a 95 % interval lies wholly above or below 0, else 0; interval: a dict with low and high."""
+    """Return 1 or -1 when a 95 % interval lies wholly above or below 0, else 0; interval: a dict with low and high.
+
+    Also 0 for an interval without width, of equal values: from these nothing tells how far others may lie.
+    """
+    if interval["low"] == interval["high"]:
+        return 0
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
@@ -36,7 +41,7 @@ def variance_parts(groups):
 
     groups: float (groups, n), n values each. Keys: between_sd (0 when the estimate is negative), within_sd, share
     (between, of the sum of both variances) with its 95 % interval low and high, exact for normal
-    values (Searle, Linear Models, 1971, ch. 9), and p_value, of no variance between.
+    values (Searle, Linear Models, 1971, ch. 9), and p_value, of no variance between. Of equal values these four are NaN.
     """
     groups = np.asarray(groups, dtype=float)
     count, n = groups.shape
@@ -45,7 +50,7 @@ def variance_parts(groups):
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = between / within
         bounds = [ratio / stats.f.ppf(quantile, *degrees) for quantile in (0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2)]
-        share, low, high = (float(np.clip((f - 1) / (f + n - 1), 0, 1)) for f in (ratio, *bounds))
+        share, low, high = (float(np.clip(1 - n / (f + n - 1), 0, 1)) for f in (ratio, *bounds))
     return {
         "between_sd": float(np.sqrt(max(between - within, 0) / n)),
         "within_sd": float(np.sqrt(within)),
