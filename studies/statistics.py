@@ -40,8 +40,8 @@ def variance_parts(groups):
     """Split a metric's variance into that between groups and that within them, by one-way analysis of variance.
 
     groups: float (groups, n), n values each. Keys: between_sd (0 when the estimate is negative), within_sd, share
-    (between, of the sum of both variances) with its 95 % interval low and high, exact for normal
-    values (Searle, Linear Models, 1971, ch. 9), and p_value, of no variance between. Of equal values these four are NaN.
+    (between, of the sum of both variances) with its 95 % interval low and high, exact for normal values (Searle,
+    Linear Models, 1971, ch. 9), and p_value, of no variance between. The last four are NaN for equal values.
     """
     groups = np.asarray(groups, dtype=float)
     count, n = groups.shape
