@@ -196,7 +196,6 @@ def main():
     train_counts = results[keys[0]]["train_counts"]
     test_counts = np.bincount(results[keys[0]]["labels"], minlength=MAIN_CLASSES).tolist()
     sentences = describe(summary, class_names, train_counts, test_counts)
-    print("\n".join(sentences))
     record = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args)}
     record |= {
         "class_names": class_names,

@@ -21,6 +21,7 @@ import torch
 from torchvision import transforms
 from tqdm import tqdm
 
+from common import plots
 from common.cli import one_line
 from common.data import RandomCrop, make_loader
 from common.galaxies import split as splits
@@ -182,7 +183,8 @@ def compute_one(key, folder, compute, settings, fingerprint):
 
 
 def save_study(out, study, figure, record):
-    """Write {study}.png and {study}.json into {out}/studies, one process at a time."""
+    """Print the answer, a list of sentences, and write {study}.png and {study}.json into {out}/studies."""
+    print(plots.titled(f"studies.{study}", record["source"]), *record["answer"], sep="\n")
     folder = Path(out) / "studies"
     with exclusive_lock(folder, study, patience=-1):
         save_question(folder, study, None, figure, record)

@@ -198,7 +198,6 @@ def main():
     variance = {name: variance_parts(values) for name, values in accuracies.items()}
     course = {name: COURSE[q] for name, q in COURSE_NAMES.items()} if data["source"] == "galaxy10-sdss" else {}
     sentences = describe(protocols, variance)
-    print("\n".join(sentences))
     record = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args), "protocols": protocols}
     record |= {"grid": accuracies, "variance": variance, "course": course, "answer": sentences}
     save_study(args.out, "seeds", seeds_figure(protocols, course, data["source"]), record)

@@ -153,7 +153,6 @@ def main():
     )
     networks = summarise(results, args.seeds, args.parts)
     sentences = describe(networks)
-    print("\n".join(sentences))
     record = {
         "source": data["source"],
         "fingerprint": data["fingerprint"],

@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import run_well
+from conftest import ROOT, run_well
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 from torchvision import transforms
 
@@ -14,6 +14,7 @@ import studies.seeds
 import studies.symmetry
 from common.data import RandomCrop, make_loader, seed_epoch
 from common.galaxies.synthetic import synthetic_galaxy10
+from studies import tables
 from studies.baselines import nearest_neighbours
 
 
@@ -149,3 +150,34 @@ def test_the_balanced_sampler_shows_all_classes_alike_and_in_an_order_of_its_see
     counts = torch.bincount(epochs[0])
     assert counts.sum() == 1000
     assert (counts - 1000 / 3).abs().max() < 75  # five standard deviations
+
+
+def test_the_page_of_tables_is_that_of_the_committed_records(tmp_path):
+    folder = ROOT / "docs" / "studies"
+    if not list(folder.rglob("*.json")):
+        pytest.skip("docs/studies has no records yet")
+    assert (ROOT / "docs" / "studies.md").read_text(encoding="utf-8") == tables.page(folder)
+
+
+def test_the_tables_hold_the_records_figures(galaxies, monkeypatch, capsys):
+    docs = galaxies / "docs"
+    records = {}
+    for module, *options in ((studies.imbalance, "--epochs", 1), (studies.symmetry, "--parts", "1,2", "--epochs", 1)):
+        name = module.__name__.partition(".")[2]
+        records[name], _ = study(monkeypatch, capsys, module, galaxies / "0", "--seeds", "0,3", *options)
+        (docs / "studies").mkdir(parents=True, exist_ok=True)
+        (docs / "studies" / f"{name}.json").write_text(json.dumps(records[name]))
+    monkeypatch.setattr(sys, "argv", ["tables", "--docs", str(docs)])
+    tables.main()
+    text = (docs / "studies.md").read_text()
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("|")}
+    for method in ("none", "sampler"):
+        assert f"| {100 * records['imbalance']['methods'][method]['value']['macro F1']['mean']:.1f} %" in rows[method]
+    accuracy = records["symmetry"]["networks"]["cnn"]["accuracy"]["2"]["both"]["mean"]
+    assert f"{100 * accuracy:.1f} %" in rows["100"]  # the CNN's comes last
+    assert all(sentence in text for record in records.values() for sentence in record["answer"])
+
+
+def test_without_records_there_are_no_tables(tmp_path):
+    with pytest.raises(ValueError, match="holds no JSON file"):
+        tables.page(tmp_path)
