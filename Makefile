@@ -6,7 +6,6 @@ DATA           =## a Galaxy10 HDF5 file; empty: see SOURCE
 SOURCE         = auto## auto, real or synthetic
 COUNT          =## images of a synthetic set; empty: as many as Galaxy10 has
 SEED           = 0## of all that is drawn at random
-SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
 EPOCHS         =## of all three trainings; empty: the assignment's 50, 50 and 20
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
@@ -101,6 +100,7 @@ notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and 
 	$(PYTHON) -m submission.build --out '$(OUT)' --seed '$(SEED)' $(if $(DATA),--data '$(DATA)',--source '$(SOURCE)') \
 	    $(call option,--count,$(COUNT)) $(call option,--epochs,$(EPOCHS)) $(sizes)
 .PHONY: studies
+SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
 # A study only collects those of its results that are there already, of the same data and settings: so it always runs.
 STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
 studies: $(OUT)/q1_data.json ## what the assignment leaves open, measured over seeds
