@@ -74,6 +74,15 @@ $(OUT)/.%.args: $$(if $$(findstring [$$(ARGS_$$*)],[$$(shell cat '$(OUT)/.$$*.ar
 	@mkdir -p '$(OUT)'
 	@printf '%s' "$(ARGS_$*)" > $@
 
+.PHONY: studies
+SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
+# A study only collects those of its results that are there already, of the same data and settings: so it always runs.
+STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
+studies: $(OUT)/q1_data.json ## what the assignment leaves open, measured over seeds
+	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
+	$(PYTHON) -m studies.imbalance $(STUDY)
+	$(PYTHON) -m studies.symmetry $(STUDY)
+
 needs = { echo 'error: $(1)' >&2; exit 2; }
 
 .venv/requirements.installed: requirements.txt
@@ -99,14 +108,6 @@ smoke: ## the whole chain on a small synthetic set, in under a minute
 notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and its page
 	$(PYTHON) -m submission.build --out '$(OUT)' --seed '$(SEED)' $(if $(DATA),--data '$(DATA)',--source '$(SOURCE)') \
 	    $(call option,--count,$(COUNT)) $(call option,--epochs,$(EPOCHS)) $(sizes)
-.PHONY: studies
-SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
-# A study only collects those of its results that are there already, of the same data and settings: so it always runs.
-STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
-studies: $(OUT)/q1_data.json ## what the assignment leaves open, measured over seeds
-	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
-	$(PYTHON) -m studies.imbalance $(STUDY)
-	$(PYTHON) -m studies.symmetry $(STUDY)
 bench: $(ENVIRONMENT) ## how fast all this is against the usual way
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 clean: ## remove what the questions made, but not .venv
