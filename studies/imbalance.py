@@ -163,7 +163,7 @@ def imbalance_figure(summary, class_names, train_counts, source):
     none = summary["none"]["value"]
     order = np.argsort(train_counts)[::-1]
     classes = [label for label in order if np.isfinite(none["recall"][label]["mean"])]
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", width_ratios=(1, 2.3), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(15, 5.4), layout="constrained", width_ratios=(1, 2.3), sharey=True)
     for ax, names in zip(axes, (METRICS, classes), strict=True):
         for place, (method, found) in enumerate(summary.items()):
             value = found["value"]
@@ -173,12 +173,15 @@ def imbalance_figure(summary, class_names, train_counts, source):
             spread = np.nan_to_num([mean - low, high - mean])
             ax.errorbar(x, mean, spread, fmt="o", markersize=5, color=COLOURS[method], label=TITLES[method])
         ax.grid(alpha=0.25, axis="y")
-    axes[0].set_xticks(range(len(METRICS)), METRICS)
-    lines = ["\n".join(class_names[label].rsplit(", ", 1)) + f"\n{train_counts[label]:,}" for label in classes]
-    axes[1].set_xticks(range(len(classes)), lines, fontsize=9)
+    axes[0].set_xticks(range(len(METRICS)), [name.replace(" ", "\n") for name in METRICS])
+    lines = [
+        class_names[label].replace(", ", "\n").replace("-between ", "-between\n") + f"\n{train_counts[label]:,}"
+        for label in classes
+    ]
+    axes[1].set_xticks(range(len(classes)), lines, fontsize=8.5)
     axes[0].set(ylabel="%", title="All classes", ylim=(-5, 105))
     axes[1].set(xlabel="class, and its training images", title="Recall by class")
-    axes[1].legend(ncols=5, loc="upper center", bbox_to_anchor=(0.35, -0.24))
+    figure.legend(*axes[1].get_legend_handles_labels(), ncols=5, loc="outside lower center")
     figure.suptitle(plots.titled("Is it the imbalance? The CNN, trained against it", source))
     return figure
 

@@ -164,14 +164,15 @@ def seeds_figure(protocols, course, source):
                 ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
             ax.plot(mean, row + shift, "|", color=colour, markersize=14, markeredgewidth=2)
             label = f"{mean:.1f} %" + (", file's order" if kind == "file" else "")
-            ax.annotate(label, (values.max(), row + shift), xytext=(10, 0), textcoords="offset points", va="center")
+            right = np.nanmax([values.max(), min(100 * interval["high"], 100)])
+            ax.annotate(label, (right, row + shift), xytext=(10, 0), textcoords="offset points", va="center")
     for name, (accuracy, _) in course.items():
         ax.plot(100 * accuracy, rows[name] + 0.25, "v", color="black", markersize=6)
         ax.annotate(
             "course", (100 * accuracy, rows[name] + 0.25), xytext=(7, 0), textcoords="offset points", va="center"
         )
     ax.set_yticks(list(rows.values()), list(TITLES.values()))
-    ax.set(xlabel="test accuracy (%): points seeds, lines the mean's 95 % interval", xlim=(None, 105))
+    ax.set(xlabel="test accuracy (%): points seeds, lines the mean's 95 % interval", xlim=(0, 119))
     ax.grid(alpha=0.25, axis="x")
     figure.suptitle(plots.titled("How much the answers vary", source))
     return figure

@@ -121,17 +121,15 @@ def symmetry_figure(networks, source):
             intervals = [network["accuracy"][part][use] for part in network["accuracy"]]
             mean, low, high = (100 * np.array([each[side] for each in intervals]) for side in ("mean", "low", "high"))
             ax.plot(counts, mean, line, marker=marker, color=COLOURS[name], alpha=alpha)
-            ax.fill_between(counts, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+            ax.fill_between(counts, low.clip(0, 100), high.clip(0, 100), color=COLOURS[name], alpha=0.15, linewidth=0)
             for count, part in zip(counts, network["seeds"], strict=True):
                 seeds = 100 * np.array(network["seeds"][part][use])
                 ax.plot(np.full(len(seeds), count), seeds, ".", color=COLOURS[name], alpha=0.4, markersize=4)
-            label = "no symmetries" if use == "neither" else "trained and predicting\nwith the symmetries"
-            offset, align = ((0, -14), "top") if use == "neither" else ((0, 12), "bottom")
-            middle = len(counts) // 2
-            ax.annotate(
-                label, (counts[middle], mean[middle]), xytext=offset, textcoords="offset points", ha="center",
-                va=align, color=COLOURS[name], alpha=max(alpha, 0.8),
-            )  # fmt: skip
+            label = (
+                "- - without the symmetries" if use == "neither" else "— trained and predicting\nwith the symmetries"
+            )
+            height = 0.05 if use == "neither" else 0.8
+            ax.text(0.97, height, label, transform=ax.transAxes, ha="right", color=COLOURS[name], alpha=max(alpha, 0.8))
         ax.set_xscale("log")
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.minorticks_off()

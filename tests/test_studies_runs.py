@@ -90,6 +90,7 @@ def test_no_process_outlives_the_study(tmp_path, sent):
     study.wait(20)
     workers = [int(path.name.split("-")[1]) for path in tmp_path.glob("started-*")]
     wait_until(lambda: not any(is_running(worker) for worker in workers))
+    assert len(workers) == 2
 
 
 def is_running(process):
