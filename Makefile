@@ -77,6 +77,15 @@ $(OUT)/q5_transfer.json: q5_transfer.py q4_confusion.py $(CODE) $(OUT)/q1_data.j
 $(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn q4_confusion q5_transfer)
 	$(PYTHON) summary.py --out '$(OUT)'
 
+.PHONY: studies
+SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
+# A study only collects those of its results that are there already, of the same data and settings: so it always runs.
+STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
+studies: $(OUT)/q1_data.json ## what the assignment leaves open, measured over seeds
+	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
+	$(PYTHON) -m studies.imbalance $(STUDY)
+	$(PYTHON) -m studies.symmetry $(STUDY)
+
 needs = { echo 'error: $(1)' >&2; exit 2; }
 
 .venv/requirements.installed: requirements.txt

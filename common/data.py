@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from common.hardware.gpu import ResidentLoader
 
@@ -149,22 +149,26 @@ def seed_epoch(loader, seed, epoch):
     So an epoch can be repeated without those before it. Epoch 0 is for evaluation.
     """
     order, crops, others = map(int, np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64))
-    if isinstance(loader.sampler, RandomSampler):
+    if isinstance(loader.sampler, (RandomSampler, WeightedRandomSampler)):
         loader.sampler.generator.manual_seed(order)
     loader.dataset.crop_generator.manual_seed(crops)
     loader.dataset.transform_generator.manual_seed(others)
 
 
-def make_loader(images, labels, transform, batch_size=64, shuffle=False):
+def make_loader(images, labels, transform, batch_size=64, shuffle=False, weights=None):
     """Return a DataLoader of transformed crops, float32 (batch, 3, size, size), and labels, int64 (batch,).
 
-    images: uint8 (n, 3, h, w); transform: as MyDataset takes it. `seed_epoch` seeds the next pass.
+    images: uint8 (n, 3, h, w); transform: as MyDataset takes it; weights: of each image, float (n,), to sample n images
+    per epoch with replacement. `seed_epoch` seeds the next pass.
     """
     dataset = MyDataset(images, labels, transform)
+    sampler = RandomSampler(dataset, generator=torch.Generator()) if shuffle else SequentialSampler(dataset)
+    if weights is not None:
+        sampler = WeightedRandomSampler(weights, len(weights), generator=torch.Generator())
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=RandomSampler(dataset, generator=torch.Generator()) if shuffle else SequentialSampler(dataset),
+        sampler=sampler,
         generator=torch.Generator(),  # DataLoader seeds workers from it at every pass: not from torch's own
         collate_fn=lambda batch: batch,  # __getitems__ has put the batch together
     )

@@ -1,0 +1,130 @@
+"""The full tables of all studies, docs/studies.md, from the records of finished studies.
+
+Reads the JSON files that the studies wrote, in any folders under docs/studies (copy them there from OUT/studies).
+Writes docs/studies.md.
+"""
+
+import ast
+from pathlib import Path
+
+from common import cli, plots
+from common.storage.artifacts import load_json, save_text
+from studies.statistics import percent, points
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ("cp artifacts/studies/*.json docs/studies/; python -m studies.tables",)
+INTRODUCTION = """# The studies
+
+Made by `python -m studies.tables` from the JSON files in [studies](studies); `make studies` measures them.
+
+In brackets are 95 % intervals. That of a mean over seeds is Student's t: it is for the mean over all seeds, each with
+its own split of the same file of galaxies, not for other galaxies. Differences are between the same seeds, in
+pairs. Those of `imbalance` are wider: they also hold the chance of which images are tested (bootstrap over seeds and
+images). "Cannot be told" means that the interval holds 0.
+"""
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--docs", default="docs", metavar="DIR", help="folder of studies/ and studies.md")
+    return parser.parse_args(argv)
+
+
+def table(header, rows):
+    """Return a Markdown table as lines; header and each row: text or anything with a text form."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
+
+
+def seeds_tables(record):
+    """Return the tables of studies/seeds.py."""
+    lines = []
+    for kind, found in record["protocols"].items():
+        lines += ["The file's own order:" if kind == "file" else "Stratified splits, one per seed:", ""]
+        rows = [
+            (name.replace("_", " "), percent(each), f"{100 * each['sd']:.1f}" if each["n"] > 1 else "–",
+             f"{100 * each['lowest']:.1f} – {100 * each['highest']:.1f}", found["test_count"][name])
+            for name, each in found["accuracy"].items()
+        ]  # fmt: skip
+        header = ("method", "accuracy, mean over seeds", "standard deviation", "lowest – highest", "test images")
+        lines += table(header, rows)
+    rows = [
+        (name.upper(), f"{100 * each['between_sd']:.1f}", f"{100 * each['within_sd']:.1f}",
+         f"{each['share']:.0%} [{each['low']:.0%}, {each['high']:.0%}]")
+        for name, each in record["variance"].items() if each["share"] == each["share"]
+    ]  # fmt: skip
+    header = ("network", "split to split (points)", "training to training (points)", "the split's share")
+    return lines + (table(header, rows) if rows else [])
+
+
+def imbalance_tables(record):
+    """Return the tables of studies/imbalance.py: the metrics, and the recalls by class."""
+    methods, names = record["methods"], [name for name in record["methods"]["none"]["value"] if name != "recall"]
+    rows = [(method, *(percent(each["value"][name]) for name in names)) for method, each in methods.items()]
+    changes = [
+        (f"{method} minus none", *(points(each["change"][name]) for name in names))
+        for method, each in methods.items()
+        if method != "none"
+    ]
+    recalls = [
+        (name, train, test, *(percent(each["value"]["recall"][label], 0) for each in methods.values()))
+        for label, (name, train, test) in enumerate(
+            zip(record["class_names"], record["train_counts"], record["test_counts"], strict=True)
+        )
+        if test
+    ]
+    return table(("method", *names), rows + changes) + table(("recall", "train", "test", *methods), recalls)
+
+
+def symmetry_tables(record):
+    """Return the tables of studies/symmetry.py: accuracies and gains by network and training images."""
+    lines = []
+    for name, network in record["networks"].items():
+        rows = [
+            (network["train_count"][part], *map(percent, network["accuracy"][part].values()), points(gain["both"]))
+            for part, gain in network["gain"].items()
+        ]
+        lines += table((f"{name.upper()}: training images", *network["accuracy"]["1"], "both minus neither"), rows)
+    return lines
+
+
+TABLES = {"seeds": seeds_tables, "imbalance": imbalance_tables, "symmetry": symmetry_tables}
+
+
+def question(study):
+    """Return the first line of a study's docstring."""
+    source = (ROOT / "studies" / f"{study}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
+
+
+def page(folder):
+    """Return docs/studies.md as text, from the JSON files under `folder`. Raises ValueError when there is none."""
+    paths = sorted(Path(folder).rglob("*.json"), key=lambda path: (path.parent, path.stem))
+    if not paths:
+        raise ValueError(f"{folder} holds no JSON file of a study: copy those in OUT/studies there")
+    lines = [INTRODUCTION]
+    for path in paths:
+        record, study = load_json(path), path.stem
+        args = ", ".join(f"{name} {value}" for name, value in record.get("args", {}).items() if name != "out")
+        lines += [f"## {plots.titled(study, record['source'])}", "", question(study), ""]
+        lines += [*(f"- {sentence}" for sentence in record["answer"]), ""]
+        lines += [*TABLES.get(study, lambda record: [])(with_nan(record)), f"Settings: {args}.", ""]
+    return "\n".join(lines)
+
+
+def with_nan(value):
+    """Return nested dicts and lists with NaN in place of None, which stands for it in JSON."""
+    if isinstance(value, dict):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return float("nan") if value is None else value
+
+
+def main():
+    args = get_args()
+    save_text(page(Path(args.docs) / "studies"), Path(args.docs) / "studies.md")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,61 @@
+import numpy as np
+import torch
+from torch import nn
+from torchvision import transforms
+
+from common.data import Normalize, RandomCrop, make_loader
+from studies.symmetries import RandomSymmetry, SymmetryMean, by_gather, by_views, transformed
+
+
+def crops(count=64):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 48, 48, 3, generator=generator).permute(0, 3, 1, 2)  # channels_last, as the loaders give
+
+
+def by_numpy(image):
+    """The eight symmetries of an image, float (3, h, w): four rotations, and those of its mirror image."""
+    return [np.rot90(each, turns, axes=(1, 2)) for each in (image, image[:, :, ::-1]) for turns in range(4)]
+
+
+def test_the_eight_are_the_rotations_and_reflections_of_the_square():
+    image = crops(1)[0]
+    ours = {transformed(image, symmetry).numpy().tobytes() for symmetry in range(8)}
+    assert ours == {np.ascontiguousarray(each).tobytes() for each in by_numpy(image.numpy())}
+    assert len(ours) == 8
+    assert torch.equal(transformed(image, 0), image)
+
+
+def test_each_crop_of_a_batch_gets_its_own_and_the_copies_stay_channels_last():
+    batch, symmetries = crops(), torch.arange(64) % 8
+    before = batch.clone()
+    expected = torch.stack([transformed(image, int(each)) for image, each in zip(batch, symmetries, strict=True)])
+    for transform in (by_views, by_gather, RandomSymmetry()):
+        turned = transform(batch, symmetries)
+        assert torch.equal(turned, expected)
+        assert turned.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, before)
+
+
+def test_all_eight_occur_on_the_batch_path_and_are_those_of_the_seed():
+    images, labels = torch.randint(256, (1, 3, 69, 69), dtype=torch.uint8).repeat(800, 1, 1, 1), torch.zeros(800).long()
+    transform = transforms.Compose([RandomCrop(69), Normalize(torch.zeros(3), torch.ones(3)), RandomSymmetry()])
+    loader = make_loader(images, labels, transform)
+    loader.dataset.transform_generator.manual_seed(1)
+    first = torch.cat([batch for batch, _ in loader])
+    counts = np.unique(first.reshape(800, -1).numpy(), axis=0, return_counts=True)[1]
+    assert len(counts) == 8
+    assert counts.min() > 60  # of 100 expected, standard deviation 9
+    loader.dataset.transform_generator.manual_seed(1)
+    assert torch.equal(torch.cat([batch for batch, _ in loader]), first)
+    one, _ = loader.dataset[0]
+    assert (one.numpy() == first.numpy()).all(axis=(1, 2, 3)).any()
+
+
+def test_the_mean_over_the_symmetries_does_not_depend_on_how_an_image_lies():
+    torch.manual_seed(0)
+    network = SymmetryMean(nn.Sequential(nn.Flatten(), nn.Linear(6912, 8)))
+    batch = crops(5)
+    with torch.no_grad():
+        expected = torch.stack([network.network(transformed(batch, each)).softmax(1) for each in range(8)]).mean(0)
+        for symmetry in range(8):
+            torch.testing.assert_close(network(transformed(batch, symmetry)), expected, rtol=1e-4, atol=1e-5)
