@@ -16,28 +16,23 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import nn
-from torchvision import transforms
 
 from common import cli, plots
-from common.data import Normalize, RandomCrop, make_loader, make_loaders
+from common.data import make_loader, make_loaders
 from common.galaxies.split import stratified_split
-from common.hardware.device import adam_options, choose_device
-from common.storage.artifacts import load_data, save_question
-from common.train import predict, train
-from q2_fcn import make_fcn
-from q3_cnn import make_cnn
+from common.hardware.device import choose_device
+from common.storage.artifacts import load_data
+from common.train import predict
 from studies import reliability
-from studies.runs import collect, draw_split, number_list
-from studies.statistics import mean_interval
+from studies.runs import collect, draw_split, number_list, save_study
+from studies.statistics import certain_sign, mean_interval, points
+from studies.training import COLOURS, NETWORKS, crop_and_normalise, train_network
 
 EXAMPLES = (
     "python -m studies.calibration",
     "python -m studies.calibration --seeds 0-9",
     "python -m studies.calibration --seeds 3  # one of them, as a job of its own",
 )
-NETWORKS = {"fcn": (make_fcn, 0.001), "cnn": (make_cnn, 0.002)}  # and Adam's learning rate, of Q2 and Q3
-COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
 
 
 def get_args(argv=None):
@@ -65,15 +60,12 @@ def measure(key, out, epochs, held_out, device):
     train_size = len(labels) - max(1, round(held_out * len(labels)))
     kept, out_of_training = stratified_split(labels.numpy(), train_size, seed)
     data |= {"main_train_images": images[kept], "main_train_labels": labels[kept]}
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    transform = crop_and_normalise(data)
     held_loader = make_loader(images[out_of_training], labels[out_of_training], transform)
     results = {"train_count": len(kept), "held_out_count": len(out_of_training)}
     for name, (make_network, lr) in NETWORKS.items():
         train_loader, test_loader = make_loaders(data, "main", transform, 64, device)
-        torch.manual_seed(seed)
-        network = make_network().to(device)
-        optimizer = torch.optim.Adam(network.parameters(), lr=lr, **adam_options(device))
-        train(network, nn.CrossEntropyLoss(), optimizer, train_loader, test_loader, epochs, seed)
+        network = train_network(make_network, lr, train_loader, epochs, seed, device)
         results[name] = test_result(predict(network.cpu(), held_loader), predict(network.to(device), test_loader))
     return results
 
@@ -138,7 +130,7 @@ def describe(networks, count):
         mean, name = network["mean"], name.upper()
         over = mean["overconfidence_before"]
         verdict = "whether it claims too much or too little cannot be told"
-        if certain(over):
+        if certain_sign(over):
             verdict = f"it claims too {'much' if over['mean'] > 0 else 'little'}"
         sentences.append(
             f"{name}: stated probability minus share correct is {points(over)} on average: {verdict}. "
@@ -148,34 +140,19 @@ def describe(networks, count):
         )
         change, loss = mean["debiased_error_change"], mean["loss_change"]
         effect = "changes the error by an amount whose sign cannot be told"
-        if certain(change):
+        if certain_sign(change):
             effect = f"{'lowers' if change['mean'] < 0 else 'raises'} the error"
         sentences.append(
-            f"{name}: the temperature, {plain(mean['temperature'])}, {effect}: by {points(change)}, "
-            f"to {points(mean['debiased_error_after'])}. The test loss changes by {plain(loss)} nats."
+            f"{name}: the temperature, {number(mean['temperature'])}, {effect}: by {points(change)}, "
+            f"to {points(mean['debiased_error_after'])}. The test loss changes by {number(loss)} nats."
         )
     return sentences
 
 
-def certain(interval):
-    """Say whether a 95 % interval lies clear of 0."""
-    return interval["low"] > 0 or interval["high"] < 0
-
-
-def points(interval):
-    """Return a mean and its interval in percentage points, such as 5.1 points [2.0, 8.2]."""
-    return f"{100 * interval['mean']:.1f} points{bounds(interval, 100, 1)}"
-
-
-def plain(interval):
-    """Return a mean and its interval, such as 1.52 [1.40, 1.64]."""
-    return f"{interval['mean']:.2f}{bounds(interval, 1, 2)}"
-
-
-def bounds(interval, scale, digits):
-    """Return an interval's bounds as text; nothing for that of a single seed, which has none."""
-    low, high = scale * interval["low"], scale * interval["high"]
-    return f" [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else " (one seed: no interval)"
+def number(interval):
+    """Return a mean and its interval, such as 1.52 [1.40, 1.64]; a single seed has no interval."""
+    low, high = interval["low"], interval["high"]
+    return f"{interval['mean']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else " (one seed, no interval)")
 
 
 def calibration_figure(networks, source):
@@ -226,7 +203,6 @@ def main():
     networks = summarise(results)
     test_count = len(data["main_test_labels"])
     answer = describe(networks, test_count)
-    print(*answer, sep="\n")
     record = {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
@@ -236,7 +212,7 @@ def main():
         "answer": answer,
         "networks": networks,
     }
-    save_question(out / "studies", "calibration", None, calibration_figure(networks, data["source"]), record)
+    save_study(out, "calibration", calibration_figure(networks, data["source"]), record)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -41,15 +42,21 @@ def optimal_head(features, labels):
     """Return the head with the lowest mean cross entropy on features, float32 (n, d), and labels, int64 (n,).
 
     It is unique but for directions in which no feature varies. None where a plane separates the two classes: then
-    the loss has no minimum at finite weights. Without regularisation, by scikit-learn's L-BFGS on standardised features.
+    the loss has no minimum at finite weights. Not regularised; by
+    scikit-learn's Newton steps on standardised features, in one thread: several that wait for busy cores take longer.
     """
-    scaler = StandardScaler().fit(features.double().numpy())
-    scaled = scaler.transform(features.double().numpy())
-    model = LogisticRegression(C=np.inf, tol=1e-9, max_iter=20000).fit(scaled, labels.numpy())
-    if model.score(scaled, labels.numpy()) == 1:
+    features, labels = features.double().numpy(), labels.numpy()
+    varies = features.std(0) > 0  # a unit that never fires would make Newton's equations singular
+    scaler = StandardScaler().fit(features[:, varies])
+    scaled = scaler.transform(features[:, varies])
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8, max_iter=100)
+    with threadpool_limits(1):
+        model.fit(scaled, labels)
+    if model.score(scaled, labels) == 1:
         return None
-    direction = model.coef_[0] / scaler.scale_
-    bias = model.intercept_[0] - direction @ scaler.mean_
+    direction = np.zeros(features.shape[1])
+    direction[varies] = model.coef_[0] / scaler.scale_
+    bias = model.intercept_[0] - direction[varies] @ scaler.mean_
     head = nn.Linear(len(direction), 2).double()
     with torch.no_grad():  # the two logits of opposite sign: their difference is scikit-learn's decision function
         head.weight.copy_(torch.from_numpy(np.stack((-direction, direction)) / 2))
@@ -100,4 +107,5 @@ def cross_validated_accuracy(train, test, seed):
         folds = StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=seed)
         strengths = np.logspace(-4, 1, 6)
         model = LogisticRegressionCV(Cs=strengths, cv=folds, scoring="neg_log_loss", max_iter=1000)
-    return float(make_pipeline(StandardScaler(), model).fit(features, labels).score(test_features, test_labels))
+    with threadpool_limits(1):
+        return float(make_pipeline(StandardScaler(), model).fit(features, labels).score(test_features, test_labels))

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import transforms
 
 from common import cli
-from common.data import Normalize, RandomCrop, make_loader, make_loaders, seed_epoch
+from common.data import make_loader, make_loaders, seed_epoch
 from common.hardware.device import accelerate, adam_options, choose_device
 from common.metrics import majority_accuracy
-from common.storage.artifacts import load_data, load_tensors, save_question
+from common.storage.artifacts import load_data, load_tensors
 from common.storage.checkpoint import check_origin, load_backbone, weights_hash
 from common.train import predict, train_epoch, train_step
 from q3_cnn import make_backbone
 from studies import encoders, heads
-from studies.runs import collect, draw_split, number_list
+from studies.runs import collect, draw_split, number_list, save_study
+from studies.training import crop_and_normalise
 from studies.transfer_report import describe, summarise, transfer_figure
 
 EXAMPLES = (
@@ -69,10 +69,10 @@ def fit_network(network, data, transform, epochs, seed, device):
 
 
 def sample(out, seed):
-    """Return Q1's dict in the split of `seed`, normalised as the trained backbone was, the transform and a test loader."""
+    """Return Q1's dict in the split of `seed`, with the backbone's own mean and std, its transform and a test loader."""
     original = load_data(out)
     data = draw_split(original, seed) | {name: original[name] for name in ("mean", "std")}
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    transform = crop_and_normalise(data)
     return data, transform, make_loader(data["transfer_test_images"], data["transfer_test_labels"], transform)
 
 
@@ -184,8 +184,7 @@ def main():
     record = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args), "encoder": encoder}
     record |= summarise(results, encoded, sizes, len(data["transfer_test_labels"]))
     record["answer"] = describe(record)
-    print(*record["answer"], sep="\n")
-    save_question(out / "studies", "transfer", None, transfer_figure(record), record)
+    save_study(out, "transfer", transfer_figure(record), record)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from common import plots
-from studies.statistics import mean_interval
+from studies.statistics import bounds, certain_sign, mean_interval, percent
 
 LABELS = {
     "frozen": "trained backbone, frozen",
@@ -13,7 +13,14 @@ LABELS = {
     "random": "random backbone, frozen",
     "encoder": "encoder, frozen",
 }
-COLOURS = {"frozen": "#009E73", "tuned": "#CC79A7", "scratch": "#E69F00", "random": "#777777", "encoder": "#000000"}
+# The CNN's own colour for Q5's network, as in studies.seeds; the others are of Okabe & Ito too.
+COLOURS = {
+    "frozen": plots.TEST_COLOUR,
+    "tuned": "#CC79A7",
+    "scratch": "#009E73",
+    "random": "#777777",
+    "encoder": "#000000",
+}
 PAIRS = (("frozen", "random"), ("frozen", "scratch"), ("tuned", "scratch"), ("tuned", "frozen"))
 
 
@@ -88,30 +95,15 @@ def describe(record):
 def verdicts(differences, sizes):
     """Return in words where a difference of accuracies, an interval by size, is clear of 0."""
     parts = []
-    for verb, clear in (
-        ("ahead", lambda each: each["low"] > 0),
-        ("behind", lambda each: each["high"] < 0),
-        ("cannot be told", lambda each: not (each["low"] > 0 or each["high"] < 0)),
-    ):
+    for sign, words in ((1, "ahead with"), (-1, "behind with"), (0, "cannot be told with")):
         chosen = [
-            f"{size} ({100 * each['mean']:+.1f}{bounds(each)})"
+            f"{size} ({100 * each['mean']:+.1f}{bounds(each, 1)})"
             for size, each in zip(sizes, differences, strict=True)
-            if clear(each)
+            if certain_sign(each) == sign
         ]
         if chosen:
-            parts.append(f"{verb} with {', '.join(chosen)}")
+            parts.append(f"{words} {', '.join(chosen)}")
     return "; ".join(parts) + " points"
-
-
-def percent(interval):
-    """Return an accuracy and its interval in per cent."""
-    return f"{interval['mean']:.1%}{bounds(interval)}"
-
-
-def bounds(interval):
-    """Return an interval's bounds in per cent; nothing for that of a single sample, which has none."""
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f" [{low:.1f}, {high:.1f}]" if np.isfinite(low) else ""
 
 
 def transfer_figure(record):

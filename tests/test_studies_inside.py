@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from common.models import fully_connected
 from conftest import random_data, run_well
 from torch import nn
 
-import look_inside
+from q2_fcn import make_fcn
+from studies import inside
 
 
 def data(count=40):
@@ -19,7 +19,7 @@ def data(count=40):
 def test_shifted_crops_are_windows_off_the_centre():
     galaxies = data(3)
     for right, down in ((0, 0), (10, 0), (-10, 0), (0, 7), (0, -10)):
-        crops = look_inside.crop_at(galaxies, "main", right, down)
+        crops = inside.crop_at(galaxies, "main", right, down)
         top, left = 10 + down, 10 + right
         window = galaxies["main_test_images"][:, :, top : top + 48, left : left + 48]
         expected = (window - galaxies["mean"].view(3, 1, 1)) / galaxies["std"].view(3, 1, 1)
@@ -29,12 +29,12 @@ def test_shifted_crops_are_windows_off_the_centre():
 def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
     galaxies = data()
     torch.manual_seed(0)
-    figures = look_inside.under_shifts(fully_connected(), galaxies)
+    figures = inside.under_shifts(make_fcn(), galaxies)
     assert figures["changed"][0] == 0
     assert figures["changed"][-1] > 0
     blind = nn.Sequential(nn.Flatten(), nn.Linear(6912, 8))
     nn.init.zeros_(blind[1].weight)
-    figures = look_inside.under_shifts(blind, galaxies)
+    figures = inside.under_shifts(blind, galaxies)
     assert set(figures["changed"]) == {0.0}
     assert len(set(figures["accuracy"])) == 1
 
@@ -43,7 +43,7 @@ def test_the_decision_line_is_where_the_logits_are_equal():
     torch.manual_seed(0)
     features, head = torch.randn(50, 64), nn.Linear(64, 2)
     with torch.no_grad():
-        plane = look_inside.features_in_a_plane(features, head)
+        plane = inside.features_in_a_plane(features, head)
         logits = head(features)
     torch.testing.assert_close(plane[:, 0], logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-5)
     assert ((plane[:, 0] > 0) == (logits.argmax(1) == 1)).all()
@@ -60,12 +60,12 @@ def test_the_script_writes_its_pictures_and_figures(synthetic_run, tmp_path):
     out, _ = synthetic_run
     for name in ("q1_data", "q2_fcn", "q3_cnn", "q5_transfer"):
         (tmp_path / f"{name}.pt").symlink_to(out / f"{name}.pt")
-    run_well("look_inside.py", "--out", tmp_path)
-    record = json.loads((tmp_path / "inside.json").read_text())
+    run_well("studies/inside.py", "--out", tmp_path)
+    record = json.loads((tmp_path / "studies/inside.json").read_text())
     labels = torch.load(out / "q1_data.pt", weights_only=True)["main_test_labels"]
     for mistakes in record["confident_mistakes"].values():
         probabilities = [probability for _, _, probability in mistakes]
         assert probabilities == sorted(probabilities, reverse=True)
         assert all(predicted != labels[index] for index, predicted, _ in mistakes)
-    assert {path.name for path in tmp_path.glob("inside_*.png")} == {
+    assert {path.name for path in (tmp_path / "studies").glob("inside_*.png")} == {
         f"inside_{name}.png" for name in ("mistakes", "filters", "shifts", "features")}  # fmt: skip

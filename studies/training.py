@@ -1,0 +1,40 @@
+"""The trainings of Q2 and Q3 inside a study: the same networks, learning rates, crops and steps."""
+
+import torch
+from torch import nn
+from torchvision import transforms
+
+from common import plots
+from common.data import Normalize, RandomCrop, make_loader
+from common.hardware.device import adam_options
+from common.train import train
+from q2_fcn import make_fcn
+from q3_cnn import make_cnn
+
+NETWORKS = {"fcn": (make_fcn, 0.001), "cnn": (make_cnn, 0.002)}  # and Adam's learning rate, of Q2 and Q3
+COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
+
+
+def crop_and_normalise(data, *others):
+    """Return Q1's transform: random crops, normalised by `data`'s mean and std, then `others`."""
+    return transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"]), *others])
+
+
+def train_network(make_network, lr, train_loader, epochs, seed, device, criterion=None):
+    """Return a network trained as q2_fcn.py and q3_cnn.py do with `--seed SEED`, bit for bit.
+
+    make_network: a function; criterion: unless given, nn.CrossEntropyLoss(). Nothing is tested on the way.
+    """
+    torch.manual_seed(seed)
+    network = make_network().to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr, **adam_options(device))
+    train(network, criterion or nn.CrossEntropyLoss(), optimizer, train_loader, few_images(train_loader), epochs, seed)
+    return network
+
+
+def few_images(loader):
+    """Return a loader of 64 training images: `train` measures on it after each epoch what no study reads."""
+    dataset = loader.dataset
+    few = make_loader(dataset.data[:64], dataset.target[:64], dataset.transform)
+    device = next(iter(loader))[0].device
+    return few if device.type == "cpu" else type(loader)(few, device)
