@@ -69,7 +69,7 @@ def fit_network(network, data, transform, epochs, seed, device):
 
 
 def sample(out, seed):
-    """Return Q1's dict in the split of `seed`, with the backbone's own mean and std, its transform and a test loader."""
+    """Return Q1's dict in the split of `seed`, with the backbone's mean and std, its transform and a test loader."""
     original = load_data(out)
     data = draw_split(original, seed) | {name: original[name] for name in ("mean", "std")}
     transform = crop_and_normalise(data)

@@ -1,9 +1,14 @@
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit, softmax
 from torch.nn.functional import cross_entropy
 
+from common.storage.artifacts import load_data
+from studies import calibration as study
 from studies import reliability
 from studies.calibration import describe, summarise
 from studies.calibration import test_result as result_of
@@ -75,3 +80,23 @@ def test_a_temperature_changes_confidences_and_no_prediction():
     sentences = describe(networks, 300)  # one seed: no interval, so nothing can be told
     assert "cannot be told" in sentences[0]
     assert "cannot be told" in sentences[1]
+
+
+def test_the_study_runs_and_keeps_out_what_it_fits_the_temperature_on(synthetic_run, tmp_path, monkeypatch, capsys):
+    out, _ = synthetic_run
+    (tmp_path / "q1_data.pt").symlink_to(out / "q1_data.pt")
+    options = ["--seeds", "0,1", "--epochs", "2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["calibration", "--out", str(tmp_path), *options])
+    study.main()
+    record = json.loads((tmp_path / "studies/calibration.json").read_text())
+    result = json.loads((tmp_path / "studies/calibration/seed-1.json").read_text())
+    whole = len(load_data(tmp_path)["main_train_labels"])
+    assert result["train_count"] + result["held_out_count"] == whole
+    assert result["held_out_count"] == round(whole / 10)
+    for name in ("fcn", "cnn"):
+        seeds = record["networks"][name]["seeds"]
+        confidence, correct = (np.array(result[name][key]) for key in ("confidence_after", "correct"))
+        assert seeds["error_after"][1] == reliability.calibration_error(confidence, correct)
+        assert seeds["accuracy"][1] == correct.mean()
+    assert (tmp_path / "studies/calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "temperature" in capsys.readouterr().out

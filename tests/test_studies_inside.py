@@ -1,9 +1,10 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_data, run_well
+from conftest import random_data
 from torch import nn
 
 from q2_fcn import make_fcn
@@ -56,11 +57,12 @@ def test_the_decision_line_is_where_the_logits_are_equal():
     assert plane[:, 1].var().item() == pytest.approx(widest, rel=1e-3)
 
 
-def test_the_script_writes_its_pictures_and_figures(synthetic_run, tmp_path):
+def test_the_script_writes_its_pictures_and_values(synthetic_run, tmp_path, monkeypatch):
     out, _ = synthetic_run
     for name in ("q1_data", "q2_fcn", "q3_cnn", "q5_transfer"):
         (tmp_path / f"{name}.pt").symlink_to(out / f"{name}.pt")
-    run_well("studies/inside.py", "--out", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["inside", "--out", str(tmp_path)])
+    inside.main()
     record = json.loads((tmp_path / "studies/inside.json").read_text())
     labels = torch.load(out / "q1_data.pt", weights_only=True)["main_test_labels"]
     for mistakes in record["confident_mistakes"].values():
