@@ -4,8 +4,8 @@ For each seed: the split, initial weights and crops of `make all SEED=s`, but a 
 FCN and CNN are trained on the others. Then the temperature is fitted on the part kept out: the T with the lowest cross
 entropy of logits / T (Guo et al. 2017). It changes no prediction, only the stated probabilities. The expected
 calibration error on the test images is the mean gap between stated probability and share correct in ten bins of
-equal number. As it is above 0 for any network at few images, its debiased estimate (Kumar et al. 2019) and what a
-calibrated network would get are given too.
+equal number. As it is above 0 for any network at few images, an estimate with less of this bias
+(Kumar et al. 2019) and what a calibrated network would get are given too.
 
 Reads q1_data.pt under --out. Writes, in its folder studies/, calibration.json, calibration.png and a file per seed.
 """
@@ -112,7 +112,7 @@ def summarise(results):
         bins = {
             when: np.array(
                 [
-                    reliability.equal_bins(np.array(result[name][f"confidence_{when}"]), result[name]["correct"])
+                    reliability.equal_bins(result[name][f"confidence_{when}"], result[name]["correct"])
                     for result in results.values()
                 ]
             )[:, :2].tolist()  # (seeds, 2, bins): stated and correct
