@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 import nbformat.v4 as v4
@@ -79,19 +80,19 @@ QUESTIONS = (
         "q5_transfer",
     ),
     Question(
-        "look_inside.py",
+        "studies/inside.py",
         "A look inside",
         "What do the networks see? Their most confident mistakes, the first filters, both networks under shifted "
         "images, and the features of the two new classes.",
-        'run("look_inside.py")',
+        'run("studies/inside.py")',
         {
-            "inside_mistakes": "The most confident mistakes of each network, with predicted and true class names.",
-            "inside_filters": "The eight filters of the first layer and their responses to three galaxies.",
-            "inside_shifts": "Accuracy and changed predictions of both networks as test images are shifted.",
-            "inside_features": "Test features of the two new classes in a plane, with the decision line.",
+            "studies/inside_mistakes": "The most confident mistakes of each network, with predicted and true class names.",
+            "studies/inside_filters": "The eight filters of the first layer and their responses to three galaxies.",
+            "studies/inside_shifts": "Accuracy and changed predictions of both networks as test images are shifted.",
+            "studies/inside_features": "Test features of the two new classes in a plane, with the decision line.",
         },
         discuss.discuss_shifts,
-        "inside",
+        "studies/inside",
     ),
 )
 
@@ -150,7 +151,7 @@ def introduction():
     files = [path for path in files if path not in scripts]
     wanted = requirements([*scripts, *files])
     published = {remote.sha256: name for name, remote in download.PUBLISHED.items()}
-    folders = sorted({path.rpartition("/")[0] for path in files} - {""})
+    folders = sorted({path.rpartition("/")[0] for path in (*scripts, *files)} - {""})
     helpers = texts.HELPERS.format(published=published, folders=folders)
     return [
         v4.new_markdown_cell(texts.TITLE),
@@ -172,7 +173,7 @@ def notebook(settings):
     numbers = count(1)
     for question in QUESTIONS:
         script, name = question.script, question.discuss.__name__
-        anchor = script.partition("_")[0]
+        anchor = Path(script).stem.partition("_")[0]
         cells.append(heading(f"## {question.heading}\n\n*Asked:* {question.asked}", anchor))
         cells.append(file_cell(script, "script"))
         cells.append(code(question.call, f"run {script}"))

@@ -104,7 +104,8 @@ def find_data():
 
 def run(script, **options):
     \"\"\"Run one of the scripts and show what it prints; options that are None are left out.\"\"\"
-    command = [sys.executable, script, "--out", str(OUT), "--seed", str(SEED)]
+    program = ["-m", script.removesuffix(".py").replace("/", ".")] if "/" in script else [script]
+    command = [sys.executable, *program, "--out", str(OUT), "--seed", str(SEED)]
     for name, value in options.items():
         if value is not None:
             command += [f"--{{name.replace('_', '-')}}", str(value)]

@@ -147,13 +147,13 @@ def test_every_option_reaches_the_scripts(galaxies):
         exec(question.call, dict(space))
     expected = {"data": "galaxies.h5", "split": "file", "image_size": 60, "main_train": 160, "transfer_train": 40}
     trained = {"epochs": 1, "device": "cpu", "precision": "bf16"}
-    expected = {"q1_data.py": expected, "q4_confusion.py": {"device": "cpu"}, "look_inside.py": {}} | {
+    expected = {"q1_data.py": expected, "q4_confusion.py": {"device": "cpu"}, "studies/inside.py": {}} | {
         f"{name}.py": trained for name in ("q2_fcn", "q3_cnn", "q5_transfer")
     }
     assert calls == expected
     for script, options in expected.items():  # and the scripts know them
         words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        args = vars(importlib.import_module(script.removesuffix(".py")).get_args(words))
+        args = vars(importlib.import_module(script.removesuffix(".py").replace("/", ".")).get_args(words))
         assert {name: args[name] for name in options} == options
 
 

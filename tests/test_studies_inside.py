@@ -1,13 +1,14 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_data, run_well
+from conftest import random_data
 from torch import nn
 
-import look_inside
 from q2_fcn import make_fcn
+from studies import inside
 
 
 def data(count=40):
@@ -19,24 +20,24 @@ def data(count=40):
 def test_shifted_crops_are_windows_off_the_centre():
     galaxies = data(3)
     for right, down in ((0, 0), (10, 0), (-10, 0), (0, 7), (0, -10)):
-        crops = look_inside.crop_at(galaxies, "main", right, down)
+        crops = inside.crop_at(galaxies, "main", right, down)
         top, left = 10 + down, 10 + right
         window = galaxies["main_test_images"][:, :, top : top + 48, left : left + 48]
         expected = (window - galaxies["mean"].view(3, 1, 1)) / galaxies["std"].view(3, 1, 1)
         torch.testing.assert_close(crops, expected)
 
 
-def shifts_of(network, galaxies, shifts=look_inside.SHIFTS):
-    predictions = look_inside.shifted_predictions(network, galaxies, shifts)
-    return look_inside.under_shifts(predictions, galaxies["main_test_labels"])
+def shifts_of(network, galaxies, shifts=inside.SHIFTS):
+    predictions = inside.shifted_predictions(network, galaxies, shifts)
+    return inside.under_shifts(predictions, galaxies["main_test_labels"])
 
 
 @pytest.mark.parametrize(("size", "furthest"), [(48, 0), (49, 0), (50, 1), (67, 8), (68, 10), (69, 10), (256, 10)])
 def test_the_furthest_shift_keeps_every_crop_within_the_images(size, furthest):
     images, labels = random_data(8, size)
     galaxies = {**data(8), "main_test_images": images, "main_test_labels": labels}
-    shifts = look_inside.possible_shifts(galaxies)
-    assert shifts == [shift for shift in look_inside.SHIFTS if shift <= furthest]
+    shifts = inside.possible_shifts(galaxies)
+    assert shifts == [shift for shift in inside.SHIFTS if shift <= furthest]
     figures = shifts_of(make_fcn(), galaxies, shifts)
     assert len(figures["accuracy"]) == len(figures["changed"]) == len(shifts)
 
@@ -56,19 +57,19 @@ def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
 
 
 def test_networks_are_compared_image_by_image_at_the_furthest_shift():
-    still = torch.zeros(len(look_inside.SHIFTS), 4, 6, dtype=torch.int64)
+    still = torch.zeros(len(inside.SHIFTS), 4, 6, dtype=torch.int64)
     restless = still.clone()
     restless[-1, 0, :5] = 1  # five images change in one direction
     restless[1, :, 5] = 1  # and one, but not at the furthest shift
-    assert look_inside.compare_shifts(restless, still) == {"fcn_more": 5, "cnn_more": 0, "p_value": 2 * 0.5**5}
-    assert look_inside.compare_shifts(restless, restless) == {"fcn_more": 0, "cnn_more": 0, "p_value": 1}
+    assert inside.compare_shifts(restless, still) == {"fcn_more": 5, "cnn_more": 0, "p_value": 2 * 0.5**5}
+    assert inside.compare_shifts(restless, restless) == {"fcn_more": 0, "cnn_more": 0, "p_value": 1}
 
 
 def test_the_decision_line_is_where_the_logits_are_equal():
     torch.manual_seed(0)
     features, head = torch.randn(50, 64), nn.Linear(64, 2)
     with torch.no_grad():
-        plane = look_inside.features_in_a_plane(features, head)
+        plane = inside.features_in_a_plane(features, head)
         logits = head(features)
     torch.testing.assert_close(plane[:, 0], logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-5)
     assert ((plane[:, 0] > 0) == (logits.argmax(1) == 1)).all()
@@ -81,30 +82,34 @@ def test_the_decision_line_is_where_the_logits_are_equal():
     assert plane[:, 1].var().item() == pytest.approx(widest, rel=1e-3)
 
 
-def test_the_script_writes_its_pictures_and_figures(synthetic_run, tmp_path):
+def test_the_script_writes_its_pictures_and_values(synthetic_run, tmp_path, monkeypatch):
     out, _ = synthetic_run
     for name in ("q1_data", "q2_fcn", "q3_cnn", "q5_transfer"):
         (tmp_path / f"{name}.pt").symlink_to(out / f"{name}.pt")
-    run_well("look_inside.py", "--out", tmp_path)
-    record = json.loads((tmp_path / "inside.json").read_text())
+    monkeypatch.setattr(sys, "argv", ["inside", "--out", str(tmp_path)])
+    inside.main()
+    record = json.loads((tmp_path / "studies/inside.json").read_text())
     labels = torch.load(out / "q1_data.pt", weights_only=True)["main_test_labels"]
     for mistakes in record["confident_mistakes"].values():
         probabilities = [probability for _, _, probability in mistakes]
         assert probabilities == sorted(probabilities, reverse=True)
         assert all(predicted != labels[index] for index, predicted, _ in mistakes)
-    assert {path.name for path in tmp_path.glob("inside_*.png")} == {
+    assert {path.name for path in (tmp_path / "studies").glob("inside_*.png")} == {
         f"inside_{name}.png" for name in ("mistakes", "filters", "shifts", "features")}  # fmt: skip
 
 
-def test_images_too_small_for_the_furthest_shifts_are_shown_with_the_others(synthetic_run, tmp_path):
+def test_images_too_small_for_the_furthest_shifts_are_shown_with_the_others(
+    synthetic_run, tmp_path, monkeypatch, capsys
+):
     out, _ = synthetic_run
     small = torch.load(out / "q1_data.pt", weights_only=True)
     small |= {key: value[..., :54, :54].clone() for key, value in small.items() if key.endswith("images")}
     torch.save(small, tmp_path / "q1_data.pt")
     for name in ("q2_fcn", "q3_cnn", "q5_transfer"):
         (tmp_path / f"{name}.pt").symlink_to(out / f"{name}.pt")
-    printed = run_well("look_inside.py", "--out", tmp_path)
-    assert "with a shift of 3 pixels, the furthest in these images" in printed
-    record = json.loads((tmp_path / "inside.json").read_text())
+    monkeypatch.setattr(sys, "argv", ["inside", "--out", str(tmp_path)])
+    inside.main()
+    assert "with a shift of 3 pixels, the furthest in these images" in capsys.readouterr().out
+    record = json.loads((tmp_path / "studies/inside.json").read_text())
     assert record["shifts"] == [0, 1, 2, 3]
     assert all(len(figures["changed"]) == 4 for figures in record["under_shifts"].values())

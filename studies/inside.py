@@ -1,7 +1,7 @@
 """What the networks see: confident mistakes, filters, shifted crops, and the transfer's features in a plane.
 
-Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt. Writes, under --out, inside_mistakes.png,
-inside_filters.png, inside_shifts.png, inside_features.png and inside.json.
+Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes, in its folder studies/,
+inside_mistakes.png, inside_filters.png, inside_shifts.png, inside_features.png and inside.json.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from common.train import predict
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
-EXAMPLES = ("python look_inside.py", "python look_inside.py --out artifacts")
+EXAMPLES = ("python -m studies.inside", "python -m studies.inside --out artifacts")
 SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
 CPU = torch.device("cpu")
 
@@ -201,7 +201,7 @@ def main():
         "features": features_figure(plane, labels, data["class_names"][8:], data["source"]),
     }
     for name, figure in figures.items():
-        artifacts.save_figure(figure, out / f"inside_{name}.png")
+        artifacts.save_figure(figure, out / "studies" / f"inside_{name}.png")
     record = {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
@@ -210,7 +210,7 @@ def main():
         "paired": compare_shifts(**shifted),
         "confident_mistakes": confident,
     }
-    artifacts.save_json(record, out / "inside.json")
+    artifacts.save_json(record, out / "studies" / "inside.json")
 
 
 if __name__ == "__main__":
