@@ -84,7 +84,7 @@ def test_a_changed_script_or_module_redoes_what_depends_on_it(project):
     assert sorted(touched(project, "q4_confusion.py")) == ["q4_confusion", "q5_transfer", "summary"]
     assert sorted(touched(project, "q3_cnn.py")) == ["q3_cnn", "q4_confusion", "q5_transfer", "summary"]
     assert touched(project, "summary.py") == ["summary"]
-    assert sorted(touched(project, "common/synthetic.py")) == sorted([*QUESTIONS, "summary"])
+    assert sorted(touched(project, "common/galaxies/synthetic.py")) == sorted([*QUESTIONS, "summary"])
     assert sorted(touched(project, "galaxies.h5")) == sorted([*QUESTIONS, "summary"])
 
 
@@ -142,8 +142,9 @@ for kind in ("png",) if name == "q4_confusion" else ("pt", "png"):
 
 
 def copy_stand_ins(folder):
-    (folder / "common").mkdir(parents=True)
-    for name in ("Makefile", "common/__init__.py", "common/storage/stale.py", "common/defaults.py"):
+    (folder / "common" / "storage").mkdir(parents=True)
+    modules = ("__init__", "storage/__init__", "storage/stale", "defaults", "packages")
+    for name in ("Makefile", "requirements.txt", *(f"common/{module}.py" for module in modules)):
         shutil.copy(ROOT / name, folder / name)
     for name in QUESTIONS:
         (folder / f"{name}.py").write_text(STAND_IN)
