@@ -150,7 +150,7 @@ def main():
     for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
         load_trained(network, out / f"{script}.pt", data, f"{script}.py", args.force)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    confident, shifts = {}, {}
+    confident, shifts, answer = {}, {}, []
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", transform, 64, CPU)
         logits, labels = predict(network, test_loader)
@@ -159,8 +159,9 @@ def main():
         wrong = [index for index in surest if predicted[index] != labels[index]]
         confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
         shifts[name] = under_shifts(network, data)
-        print(f"{name.upper()}: accuracy {shifts[name]['accuracy'][0]:.1%} at the centre, ", end="")
-        print(f"{shifts[name]['accuracy'][-1]:.1%} shifted by {SHIFTS[-1]} pixels")
+        at_centre, shifted = (f"{shifts[name]['accuracy'][place]:.1%}" for place in (0, -1))
+        answer.append(f"{name.upper()}: accuracy {at_centre} at the centre, {shifted} shifted by {SHIFTS[-1]} pixels.")
+        print(answer[-1])
 
     transfer = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     load_trained(transfer, out / "q5_transfer.pt", data, "q5_transfer.py", args.force)
@@ -182,6 +183,7 @@ def main():
         "shifts": SHIFTS,
         "under_shifts": shifts,
         "confident_mistakes": confident,
+        "answer": answer,
     }
     artifacts.save_json(record, out / "studies" / "inside.json")
 

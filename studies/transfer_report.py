@@ -126,8 +126,8 @@ def transfer_figure(record):
     heights = apart(ends, (ax.get_ylim()[1] - ax.get_ylim()[0]) / 20)
     for name, height in heights.items():
         ax.annotate(
-            texts[name], (sizes[-1], ends[name]), (sizes[-1] * 1.12, height), va="center", annotation_clip=False,
-            color=COLOURS.get(name, "0.45"), arrowprops={"arrowstyle": "-", "color": "0.8"},
+            texts[name], (sizes[-1], ends[name]), (sizes[-1] * 1.2, height), va="center", annotation_clip=False,
+            color=COLOURS.get(name, "0.45"), arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
         )  # fmt: skip
     ax.set(xlabel="labelled galaxies of the two new classes", ylabel="test accuracy (%)")
     ax.grid(alpha=0.25)
