@@ -81,10 +81,13 @@ $(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn
 SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
 # A study only collects those of its results that are there already, of the same data and settings: so it always runs.
 STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
-studies: $(OUT)/q1_data.json ## what the assignment leaves open, measured over seeds
+studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(OUT)/q5_transfer.json ## what the assignment leaves open, measured over seeds
 	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
 	$(PYTHON) -m studies.imbalance $(STUDY)
 	$(PYTHON) -m studies.symmetry $(STUDY)
+	$(PYTHON) -m studies.transfer $(STUDY)
+	$(PYTHON) -m studies.calibration $(STUDY)
+	$(PYTHON) -m studies.inside --out '$(OUT)'
 
 needs = { echo 'error: $(1)' >&2; exit 2; }
 

@@ -25,7 +25,7 @@ from common.storage.artifacts import load_data
 from common.train import predict
 from studies import reliability
 from studies.runs import collect, draw_split, number_list, save_study
-from studies.statistics import certain_sign, mean_interval, points
+from studies.statistics import certain_sign, mean_interval, percent, points
 from studies.training import COLOURS, NETWORKS, crop_and_normalise, train_network
 
 EXAMPLES = (
@@ -134,7 +134,7 @@ def describe(networks, count):
             verdict = f"it claims too {'much' if over['mean'] > 0 else 'little'}"
         sentences.append(
             f"{name}: stated probability minus share correct is {points(over)} on average: {verdict}. "
-            f"Expected calibration error, debiased: {points(mean['debiased_error_before'])}; a calibrated network "
+            f"Expected calibration error, debiased: {percent(mean['debiased_error_before'])}; a calibrated network "
             f"would show {100 * mean['error_if_calibrated_before']['mean']:.1f} points without the debiasing, at "
             f"{count:,} images, and this one shows {100 * mean['error_before']['mean']:.1f}."
         )
@@ -144,7 +144,7 @@ def describe(networks, count):
             effect = f"{'lowers' if change['mean'] < 0 else 'raises'} the error"
         sentences.append(
             f"{name}: the temperature, {number(mean['temperature'])}, {effect}: by {points(change)}, "
-            f"to {points(mean['debiased_error_after'])}. The test loss changes by {number(loss)} nats."
+            f"to {percent(mean['debiased_error_after'])}. The test loss changes by {number(loss)} nats."
         )
     return sentences
 
@@ -160,7 +160,7 @@ def calibration_figure(networks, source):
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1, 1, 0.8))
     for ax, when, title in zip(axes, ("before", "after"), ("As trained", "With temperature"), strict=False):
         ax.plot([0, 100], [0, 100], color="0.6", linestyle="--")
-        ax.text(36, 39, "calibrated", color="0.45", rotation=45, rotation_mode="anchor", ha="center")
+        ax.text(21.5, 14, "calibrated", color="0.45")
         for place, (name, network) in enumerate(networks.items()):
             bins = 100 * np.array(network["bins"][when])  # (seeds, 2, bins)
             stated, correct = bins.mean(0)

@@ -174,7 +174,7 @@ def main():
         load_trained(network, out / f"{script}.pt", data, f"{script}.py", args.force)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     shifts = possible_shifts(data)
-    confident, measured, shifted = {}, {}, {}
+    confident, measured, shifted, answer = {}, {}, {}, []
     for name, network in networks.items():
         _, test_loader = make_loaders(data, "main", transform, 64, CPU)
         logits, labels = predict(network, test_loader)
@@ -184,9 +184,10 @@ def main():
         confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
         shifted[name] = shifted_predictions(network, data, shifts)
         measured[name] = under_shifts(shifted[name], data["main_test_labels"])
-        accuracy = measured[name]["accuracy"]
-        print(f"{name.upper()}: accuracy {accuracy[0]:.1%} at the centre, ", end="")
-        print(f"{accuracy[-1]:.1%} with a shift of {shifts[-1]} pixels, the furthest in these images")
+        at_centre, furthest = (f"{measured[name]['accuracy'][place]:.1%}" for place in (0, -1))
+        sentence = f"{name.upper()}: accuracy {at_centre} at the centre, {furthest} with a shift of {shifts[-1]} pixels"
+        answer.append(f"{sentence}, the furthest in these images.")
+        print(answer[-1])
 
     transfer = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     load_trained(transfer, out / "q5_transfer.pt", data, "q5_transfer.py", args.force)
@@ -209,6 +210,7 @@ def main():
         "under_shifts": measured,
         "paired": compare_shifts(**shifted),
         "confident_mistakes": confident,
+        "answer": answer,
     }
     artifacts.save_json(record, out / "studies" / "inside.json")
 

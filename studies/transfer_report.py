@@ -42,15 +42,26 @@ def summarise(results, encoded, sizes, test_count):
     record["differences"] = {
         f"{first} - {second}": by_size(accuracy[first] - accuracy[second]) for first, second in PAIRS
     }
-    compared = [result["head"] for result in results if result["head"]]
-    record["separable_samples"] = len(results) - len(compared)
-    record["head"] = None
-    if compared:
-        gaps = {f"{name}_loss_gap": [head[f"{name}_loss"][0] - head[f"{name}_loss"][1] for head in compared]
-                for name in ("train", "test")}  # fmt: skip
-        others = {name: [head[name] for head in compared] for name in ("agreement", "angle", "correlation")}
-        record["head"] = {name: mean_interval(values) for name, values in (gaps | others).items()}
+    record["head"] = {name: head_means(results, name) for name in ("trained", "random")}
     return record
+
+
+def head_means(results, name):
+    """Return how Adam's heads on a backbone, trained or random, compare with the optimum, over samples that have one.
+
+    Keys: separable_samples, the number of those that have none, and if there are others the means with intervals.
+    """
+    compared = [result["head"][name] for result in results if name in result["head"]]
+    means = {"separable_samples": len(results) - len(compared)}
+    if not compared:
+        return means
+    gaps = {
+        f"{subset}_loss_gap": [head[f"{subset}_loss"][0] - head[f"{subset}_loss"][1] for head in compared]
+        for subset in ("train", "test")
+    }
+    values = gaps | {key: [head[key] for head in compared] for key in ("agreement", "angle", "correlation")}
+    optimum = [result["optimum_accuracy"][name] for result in results if name in result["head"]]
+    return means | {key: mean_interval(each) for key, each in (values | {"optimum_accuracy": optimum}).items()}
 
 
 def by_size(values):
@@ -68,21 +79,22 @@ def describe(record):
     for pair, differences in record["differences"].items():
         first, second = (LABELS[name] for name in pair.split(" - "))
         sentences.append(f"{first.capitalize()} against {second}: {verdicts(differences, sizes)}.")
-    head = record["head"]
-    if head:
-        sentences.append(
-            f"With all galaxies, Adam's head has a training loss {head['train_loss_gap']['mean']:.4f} nats above the "
-            f"exact optimum of logistic regression on the same features; on the test images its loss is "
-            f"{abs(head['test_loss_gap']['mean']):.4f} {'higher' if head['test_loss_gap']['mean'] > 0 else 'lower'}. "
-            f"The two agree on {head['agreement']['mean']:.1%} of the test images. Their decision directions are "
-            f"{head['angle']['mean']:.0f} degrees apart in feature space; their logit differences correlate with "
-            f"{head['correlation']['mean']:.3f}."
-        )
-    if record["separable_samples"]:
-        sentences.append(
-            f"In {record['separable_samples']} samples a plane separates the classes of the training features, so that "
-            "logistic regression has no finite optimum to compare with."
-        )
+    for name, head in record["head"].items():
+        if head["separable_samples"]:
+            sentences.append(
+                f"In {head['separable_samples']} samples a plane separates the classes of the {name} backbone's "
+                "training features, so that logistic regression has no finite optimum to compare with."
+            )
+        if "angle" in head:
+            gap = head["test_loss_gap"]["mean"]
+            sentences.append(
+                f"Adam's head on all galaxies, {name} backbone: its training loss is "
+                f"{head['train_loss_gap']['mean']:.4f} nats above that of the exact optimum of logistic regression, "
+                f"its test loss {abs(gap):.4f} {'above' if gap > 0 else 'below'}; they agree on "
+                f"{head['agreement']['mean']:.1%} of the test images. The decision directions are "
+                f"{head['angle']['mean']:.0f} degrees apart, the logit differences correlate with "
+                f"{head['correlation']['mean']:.3f}. The optimum's test accuracy: {percent(head['optimum_accuracy'])}."
+            )
     if record.get("encoder"):
         sentences.append(
             f"{record['encoder']['encoder']}, frozen, at {record['encoder']['input_size'][1]} pixels, against the "
@@ -126,8 +138,9 @@ def transfer_figure(record):
     heights = apart(ends, (ax.get_ylim()[1] - ax.get_ylim()[0]) / 20)
     for name, height in heights.items():
         ax.annotate(
-            texts[name], (sizes[-1], ends[name]), (sizes[-1] * 1.12, height), va="center", annotation_clip=False,
-            color=COLOURS.get(name, "0.45"), arrowprops={"arrowstyle": "-", "color": "0.8"},
+            texts[name], (sizes[-1], ends[name]), (sizes[-1] * 1.2, height), va="center", annotation_clip=False,
+            color=COLOURS.get(name, "0.45"),
+            arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
         )  # fmt: skip
     ax.set(xlabel="labelled galaxies of the two new classes", ylabel="test accuracy (%)")
     ax.grid(alpha=0.25)

@@ -86,7 +86,7 @@ QUESTIONS = (
         "images, and the features of the two new classes.",
         'run("studies/inside.py")',
         {
-            "studies/inside_mistakes": "The most confident mistakes of each network, with predicted and true class names.",
+            "studies/inside_mistakes": "The most confident mistakes of each network, with predicted and true names.",
             "studies/inside_filters": "The eight filters of the first layer and their responses to three galaxies.",
             "studies/inside_shifts": "Accuracy and changed predictions of both networks as test images are shifted.",
             "studies/inside_features": "Test features of the two new classes in a plane, with the decision line.",

@@ -98,9 +98,7 @@ def test_the_script_writes_its_pictures_and_values(synthetic_run, tmp_path, monk
         f"inside_{name}.png" for name in ("mistakes", "filters", "shifts", "features")}  # fmt: skip
 
 
-def test_images_too_small_for_the_furthest_shifts_are_shown_with_the_others(
-    synthetic_run, tmp_path, monkeypatch, capsys
-):
+def test_images_too_small_for_the_furthest_shifts_use_the_others(synthetic_run, tmp_path, monkeypatch, capsys):
     out, _ = synthetic_run
     small = torch.load(out / "q1_data.pt", weights_only=True)
     small |= {key: value[..., :54, :54].clone() for key, value in small.items() if key.endswith("images")}

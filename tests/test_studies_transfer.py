@@ -126,6 +126,8 @@ def test_the_study_runs_with_an_encoder_whose_features_are_kept(synthetic_run, t
     assert record["sizes"] == [25, whole]
     assert set(record["accuracy"]) == {"frozen", "random", "tuned", "scratch", "encoder"}
     assert all(0 <= each["mean"] <= 1 for intervals in record["accuracy"].values() for each in intervals)
+    for head in record["head"].values():
+        assert head["separable_samples"] == 2 or head["train_loss_gap"]["mean"] >= 0
     assert (tmp_path / "studies/transfer.png").read_bytes().startswith(b"\x89PNG")
     assert "SYNTHETIC" in capsys.readouterr().out
     [kept] = (tmp_path / "studies").glob("encoder-*.pt")
