@@ -4,6 +4,7 @@ import numpy as np
 
 from common import plots
 from common.describe import describe_comparison, describe_curves, describe_result
+from common.galaxies.appearance import appearance_range
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar
 from common.storage.artifacts import load_json, save_question
 from common.storage.atomic import is_writer
@@ -26,23 +27,27 @@ def training_record(options, data, task, model, criterion, history, train_loader
     logits, labels = predict(model, test_loader)
     test_loss, test_accuracy = loss_and_accuracy(criterion, logits, labels)
     predictions = logits.argmax(1)
+    train_images, train_labels = data[f"{task}_train_images"], data[f"{task}_train_labels"]
+    class_names = data["class_names"][:8] if task == "main" else data["class_names"][8:]
     return {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
         "made_from": {"q1_data": data["fingerprint"]},
         "weights_sha256": weights_hash(model.state_dict()),
         "args": options,
-        "class_names": data["class_names"][:8] if task == "main" else data["class_names"][8:],
+        "class_names": class_names,
         "mean": data["mean"].tolist(),
         "std": data["std"].tolist(),
-        "image_size": data[f"{task}_train_images"].shape[-1],
+        "image_size": train_images.shape[-1],
+        "appearance": appearance_range(train_images),
+        "train_counts": train_labels.bincount(minlength=len(class_names)).tolist(),
         "parameters": parameters,
         "trainable_parameters": trainable,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
         "test_accuracy_interval": accuracy_interval((predictions == labels).sum(), len(labels)),
         "test_count": len(labels),
-        "majority_accuracy": majority_accuracy(data[f"{task}_train_labels"], labels),
+        "majority_accuracy": majority_accuracy(train_labels, labels),
         "history": history,
         "test_predictions": predictions.tolist(),
     }
