@@ -189,9 +189,11 @@ def read_fits(path, size, field):
     """
     try:
         from astropy.io import fits
+        from astropy.utils.exceptions import AstropyUserWarning
         from astropy.visualization import make_lupton_rgb
     except ImportError:
         raise ValueError("is a FITS file, which astropy reads: pip install astropy") from None
+    warnings.filterwarnings("ignore", category=AstropyUserWarning)  # what is wrong with a file, its error says
     with fits.open(path, memmap=True) as file:
         cubes = [hdu for hdu in file if hdu.is_image and hdu.header["NAXIS"] == 3 and hdu.header["NAXIS3"] == 3]
         if not cubes:
@@ -204,5 +206,8 @@ def read_fits(path, size, field):
     bands[~np.isfinite(bands)] = 0
     bands -= np.median(bands, axis=(1, 2), keepdims=True)
     stretch = max(float(np.percentile(bands.mean(0), 99)) / 2, 1e-12)
-    pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)[::-1]  # north, the last row, on top
+    with np.errstate(invalid="ignore", divide="ignore"):  # of pixels without light
+        pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)[
+            ::-1
+        ]  # north, the last row, on top
     return np.asarray(to_size(Image.fromarray(np.ascontiguousarray(pixels)), size, 1.0))
