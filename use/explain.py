@@ -57,6 +57,7 @@ def explain(folder, number, record, answer, image, source):
     for axes in (left, right):
         axes.axis("off")
     figure.suptitle(titled(f"{record['class_name']}, {record['probability']:.0%}", source))
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(record["file"]).name).strip("._") or "picture"
+    stem = re.sub(r"\.[A-Za-z]+$", "", Path(record["file"]).name)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "picture"
     save_figure(figure, Path(folder) / f"{number:05d}_{stem[:80]}.png")
     plt.close(figure)
