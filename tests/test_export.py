@@ -161,7 +161,6 @@ def test_an_old_record_without_metrics_is_refused_and_nothing_written(exported, 
     path = save_network(tmp_path)
     record = path.with_suffix(".json")
     record.write_text(record.read_text().replace('"test_loss"', '"old"'))
-    assert "the record of q3_cnn is not whole" in error_of(
-        run("export.py", "--model", path, "--to", tmp_path / "model")
-    )
+    message = error_of(run("export.py", "--model", path, "--to", tmp_path / "model"))
+    assert message == "error: the record of q3_cnn lacks test_loss: rerun q3_cnn.py"
     assert not (tmp_path / "model").exists()

@@ -13,6 +13,7 @@ KINDS = {
     "q5_transfer": ("Transferred network for galaxies", "A convolutional network with a frozen, transferred backbone"),
 }
 FEW = 50  # training images of a class, below which the card warns
+NEEDED = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
 SETTINGS = ("epochs", "batch_size", "lr", "precision", "seed")
 GALAXY10 = (
     "Galaxy10 is by Henry Leung and Jo Bovy, <https://zenodo.org/records/10844811> (SDSS) and "
@@ -42,6 +43,9 @@ def onnx_example(size):
 
 def model_card(name, record, license):
     """Return the card of the network `name` as Markdown. Raises ValueError when the record lacks a metric."""
+    missing = [key for key in NEEDED if key not in record]
+    if missing:
+        raise ValueError(f"the record of {name} lacks {', '.join(missing)}: rerun {name}.py")
     title, kind = KINDS[name]
     source, counts = record["source"], record.get("train_counts")
     citation = EFIGI if "efigi" in source else GALAXY10 if source.startswith("galaxy10") else ""
@@ -53,26 +57,23 @@ def model_card(name, record, license):
         keep_trailing_newline=True,
     )
     environment.filters |= {"yaml": json.dumps, "zip": zip}  # a JSON string is one of YAML
-    try:
-        return environment.get_template("card.md.j2").render(
-            name=name,
-            title=title,
-            kind=kind,
-            record=record,
-            counts=counts,
-            synthetic=source == "synthetic",
-            data=trained_on(record),
-            crop=CROP_SIZE,
-            example=onnx_example(record["image_size"]),
-            settings={key: record["args"][key] for key in SETTINGS if key in record.get("args", {})},
-            rare=[
-                class_name
-                for class_name, count in zip(record["class_names"], counts or [], strict=bool(counts))
-                if count < FEW
-            ],
-            few=FEW,
-            license=license,
-            citation=citation,
-        )
-    except jinja2.UndefinedError as error:
-        raise ValueError(f"the record of {name} is not whole ({error}): rerun {name}.py") from None
+    return environment.get_template("card.md.j2").render(
+        name=name,
+        title=title,
+        kind=kind,
+        record=record,
+        counts=counts,
+        synthetic=source == "synthetic",
+        data=trained_on(record),
+        crop=CROP_SIZE,
+        example=onnx_example(record["image_size"]),
+        settings={key: record["args"][key] for key in SETTINGS if key in record.get("args", {})},
+        rare=[
+            class_name
+            for class_name, count in zip(record["class_names"], counts or [], strict=bool(counts))
+            if count < FEW
+        ],
+        few=FEW,
+        license=license,
+        citation=citation,
+    )

@@ -88,6 +88,7 @@ function softmax(logits) {
 // The central square of a picture at the size of the training images: the mean over each area, by the same rule and
 // roundings as PIL's resize, which predict.py uses. pixels: red, green, blue, alpha, as a canvas gives them.
 function toSize(pixels, width, height) {
+  const ONE = 2 ** 22;  // PIL computes with whole numbers, of which this many are 1
   const side = Math.min(width, height), scale = side / SIZE, wide = Math.max(scale, 1);
   const area = x => (x > -0.5 && x <= 0.5 ? 1 : 0), tent = x => Math.max(0, 1 - Math.abs(x));
   const filter = scale >= 1 ? area : tent, reach = (scale >= 1 ? 0.5 : 1) * wide;
@@ -97,7 +98,7 @@ function toSize(pixels, width, height) {
       const from = Math.max(0, Math.trunc(centre - reach + 0.5)), to = Math.min(length, Math.trunc(centre + reach + 0.5));
       const factors = Array.from({length: to - from}, (_, j) => filter((from + j - centre + 0.5) / wide));
       const sum = factors.reduce((a, b) => a + b);
-      return {from, factors: factors.map(factor => factor / sum)};
+      return {from, factors: factors.map(factor => Math.floor(factor / sum * ONE + 0.5))};
     });
   }
   const columns = taps((width - side) / 2, width), rows = taps((height - side) / 2, height);
@@ -106,14 +107,14 @@ function toSize(pixels, width, height) {
     for (let c = 0; c < 3; c++) {
       let sum = 0;
       factors.forEach((factor, j) => { sum += factor * pixels[4 * (y * width + from + j) + c]; });
-      across[3 * (y * SIZE + x) + c] = Math.floor(sum + 0.5);
+      across[3 * (y * SIZE + x) + c] = Math.floor(sum / ONE + 0.5);
     }
   });
   rows.forEach(({from, factors}, y) => {
     for (let i = 0; i < 3 * SIZE; i++) {
       let sum = 0;
       factors.forEach((factor, j) => { sum += factor * across[(from + j) * 3 * SIZE + i]; });
-      result[y * 3 * SIZE + i] = Math.floor(sum + 0.5);
+      result[y * 3 * SIZE + i] = Math.floor(sum / ONE + 0.5);
     }
   });
   return result;
@@ -219,7 +220,7 @@ function showProbabilities(kind, probabilities) {
     (state.truth === null ? "" : best === state.truth ? " – correct" : " – wrong");
 }
 
-const page = {frames: 0, milliseconds: 0, answer: null};  // for the test of this page
+const page = globalThis.playground = {frames: 0, milliseconds: 0, answer: null};  // what its test looks at
 let asked = false, spoken = 0;
 
 function update() {
@@ -279,7 +280,7 @@ function offer(galaxy, number) {
   $("galaxies").append(button);
 }
 
-async function open(file) {
+async function openPicture(file) {
   try {
     const bitmap = await createImageBitmap(file, {colorSpaceConversion: "none"}), {width, height} = bitmap;
     if (width * height > 100e6) throw new Error("it has more than 100,000,000 pixels");
@@ -294,11 +295,11 @@ async function open(file) {
   }
 }
 
-$("file").addEventListener("change", event => event.target.files[0] && open(event.target.files[0]));
+$("file").addEventListener("change", event => event.target.files[0] && openPicture(event.target.files[0]));
 document.addEventListener("dragover", event => event.preventDefault());
 document.addEventListener("drop", event => {
   event.preventDefault();
-  if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files[0]) openPicture(event.dataTransfer.files[0]);
 });
 
 let grip = null;
