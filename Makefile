@@ -18,7 +18,7 @@ DATASET        = sdss## which real set is fetched without DATA: sdss or decals
 # another's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
 .SECONDEXPANSION:
-.PHONY: all data fcn cnn confusion transfer test lint smoke bench notebook clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test lint smoke bench notebook playground export clean help FORCE
 
 all: $(OUT)/summary.txt ## all five questions, and a table at the end
 data: $(OUT)/q1_data.json ## Q1: read, look at, split and measure the galaxies
@@ -101,9 +101,20 @@ notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and 
 	    $(call option,--count,$(COUNT)) $(call option,--epochs,$(EPOCHS)) $(sizes)
 bench: $(ENVIRONMENT) ## how fast all this is against the usual way
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
+	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
+
+# What is done with the trained networks.
+playground: $(OUT)/playground.html ## a page in which the trained networks run, for a class room
+$(OUT)/playground.html: $(wildcard use/playground.* use/answer.py use/trained.py) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn)
+	$(PYTHON) -m use.playground --out '$(OUT)'
+export: $(OUT)/model/config.json ## the CNN for others: safetensors, ONNX and a model card
+$(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.json
+	$(if $(ENVIRONMENT),$(PYTHON) -m pip install --quiet --requirement requirements-extra.txt)
+	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
+
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/.q[1-5]_*
-	@-rmdir '$(OUT)' 2> /dev/null || true
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
+	@-rmdir "$(OUT)/model" "$(OUT)" 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile | expand -t 20
 	@echo 'Variables, as in make all SEED=1 EPOCHS=10:'

@@ -6,6 +6,7 @@ SYNTHETIC galaxies as JPEGs, an untrained network and pictures.json. Prints a ta
 
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from benchmarks.bench import ROOT, alternate, peak_memory
+from benchmarks.bench import peak_memory, seconds
 from common import cli
 from common.galaxies.facts import CLASS_NAMES
 from common.galaxies.pictures import read_pictures
@@ -33,7 +34,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     parser.add_argument("--count", type=cli.positive_int, default=5000, metavar="N", help="JPEGs that are timed")
     parser.add_argument("--many", type=cli.positive_int, default=100000, metavar="N", help="pictures for the memory")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3, metavar="N", help="times that both are timed")
+    parser.add_argument("--rounds", type=cli.positive_int, default=1, metavar="N", help="times that both are timed")
     cli.add_out_and_seed(parser)
     return parser.parse_args(argv)
 
@@ -66,6 +67,15 @@ def usual_loop(paths, network, record):
     return torch.stack(found)
 
 
+def predict_memory(paths, count, out):
+    """Return the peak memory, in GB, of predict.py --csv with `count` pictures: one of `paths` and many small ones."""
+    listed, small = out / "pictures.txt", out / "small.png"
+    Image.open(paths[0]).resize((SIZE, SIZE)).save(small)
+    listed.write_text(f"{paths[0]}\n" + f"{small}\n" * (count - 1))
+    code = "import sys, predict; sys.stdin = open(sys.argv.pop(1)); predict.main()"
+    return peak_memory("-c", code, listed, "-", "--model", out / "untrained.pt", "--csv", out / "answers.csv")
+
+
 def main():
     args = get_args()
     choose_device("cpu")
@@ -80,26 +90,27 @@ def main():
 
     answer = Answerer(network, record["mean"], record["std"], SIZE)
     threads = torch.get_num_threads()
-    timing = alternate(
-        lambda: list(answers(read_pictures(paths, SIZE, threads=threads), answer, record)),
-        lambda: usual_loop(paths, network, record),
-        args.rounds,
-        torch.device("cpu"),
-    )
+    timed = {
+        "seconds": lambda some: list(answers(read_pictures(some, SIZE, threads=threads), answer, record)),
+        "baseline_seconds": lambda some: usual_loop(some, network, record),
+    }
+    for function in timed.values():
+        function(paths[:100])  # to warm up
+    cpu, rounds = torch.device("cpu"), range(args.rounds)
+    pairs = [{name: seconds(partial(function, paths), cpu) for name, function in timed.items()} for _ in rounds]
+    timing = {name: statistics.median(pair[name] for pair in pairs) for name in timed}
+    timing["ratio"] = statistics.median(pair["baseline_seconds"] / pair["seconds"] for pair in pairs)
     ours = [found["probabilities"] for found, _ in answers(read_pictures(paths[:200], SIZE), answer, record)]
-    difference = statistics.fmean((torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().flatten().tolist())
+    difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
 
-    many = out / "many.h5"
-    memory = {}
-    for count in (args.count, args.many):
-        listed = out / "pictures.txt"
-        listed.write_text("".join(f"{paths[i % len(paths)]}\n" for i in range(count)))
-        command = f"import sys; sys.stdin = open({str(listed)!r}); sys.argv = {['predict.py', '-', '--model', str(out / 'untrained.pt'), '--csv', str(out / 'answers.csv')]!r}; import predict; predict.main()"
-        memory[count] = peak_memory("-c", command)
+    memory = {count: predict_memory(paths, count, out) for count in (args.count, args.many)}
     save_json({"pictures": args.count, **timing, "peak_memory_gb": memory, "threads": threads}, out / "pictures.json")
     print(
-        f"{args.count:,} JPEGs of {SIDE} pixels, nine crops each, {threads} threads: loop {timing['baseline_seconds']:.1f} s, "
-        f"predict.py {timing['seconds']:.1f} s, {timing['ratio']:.1f}x; probabilities differ by {difference:.1e} on average"
+        f"{args.count:,} JPEGs of {SIDE} pixels, nine crops each, {threads} threads: "
+        f"loop {timing['baseline_seconds']:.1f} s, predict.py {timing['seconds']:.1f} s, {timing['ratio']:.1f}x; "
+        f"probabilities differ by {difference:.1e} on average\n"
+        "peak memory of predict.py: "
+        + ", ".join(f"{gigabytes:.2f} GB for {count:,} pictures" for count, gigabytes in memory.items())
     )
 
 
