@@ -1,9 +1,9 @@
 """Say what kind of galaxy pictures show, with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
 
-Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images` and FITS cubes of three
-bands. Of each the centred square is resized to the size the network was trained on. Prints a table: the class, its
-probability, the second choice, and how many of the crops that are averaged answer another class. Writes only the
-files that are named.
+Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images`, and FITS cubes of three
+bands, the bluest first. Of each the centred square is resized to the size the network was trained on. Prints a table:
+the class, its probability, the second choice, and how many of the crops that are averaged answer another class.
+Writes only the files that are named.
 """
 
 import sys

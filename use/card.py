@@ -26,6 +26,7 @@ import json
 import numpy as np
 import onnxruntime
 from PIL import Image
+
 session = onnxruntime.InferenceSession("model.onnx")
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 image = Image.open("galaxy.png").convert("RGB").resize(({size}, {size}), Image.Resampling.BOX)

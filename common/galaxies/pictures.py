@@ -23,7 +23,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
 SUFFIXES |= {".h5", ".hdf5", ".fits", ".fit"}  # of the files that are looked for in folders
 MAX_PIXELS = 100_000_000  # of one picture; more are refused unread
 LARGE = 16_000_000  # pixels, above which pictures are decoded one at a time
-MAX_FITS_PIXELS = 25_000_000  # three bands of them are float32, and Lupton's mapping copies them
+MAX_ARRAY_PIXELS = 16_000_000  # of one in an HDF5 or FITS file, of which several copies are made
 MAX_BLOCK_BYTES = 500_000_000  # that an HDF5 file makes its reader decode at once
 ORIENTATION = 0x0112  # of EXIF
 READ_AHEAD = 32  # pictures for each thread
@@ -165,7 +165,7 @@ def hdf5_readers(path, size, field):
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             shape = " x ".join(map(str, images.shape))
             raise ValueError(f"images are {images.dtype} {shape}, not uint8 n x height x width x 3")
-        check_pixels(images.shape[1] * images.shape[2], MAX_FITS_PIXELS)
+        check_pixels(images.shape[1] * images.shape[2], MAX_ARRAY_PIXELS)
         rows = block_rows(images)
         needed = max(rows * math.prod(images.shape[1:]), math.prod(images.chunks or ()))
         if needed > MAX_BLOCK_BYTES:
@@ -194,20 +194,19 @@ def read_fits(path, size, field):
     except ImportError:
         raise ValueError("is a FITS file, which astropy reads: pip install astropy") from None
     warnings.filterwarnings("ignore", category=AstropyUserWarning)  # what is wrong with a file, its error says
-    with fits.open(path, memmap=True) as file:
+    with one_large_picture, fits.open(path, memmap=True) as file:
         cubes = [hdu for hdu in file if hdu.is_image and hdu.header["NAXIS"] == 3 and hdu.header["NAXIS3"] == 3]
         if not cubes:
             raise ValueError("holds no cube of three bands (3, height, width)")
         header = cubes[0].header
         width, height = header["NAXIS1"], header["NAXIS2"]
-        check_pixels(width * height, MAX_FITS_PIXELS)
+        check_pixels(width * height, MAX_ARRAY_PIXELS)
         left, top, right, bottom = (round(edge) for edge in central_square(width, height, field))
         bands = np.array(cubes[0].data[:, top:bottom, left:right], dtype=np.float32)
     bands[~np.isfinite(bands)] = 0
     bands -= np.median(bands, axis=(1, 2), keepdims=True)
     stretch = max(float(np.percentile(bands.mean(0), 99)) / 2, 1e-12)
     with np.errstate(invalid="ignore", divide="ignore"):  # of pixels without light
-        pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)[
-            ::-1
-        ]  # north, the last row, on top
-    return np.asarray(to_size(Image.fromarray(np.ascontiguousarray(pixels)), size, 1.0))
+        pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)
+    upright = np.ascontiguousarray(pixels[::-1])  # the last row, north, on top
+    return np.asarray(to_size(Image.fromarray(upright), size, 1.0))
