@@ -113,6 +113,13 @@ def test_exif_orientation_is_undone(tmp_path, galaxy, name, orientation):
     assert difference.max() <= (50 if name.endswith("jpg") else 1)  # of rounding rows or columns first
 
 
+def test_exif_orientation_is_undone_where_transparency_is_too(tmp_path, galaxy):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(galaxy))).convert("RGBA")
+    assert abs(read(saved(tmp_path / "a.png", stored, exif=exif)) - halved(galaxy)).max() <= 1
+
+
 def test_the_square_is_central_and_the_field_its_middle(tmp_path):
     pixels = np.zeros((138, 200, 3), dtype=np.uint8)
     pixels[:, 31:169] = 100
@@ -164,6 +171,7 @@ def compressed_bomb():
     return file.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore:Image size")  # PIL's, which pytest makes visible
 @pytest.mark.parametrize("content", [png_header(100_000, 10_000), png_header(12_000, 9_000), compressed_bomb()])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, content):
     (tmp_path / "bomb.png").write_bytes(content)
