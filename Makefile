@@ -24,7 +24,7 @@ endif
 # No two trainings at once, whatever -j says: torch uses all cores by itself, and two trainings that wait for each
 # other's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
-.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench notebook clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench notebook playground export clean help FORCE
 
 all: $(OUT)/summary.txt ## answer all five questions and print a table
 data: $(OUT)/q1_data.json ## Q1: read, show, split and measure the galaxies
@@ -124,11 +124,22 @@ smoke: ## the whole chain on a small synthetic set, in under a minute
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN=
 notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and its page
 	$(PYTHON) -m submission.build $(Q1) $(training)
-bench: $(ENVIRONMENT) ## how fast all this is against the usual way
+bench: $(ENVIRONMENT) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
+	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
+
+# What is done with the trained networks.
+playground: $(OUT)/playground.html ## a page in which the trained networks run, for a class room
+$(OUT)/playground.html: $(wildcard use/playground.* use/answer.py use/trained.py) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn)
+	$(PYTHON) -m use.playground --out '$(OUT)'
+export: $(OUT)/model/config.json ## the CNN for others: safetensors, ONNX and a model card
+$(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.json
+	$(if $(ENVIRONMENT),$(PYTHON) -m pip install --quiet --requirement requirements-extra.txt)
+	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
+
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/.q[1-5]_*
-	@-rmdir '$(OUT)' 2> /dev/null || true
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
+	@-rmdir "$(OUT)/model" "$(OUT)" 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
 	@echo 'Variables, as in make all SEED=1 EPOCHS=10:'

@@ -7,6 +7,7 @@ from scipy.stats import sem
 from torch.nn.functional import cross_entropy
 
 from common import plots
+from common.galaxies.appearance import appearance_range
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar
 from common.sentences import describe_comparison, describe_curves, describe_result
 from common.storage.artifacts import load_json, save_question
@@ -42,16 +43,20 @@ def training_record(options, data, task, model, criterion, history, train_loader
     test_loss, test_accuracy = loss_and_accuracy(criterion, *on_test)
     logits, labels = on_test
     predictions = logits.argmax(1)
+    train_images, train_labels = data[f"{task}_train_images"], data[f"{task}_train_labels"]
+    class_names = data["class_names"][:8] if task == "main" else data["class_names"][8:]
     return {
         "source": data["source"],
         "fingerprint": data["fingerprint"],
         "made_from": {"q1_data": data["fingerprint"]},
         "weights_sha256": weights_hash(model.state_dict()),
         "args": options,
-        "class_names": data["class_names"][:8] if task == "main" else data["class_names"][8:],
+        "class_names": class_names,
         "mean": data["mean"].tolist(),
         "std": data["std"].tolist(),
-        "image_size": data[f"{task}_train_images"].shape[-1],
+        "image_size": train_images.shape[-1],
+        "appearance": appearance_range(train_images),
+        "train_counts": train_labels.bincount(minlength=len(class_names)).tolist(),
         "parameters": parameters,
         "trainable_parameters": trainable,
         "final_train_loss": train_loss,
@@ -62,7 +67,7 @@ def training_record(options, data, task, model, criterion, history, train_loader
         "test_accuracy": test_accuracy,
         "test_accuracy_interval": accuracy_interval((predictions == labels).sum(), len(labels)),
         "test_count": len(labels),
-        "majority_accuracy": majority_accuracy(data[f"{task}_train_labels"], labels),
+        "majority_accuracy": majority_accuracy(train_labels, labels),
         "history": history,
         "test_predictions": predictions.tolist(),
     }

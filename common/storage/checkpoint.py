@@ -25,6 +25,35 @@ def weights_hash(weights):
     return digest.hexdigest()
 
 
+def load_weights(path, made_by):
+    """Return the state_dict in a file of torch.save or safetensors, or in a folder of export.py, on the CPU.
+
+    Raises FileNotFoundError, saying that `made_by` makes it, or ValueError when it is not such a file.
+    """
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        return load_tensors(path, made_by)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"{path}: reading it takes the package safetensors: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a file of safetensors, or a damaged one ({error})") from None
+
+
+def record_of(path):
+    """Return the path of the JSON record that belongs to a checkpoint, a file or a folder of export.py."""
+    path = Path(path)
+    if path.is_dir():
+        return path / "config.json"
+    exported = path.with_name("config.json")
+    return exported if path.name == "model.safetensors" and exported.is_file() else path.with_suffix(".json")
+
+
 def load_trained(network, path, data, made_by, force=False):
     """Load the state_dict that the script `made_by` wrote at `path` into `network`.
 
@@ -45,7 +74,7 @@ def check_origin(path, weights_sha256, data, force):
     a backbone alone; data: Q1's dict.
     """
     path = Path(path)
-    record_path = path.with_suffix(".json")
+    record_path = record_of(path)
     if not record_path.is_file():
         print(f"{path}: there is no {record_path.name} beside it, so what it was trained on is unknown.")
         return
@@ -80,12 +109,12 @@ def load_backbone(cnn_backbone, path):
 
     Returns a phrase that says what the file was, and the hash of the whole CNN in it. Accepted are the state_dicts of
     nn.Sequential(cnn_backbone, head), with a linear head of any size, and of a cnn_backbone alone (the hash is None
-    then), in any floating-point precision, bare or inside a dict under one of CONTAINERS, also with the
-    prefixes of WRAPPERS. Nothing in the file is executed. Raises FileNotFoundError, or ValueError that says
-    what was expected and what was found.
+    then), written by torch.save or safetensors, in any floating-point precision, bare or inside a dict under one of
+    CONTAINERS, also with the prefixes of WRAPPERS. Nothing in the file is executed. Raises FileNotFoundError, or
+    ValueError that says what was expected and what was found.
     """
     path = Path(path)
-    content, remarks = load_tensors(path, made_by="q3_cnn.py"), []
+    content, remarks = load_weights(path, made_by="q3_cnn.py"), []
     for container in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]

@@ -1,0 +1,118 @@
+"""How fast predict.py reads and classifies JPEGs, against the loop one would write, and how much memory it takes.
+
+The loop: PIL, torchvision's transforms, one picture at a time, the same nine crops. Writes, under --out/benchmarks,
+SYNTHETIC galaxies as JPEGs, an untrained network and pictures.json. Prints a table.
+"""
+
+import shutil
+import statistics
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from benchmarks.bench import peak_memory, seconds
+from common import cli
+from common.galaxies.facts import CLASS_NAMES
+from common.galaxies.pictures import read_pictures
+from common.galaxies.synthetic import synthetic_galaxy10
+from common.hardware.device import choose_device
+from common.storage.artifacts import save_json, save_tensors
+from predict import answers
+from q3_cnn import make_cnn
+from use.answer import Answerer, grid
+
+EXAMPLES = ("python -m benchmarks.pictures", "python -m benchmarks.pictures --count 500 --many 5000 --out small")
+SIDE, SIZE = 424, 69  # pixels: of the JPEGs, and of what the network is given
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--count", type=cli.positive_int, default=5000, metavar="N", help="JPEGs that are timed")
+    parser.add_argument("--many", type=cli.positive_int, default=100000, metavar="N", help="pictures for the memory")
+    parser.add_argument("--rounds", type=cli.positive_int, default=1, metavar="N", help="times that both are timed")
+    cli.add_out_and_seed(parser)
+    return parser.parse_args(argv)
+
+
+def write_jpegs(folder, count, seed):
+    """Write `count` JPEGs of SIDE x SIDE pixels, galaxies with noise, into an empty folder; return their paths."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rng, paths = np.random.default_rng(seed), []
+    _, blocks = synthetic_galaxy10(count, seed)
+    for block in blocks:
+        for pixels in block:
+            large = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(np.int16)
+            large += rng.integers(-6, 7, large.shape, dtype=np.int16)
+            paths.append(folder / f"{len(paths):05d}.jpg")
+            Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    return paths
+
+
+def usual_loop(paths, network, record):
+    """Return the probabilities of each picture, one after the other."""
+    to_tensor = transforms.Compose([transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.PILToTensor()])
+    normalize = transforms.Normalize(record["mean"], record["std"])
+    found = []
+    for path in paths:
+        image = to_tensor(Image.open(path).convert("RGB")).float()
+        crops = [normalize(functional.crop(image, top, left, 48, 48)) for top, left in grid(SIZE, 9)]
+        with torch.no_grad():
+            found.append(network(torch.stack(crops)).softmax(1).mean(0))
+    return torch.stack(found)
+
+
+def predict_memory(paths, count, out):
+    """Return the peak memory, in GB, of predict.py --csv with `count` pictures: one of `paths` and many small ones."""
+    listed, small = out / "pictures.txt", out / "small.png"
+    Image.open(paths[0]).resize((SIZE, SIZE)).save(small)
+    listed.write_text(f"{paths[0]}\n" + f"{small}\n" * (count - 1))
+    code = "import sys, predict; sys.stdin = open(sys.argv.pop(1)); predict.main()"
+    return peak_memory("-c", code, listed, "-", "--model", out / "untrained.pt", "--csv", out / "answers.csv")
+
+
+def main():
+    args = get_args()
+    choose_device("cpu")
+    out = Path(args.out).resolve() / "benchmarks"
+    paths = write_jpegs(out / "pictures", args.count, args.seed)
+    torch.manual_seed(args.seed)
+    network = make_cnn().eval()
+    record = {"source": "synthetic", "class_names": CLASS_NAMES[:8], "mean": [30.0] * 3, "std": [35.0] * 3}
+    record["image_size"] = SIZE
+    save_tensors(network.state_dict(), out / "untrained.pt")
+    save_json(record, out / "untrained.json")
+
+    answer = Answerer(network, record["mean"], record["std"], SIZE)
+    threads = torch.get_num_threads()
+    timed = {
+        "seconds": lambda some: list(answers(read_pictures(some, SIZE, threads=threads), answer, record)),
+        "baseline_seconds": lambda some: usual_loop(some, network, record),
+    }
+    for function in timed.values():
+        function(paths[:100])  # to warm up
+    cpu, rounds = torch.device("cpu"), range(args.rounds)
+    pairs = [{name: seconds(partial(function, paths), cpu) for name, function in timed.items()} for _ in rounds]
+    timing = {name: statistics.median(pair[name] for pair in pairs) for name in timed}
+    timing["ratio"] = statistics.median(pair["baseline_seconds"] / pair["seconds"] for pair in pairs)
+    ours = [found["probabilities"] for found, _ in answers(read_pictures(paths[:200], SIZE), answer, record)]
+    difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
+
+    memory = {count: predict_memory(paths, count, out) for count in (args.count, args.many)}
+    save_json({"pictures": args.count, **timing, "peak_memory_gb": memory, "threads": threads}, out / "pictures.json")
+    print(
+        f"{args.count:,} JPEGs of {SIDE} pixels, nine crops each, {threads} threads: "
+        f"loop {timing['baseline_seconds']:.1f} s, predict.py {timing['seconds']:.1f} s, {timing['ratio']:.1f}x; "
+        f"probabilities differ by {difference:.1e} on average\n"
+        "peak memory of predict.py: "
+        + ", ".join(f"{gigabytes:.2f} GB for {count:,} pictures" for count, gigabytes in memory.items())
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,56 @@
+"""How pictures look, in four numbers each: to notice one that is unlike those a network was trained on."""
+
+import torch
+
+# What is measured, each with its unit or range.
+MEASURES = {
+    "brightness": "mean of all pixels, 0 to 1",
+    "contrast": "standard deviation of the grey values, 0 to 0.5",
+    "colour": "mean of red minus mean of blue, -1 to 1",
+    "central light": "share of the light above the border's that falls into a central disk of half the width, 0 to 1",
+}
+PERCENTILES = (0.5, 99.5)
+MARGIN = 0.1  # beyond the percentiles, as a share of the distance between them, that a picture may lie unmarked
+MOST = 2000  # images measured: their percentiles are known to a fraction of a per cent
+
+
+def appearance(images):
+    """Return MEASURES of each image: uint8 (n, 3, size, size) to float32 (n, 4)."""
+    pixels = images.float() / 255
+    grey = pixels.mean(1)
+    size = grey.shape[-1]
+    border = torch.cat((grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]), dim=1).median(1).values
+    light = (grey - border[:, None, None]).clamp(min=0)
+    place = torch.arange(size, device=grey.device) - (size - 1) / 2
+    central = place.square() + place.square()[:, None] < (size / 4) ** 2
+    share = light[:, central].sum(1) / light.sum((1, 2)).clamp(min=1e-6)
+    colour = pixels[:, 0].mean((1, 2)) - pixels[:, 2].mean((1, 2))
+    return torch.stack((grey.mean((1, 2)), grey.std((1, 2), unbiased=False), colour, share), dim=1)
+
+
+def appearance_range(images):
+    """Return between which values 99 % of training images lie: a (low, high) pair for each of MEASURES, by name.
+
+    images: uint8 (n, 3, size, size), of which at most MOST, evenly spaced, are measured.
+    """
+    chosen = images[:: max(1, -(-len(images) // MOST))]
+    percentiles = torch.tensor(PERCENTILES, device=images.device) / 100
+    low, high = appearance(chosen).quantile(percentiles, dim=0).tolist()
+    return {name: list(pair) for name, pair in zip(MEASURES, zip(low, high, strict=True), strict=True)}
+
+
+def unlike(images, ranges):
+    """Return a list of sentences for each image, uint8 (n, 3, size, size): how it is unlike the training images.
+
+    ranges: as `appearance_range` returns them, or None when they are unknown: then no image is marked.
+    """
+    if ranges is None:
+        return [[] for _ in images]
+    return [
+        [
+            f"{name} {value:.3f}, for 99 % of the training images {low:.3f} to {high:.3f}"
+            for value, (name, (low, high)) in zip(values, ranges.items(), strict=True)
+            if not -MARGIN * (high - low) <= value - low <= (1 + MARGIN) * (high - low)
+        ]
+        for values in appearance(images).tolist()
+    ]

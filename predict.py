@@ -1,0 +1,146 @@
+"""Say what kind of galaxy pictures show, with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
+
+Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images`, and FITS cubes of three
+bands, the bluest first. Of each the centred square is resized to the size the network was trained on. Prints a table:
+the class, its probability, the second choice, and how many of the crops that are averaged answer another class.
+Writes only the files that are named.
+"""
+
+import sys
+from contextlib import ExitStack
+from itertools import islice
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import cli
+from common.galaxies.appearance import unlike
+from common.galaxies.pictures import find_pictures, read_pictures
+from common.hardware.device import choose_device
+from use.answer import Answerer, records
+from use.explain import explain, require_captum
+from use.output import Table, csv_writer, json_writer, thumbnail, write_sheet
+from use.trained import load_network, trained_on
+from use.truth import describe_truth, read_truth, true_class
+
+EXAMPLES = (
+    "python predict.py galaxy.jpg more/ cutouts.h5",
+    "python predict.py more/ --model artifacts/q5_transfer.pt --symmetries --html sheet.html",
+    "python predict.py more/ --truth classes.csv --csv answers.csv  # rows of name,class",
+    "find . -name '*.png' | python predict.py - --json answers.json",
+)
+BATCH = 64
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add = parser.add_argument
+    add("pictures", nargs="+", metavar="PATH", help="picture, folder, HDF5 or FITS file; - reads paths from stdin")
+    help = "a trained network with its .json beside it, or a folder that export.py wrote"
+    add("--model", default="artifacts/q3_cnn.pt", metavar="PT", help=help)
+    add("--field", type=fraction, default=1.0, metavar="FRACTION", help="of the centred square, what is used")
+    add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
+    add("--symmetries", action="store_true", help="average over the eight turned and mirrored pictures too")
+    add("--csv", metavar="FILE", help="write a row for each picture")
+    add("--json", metavar="FILE", help="write a list with a record for each picture")
+    add("--html", metavar="FILE", help="write a contact sheet, by class, the least certain first")
+    add("--explain", metavar="DIR", help="write for each picture which parts of it the answer hangs on (needs captum)")
+    add("--truth", metavar="FILE", help="CSV of name and true class: adds accuracy and a confusion matrix")
+    cli.add_device(parser)
+    return parser.parse_args(argv)
+
+
+def fraction(text):
+    """argparse type: a number above 0 and at most 1."""
+    number = cli.positive_float(text)
+    if number > 1:
+        raise ValueError(text)
+    return number
+
+
+def paths_from(arguments):
+    """Return the paths on the command line, with the lines of stdin in place of `-`."""
+    paths = []
+    for argument in arguments:
+        lines = (line.rstrip("\n") for line in sys.stdin) if argument == "-" else [argument]
+        paths += filter(None, lines)
+    return paths
+
+
+def readable(pictures, failed):
+    """Yield the (name, picture) pairs that could be read; print a line on stderr for each other and count it."""
+    for name, picture in pictures:
+        if isinstance(picture, Exception):
+            sentence = cli.one_line(picture) or type(picture).__name__
+            prefix = "" if name in sentence else f"{name}: "
+            tqdm.write(f"error: {prefix}{sentence}", file=sys.stderr)
+            failed.append(name)
+        else:
+            yield name, picture
+
+
+def answers(pictures, answer, network):
+    """Yield (record, image) for (name, picture) pairs, batch by batch; network: the trained network's record."""
+    pictures = iter(pictures)
+    while batch := list(islice(pictures, BATCH)):
+        names, arrays = zip(*batch, strict=True)
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        marks = unlike(images, network.get("appearance"))
+        yield from zip(records(names, *answer(images), marks, network["class_names"]), images, strict=True)
+
+
+def describe_network(path, name, network):
+    """Return a sentence about the network and its data."""
+    sentence = f"{path}: the network of {name}.py, trained on {trained_on(network)}"
+    if "test_accuracy" in network:
+        low, high = network["test_accuracy_interval"]
+        sentence += f"; test accuracy {network['test_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    if "appearance" not in network:
+        sentence += "; its record has no statistics of the training images, so unlike pictures are not marked"
+    return f"{sentence}."
+
+
+def main():
+    args = get_args()
+    device = choose_device(args.device)
+    network, record, name = load_network(args.model)
+    class_names = record["class_names"]
+    answer = Answerer(network, record["mean"], record["std"], record["image_size"], args.crops, args.symmetries, device)
+    views = len(answer.corners) * (8 if args.symmetries else 1)
+    truth = read_truth(args.truth, class_names) if args.truth else None
+    if args.explain:
+        require_captum()
+    files, failed, cards, pairs = find_pictures(paths_from(args.pictures)), [], [], []
+    about = describe_network(args.model, name, record)
+    table = Table([str(file) for file in files], class_names, views)
+    print(about, table.header(), sep="\n")
+    with ExitStack() as outputs:
+        writers = [outputs.enter_context(csv_writer(args.csv, class_names))] if args.csv else []
+        writers += [outputs.enter_context(json_writer(args.json))] if args.json else []
+        pictures = read_pictures(files, record["image_size"], args.field, threads=torch.get_num_threads())
+        for count, (found, image) in enumerate(answers(readable(pictures, failed), answer, record)):
+            label = true_class(truth, found["file"]) if truth else None
+            if truth:
+                found |= {"truth": label, "truth_name": None if label is None else class_names[label]}
+            if label is not None:
+                pairs.append((label, found["class"]))
+            print(table.row(found))
+            for write in writers:
+                write(found)
+            if args.html:
+                cards.append((found, thumbnail(image.permute(1, 2, 0).numpy())))
+            if args.explain:
+                explain(args.explain, count, found, answer, image, record["source"])
+    if truth:
+        print(describe_truth(pairs, class_names))
+    if args.html:
+        summary = [about, *(describe_truth(pairs, class_names).split("\n")[:1] if truth else [])]
+        write_sheet(args.html, cards, class_names, summary, views)
+    if failed:
+        print(f"{len(failed):,} of {len(files):,} files could not be read.", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    cli.run(main)

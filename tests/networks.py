@@ -1,0 +1,55 @@
+"""Networks with random weights and the records that training would write beside them, made in milliseconds."""
+
+import numpy as np
+import torch
+
+from common.galaxies.appearance import appearance_range
+from common.galaxies.facts import CLASS_NAMES
+from common.storage.artifacts import save_json, save_tensors
+from common.storage.checkpoint import weights_hash
+from use.trained import NETWORKS
+
+
+def galaxies(count, size=69, seed=0):
+    """Return blurred ellipses on a dark sky, uint8 (count, size, size, 3)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    images = []
+    for _ in range(count):
+        angle, width, length = rng.uniform(0, np.pi), rng.uniform(2, 8), rng.uniform(8, 16)
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        light = np.exp(-((along / length) ** 2 + (across / width) ** 2) / 2)[..., None]
+        images.append(light * rng.uniform(80, 200, 3) + rng.normal(12, 3, (size, size, 3)))
+    return np.array(images).clip(0, 255).astype(np.uint8)
+
+
+def save_network(folder, name="q3_cnn", size=69, source="synthetic", **changes):
+    """Write {name}.pt and {name}.json into `folder`, as training does; return the path of the first."""
+    torch.manual_seed(1)
+    network = NETWORKS[name]()
+    with torch.no_grad():
+        list(network.parameters())[-2].mul_(20)  # so that probabilities differ
+    images = torch.from_numpy(galaxies(200, size)).permute(0, 3, 1, 2)
+    class_names = list(CLASS_NAMES[8:] if name == "q5_transfer" else CLASS_NAMES[:8])
+    record = {
+        "source": source,
+        "fingerprint": "f" * 64,
+        "weights_sha256": weights_hash(network.state_dict()),
+        "args": {"epochs": 3, "batch_size": 64, "lr": 0.002, "seed": 0},
+        "class_names": class_names,
+        "mean": images.float().mean((0, 2, 3)).tolist(),
+        "std": images.float().std((0, 2, 3)).tolist(),
+        "image_size": size,
+        "appearance": appearance_range(images),
+        "train_counts": list(range(10, 10 + len(class_names))),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "test_loss": 0.5,
+        "test_accuracy": 0.75,
+        "test_accuracy_interval": [0.7, 0.8],
+        "test_count": 300,
+        "majority_accuracy": 0.34,
+        **changes,
+    }
+    save_tensors(network.state_dict(), folder / f"{name}.pt")
+    save_json(record, folder / f"{name}.json")
+    return folder / f"{name}.pt"

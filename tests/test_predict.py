@@ -1,0 +1,292 @@
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, error_of, run, run_well
+from networks import galaxies, save_network
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from common.galaxies.appearance import MEASURES, appearance, appearance_range, unlike
+from common.storage.artifacts import load_data, load_json, load_tensors
+from q3_cnn import make_cnn
+from use.answer import Answerer, grid, symmetries
+from use.trained import load_network
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network with random weights and ten pictures."""
+    folder = tmp_path_factory.mktemp("predict")
+    save_network(folder)
+    (folder / "pictures").mkdir()
+    for number, pixels in enumerate(galaxies(10, seed=5)):
+        Image.fromarray(pixels).save(folder / "pictures" / f"g{number}.png")
+    return folder
+
+
+def predicted(folder, *args):
+    """Run predict.py on the ten pictures; return its records and what it printed."""
+    arguments = (folder / "pictures", "--model", folder / "q3_cnn.pt", "--json", folder / "answers.json", *args)
+    printed = run_well("predict.py", *arguments)
+    return json.loads((folder / "answers.json").read_text()), printed
+
+
+def plain_probabilities(folder, pixels, corners):
+    """One picture's probabilities by torchvision's transforms and the plain network, crop by crop: (crops, 8)."""
+    record, network = load_json(folder / "q3_cnn.json"), make_cnn().eval()
+    network.load_state_dict(load_tensors(folder / "q3_cnn.pt", "q3_cnn.py"))
+    normalize = transforms.Normalize(record["mean"], record["std"])
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float()
+    crops = [normalize(functional.crop(image, top, left, 48, 48)) for top, left in corners]
+    with torch.no_grad():
+        return torch.stack([network(crop[None])[0].double().softmax(0) for crop in crops])
+
+
+def test_records_hold_the_means_over_nine_crops_of_the_plain_network(folder):
+    records, _ = predicted(folder)
+    names = load_json(folder / "q3_cnn.json")["class_names"]
+    corners = [(top, left) for top in (0, 10, 21) for left in (0, 10, 21)]
+    for record, pixels in zip(records, galaxies(10, seed=5), strict=True):
+        each = plain_probabilities(folder, pixels, corners)
+        mean = each.mean(0).numpy()
+        np.testing.assert_allclose(record["probabilities"], mean, atol=1e-5)
+        first, second = np.argsort(-mean)[:2]
+        assert (record["class"], record["second"]) == (first, second)
+        assert (record["class_name"], record["second_name"]) == (names[first], names[second])
+        assert record["probability"] == max(record["probabilities"])
+        assert record["disagreement"] == pytest.approx((each.argmax(1) != first).double().mean().item())
+    assert [record["file"] for record in records] == [str(folder / "pictures" / f"g{i}.png") for i in range(10)]
+
+
+def test_one_crop_is_the_central_one_and_symmetries_are_the_eight_of_a_square(folder):
+    records, _ = predicted(folder, "--crops", 1, "--symmetries")
+    pixels = galaxies(1, seed=5)[0]
+    ways = [np.rot90(way, turns) for way in (pixels, pixels[:, ::-1]) for turns in range(4)]
+    each = [plain_probabilities(folder, np.ascontiguousarray(way), [(10, 10)])[0] for way in ways]
+    np.testing.assert_allclose(records[0]["probabilities"], torch.stack(each).mean(0), atol=1e-5)
+
+
+def test_with_symmetries_a_turned_or_mirrored_picture_gets_the_same_answer(folder):
+    network, record, _ = load_network(folder / "q3_cnn.pt")
+    answer = Answerer(network, record["mean"], record["std"], 69, crops=9, all_symmetries=True)
+    images = torch.from_numpy(galaxies(3)).permute(0, 3, 1, 2)
+    expected, _ = answer(images)
+    for way in symmetries(images):
+        # The grid 0, 10, 21 is not its own mirror image by half a pixel, hence not to the last digit.
+        torch.testing.assert_close(answer(way)[0], expected, atol=0.05, rtol=0)
+
+
+def test_grids_are_square_and_fit():
+    assert grid(69, 1) == [(10, 10)]
+    assert grid(69, 4) == [(0, 0), (0, 21), (21, 0), (21, 21)]
+    assert len(set(grid(69, 484))) == 484
+    for size, crops in ((69, 8), (69, 529), (48, 4)):
+        with pytest.raises(ValueError, match="--crops"):
+            grid(size, crops)
+
+
+def test_all_three_networks_of_the_chain_answer(synthetic_run, tmp_path):
+    out, _ = synthetic_run
+    image = load_data(out)["main_test_images"][0].permute(1, 2, 0).numpy()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    for name, classes in (("q2_fcn", 8), ("q3_cnn", 8), ("q5_transfer", 2)):
+        printed = run_well(
+            "predict.py", tmp_path / "a.png", "--model", out / f"{name}.pt", "--json", tmp_path / "a.json"
+        )
+        assert f"{name}.pt: the network of {name}.py, trained on SYNTHETIC galaxies" in printed
+        [record] = json.loads((tmp_path / "a.json").read_text())
+        assert len(record["probabilities"]) == classes
+        assert sum(record["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert (
+            record["unlike"]
+            == unlike(torch.from_numpy(image).permute(2, 0, 1)[None], load_json(out / f"{name}.json")["appearance"])[0]
+        )
+
+
+def test_training_records_how_its_images_look(synthetic_run):
+    out, _ = synthetic_run
+    measured = appearance(load_data(out)["main_train_images"])
+    ranges = load_json(out / "q3_cnn.json")["appearance"]
+    for column, name in enumerate(MEASURES):
+        expected = np.percentile(measured[:, column].numpy(), [0.5, 99.5])
+        np.testing.assert_allclose(ranges[name], expected, atol=1e-5)
+
+
+def test_appearance_is_what_it_says():
+    pixels = np.zeros((2, 69, 69, 3), dtype=np.uint8)
+    pixels[0, 30:39, 30:39] = (200, 100, 50)
+    pixels[1] = np.random.default_rng(0).integers(0, 256, (69, 69, 3))
+    values = appearance(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+    scaled = pixels / 255
+    np.testing.assert_allclose(values[:, 0], scaled.mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(values[:, 1], scaled.mean(3).std((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(values[:, 2], (scaled[..., 0] - scaled[..., 2]).mean((1, 2)), atol=1e-6)
+    assert values[0, 3] == pytest.approx(1)
+    assert values[1, 3] == pytest.approx(np.pi / 16, abs=0.03)  # the disk's share of the area
+
+
+def test_unlike_pictures_are_answered_and_marked_with_the_reason(folder, tmp_path):
+    images = torch.from_numpy(galaxies(200)).permute(0, 3, 1, 2)
+    marks = unlike(images, appearance_range(images))
+    assert sum(map(bool, marks)) <= 8  # 1 % for each of four measures
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
+    model = ("--model", folder / "q3_cnn.pt")
+    printed = run_well("predict.py", tmp_path / "white.png", *model, "--json", tmp_path / "a.json")
+    [record] = json.loads((tmp_path / "a.json").read_text())
+    assert record["class_name"] in printed
+    assert any(reason.startswith("brightness 1.000, for 99 %") for reason in record["unlike"])
+    assert f"    unlike the training images: {record['unlike'][0]}" in printed
+
+
+def test_the_table_is_aligned(folder):
+    _, printed = predicted(folder)
+    lines = [line for line in printed.splitlines()[1:] if not line.startswith("    ")]
+    assert len(lines) == 11
+    starts = {line.index(name) for line in lines[1:] for name in re.findall(r"(?:Disk|Smooth), .*?(?=  )", line)[:1]}
+    assert starts == {lines[0].index("class")}
+    assert len({line.index("%") for line in lines[1:]}) == 1
+
+
+def test_csv_holds_what_json_holds(folder):
+    records, _ = predicted(folder, "--csv", folder / "answers.csv")
+    names = load_json(folder / "q3_cnn.json")["class_names"]
+    with open(folder / "answers.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, record in zip(rows, records, strict=True):
+        assert row["file"] == record["file"]
+        assert int(row["class"]) == record["class"]
+        assert [float(row[f"p({name})"]) for name in names] == record["probabilities"]
+
+
+def test_truth_adds_accuracy_and_a_confusion_matrix(folder, tmp_path):
+    records, _ = predicted(folder)
+    names = load_json(folder / "q3_cnn.json")["class_names"]
+    true = [(record["class"] + (number % 3 == 0)) % 8 for number, record in enumerate(records)][:8]
+    rows = ["name,class"]
+    for number, label in enumerate(true):  # by number or by name, with its folder or without
+        rows.append(
+            f"g{number}.png,{label}" if number % 2 else f'{folder}/pictures/g{number}.png,"{names[label].upper()}"'
+        )
+    (tmp_path / "truth.csv").write_text("\n".join(rows))
+    found, printed = predicted(folder, "--truth", tmp_path / "truth.csv", "--html", tmp_path / "a.html")
+    assert "Accuracy 62.5% (95 % interval 30.6% to 86.3%) on 8 pictures." in printed
+    matrix = confusion_matrix(true, [record["class"] for record in records[:8]], labels=range(8))
+    lines = printed.splitlines()[-8:]
+    assert [[int(number) for number in line.split()[-8:]] for line in lines] == matrix.tolist()
+    assert [record["truth"] for record in found] == [*true, None, None]
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("✗ true:") == 3
+    assert "Accuracy 62.5%" in page
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ("a.png,9", "line 1: must be name,class with a class of 0 to 7"),
+    ("name,class\na.png,0\nb.png,Barred", "line 3: must be"),
+    ("a.png", "line 1: must be"),
+    ("name,class", "holds no true class"),
+])  # fmt: skip
+def test_a_truth_file_that_cannot_be_used_is_refused(folder, tmp_path, rows, message):
+    (tmp_path / "truth.csv").write_text(rows)
+    model = ("--model", folder / "q3_cnn.pt")
+    assert message in error_of(run("predict.py", folder / "pictures", *model, "--truth", tmp_path / "truth.csv"))
+
+
+def test_the_contact_sheet_is_one_file_grouped_by_class_the_least_certain_first(folder, tmp_path):
+    Image.fromarray(galaxies(1)[0]).save(tmp_path / "<b>&.png")
+    model = ("--model", folder / "q3_cnn.pt")
+    outputs = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    run_well("predict.py", folder / "pictures", tmp_path / "<b>&.png", *model, *outputs)
+    page, records = (tmp_path / "a.html").read_text(), json.loads((tmp_path / "a.json").read_text())
+    expected = sorted(records, key=lambda record: (record["class"], record["probability"]))
+    shown = [int(value) for value in re.findall(r"<strong>(\d+) %", page)]
+    assert shown == [int(f"{100 * record['probability']:.0f}") for record in expected]
+    assert re.findall("<h2>(.*?) <span>", page) == list(dict.fromkeys(record["class_name"] for record in expected))
+    assert page.count('src="data:image/jpeg;base64,') == 11
+    assert "src=" not in page.replace('src="data:', "")
+    assert "SYNTHETIC" in page
+    assert "<b>&" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_explain_shows_where_the_answer_comes_from(folder, tmp_path):
+    pytest.importorskip("captum")
+    from use.explain import occlusion
+
+    def answer(images):  # that only looks at one place
+        light = images[:, :, 20:25, 40:45].float().mean((1, 2, 3)) / 255
+        return torch.stack((light, 1 - light), dim=1), None
+
+    image = torch.full((3, 69, 69), 10, dtype=torch.uint8)
+    image[:, 15:30, 35:50] = 200
+    effect = occlusion(answer, image, 0)
+    assert effect[22, 42] > 0.9 * effect.max() > 0.3
+    assert effect[50:, :30].abs().max() == 0
+    model = ("--model", folder / "q3_cnn.pt")
+    run_well("predict.py", *sorted((folder / "pictures").iterdir())[:2], *model, "--explain", tmp_path / "why")
+    assert sorted(path.name for path in (tmp_path / "why").iterdir()) == ["00000_g0.png", "00001_g1.png"]
+
+
+def test_paths_come_from_stdin_and_failures_end_with_status_2(folder, tmp_path):
+    listed = f"{folder}/pictures/g0.png\n\nnone.png\n{folder}/pictures/g1.png\n"
+    outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
+    command = [sys.executable, ROOT / "predict.py", "-", "--model", folder / "q3_cnn.pt", *outputs]
+    done = subprocess.run(command, input=listed, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: none.png: No such file or directory", "1 of 3 files could not be read."]
+    records = json.loads((tmp_path / "a.json").read_text())
+    assert [record["file"] for record in records] == [f"{folder}/pictures/g{number}.png" for number in (0, 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]  # and nothing else
+
+
+def test_no_readable_picture_gives_empty_lists_and_status_2(folder, tmp_path):
+    done = run("predict.py", tmp_path, "--model", folder / "q3_cnn.pt", "--json", tmp_path / "a.json")
+    assert "is a folder without pictures" in done.stderr
+    assert done.returncode == 2
+    assert json.loads((tmp_path / "a.json").read_text()) == []
+
+
+def test_networks_that_cannot_be_used_are_refused(folder, tmp_path):
+    def refused(path):
+        return error_of(run("predict.py", folder / "pictures", "--model", path))
+
+    assert "is not there: run q3_cnn.py first" in refused(tmp_path / "none.pt")
+    path = save_network(tmp_path)
+    record = path.with_suffix(".json")
+    content = record.read_text()
+    record.unlink()
+    assert "q3_cnn.json, which q3_cnn.py wrote beside it, is missing" in refused(path)
+    record.write_text(content.replace('"mean"', '"mode"'))
+    assert "lacks mean: rerun q3_cnn.py" in refused(path)
+    record.write_text(re.sub(r'"weights_sha256": "....', '"weights_sha256": "0000', content))
+    assert "are of two different runs" in refused(path)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    assert "holds none of the networks of q2_fcn.py, q3_cnn.py, q5_transfer.py" in refused(tmp_path / "other.pt")
+    for option, value in (("--crops", 8), ("--field", 0), ("--field", 1.5), ("--crops", 10000)):
+        assert option in error_of(
+            run("predict.py", folder / "pictures", "--model", folder / "q3_cnn.pt", option, value)
+        )
+
+
+def test_a_record_without_statistics_is_used_and_said_so(tmp_path, folder):
+    path = save_network(tmp_path)
+    record = path.with_suffix(".json")
+    record.write_text(record.read_text().replace('"appearance"', '"look"'))
+    printed = run_well("predict.py", folder / "pictures", "--model", path)
+    assert "its record has no statistics of the training images, so unlike pictures are not marked" in printed
+
+
+def test_the_benchmarks_plain_loop_gives_the_same_answers(tmp_path):
+    printed = run_well("benchmarks/pictures.py", "--count", 40, "--many", 50, "--out", tmp_path)
+    assert re.search(r"40 JPEGs of 424 pixels, nine crops each, .*: loop .* s, predict.py .* s, .*x", printed)
+    difference = float(re.search(r"probabilities differ by (\S+) on average", printed)[1])
+    assert difference < 0.003  # JPEGs decoded at a lower scale, and resized by area and not linearly
+    memory = [float(value) for value in re.findall(r"([0-9.]+) GB for", printed)]
+    assert 0 < memory[0] < 2

@@ -1,0 +1,252 @@
+import io
+import os
+import struct
+import tracemalloc
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from networks import galaxies
+from PIL import Image
+
+from common.galaxies import pictures
+from common.galaxies.pictures import central_square, find_pictures, read_pictures
+
+
+@pytest.fixture(scope="module")
+def galaxy():
+    """One picture of 138 x 138 pixels, whose area mean over 2 x 2 pixels is 69 x 69."""
+    return galaxies(1, size=138)[0]
+
+
+def read(path, size=69, field=1.0):
+    [(_, picture)] = read_pictures([path], size, field)
+    if isinstance(picture, Exception):
+        raise picture
+    return picture.astype(int)
+
+
+def halved(pixels):
+    """The mean of each 2 x 2 pixels."""
+    h, w, c = pixels.shape
+    return pixels.reshape(h // 2, 2, w // 2, 2, c).mean((1, 3))
+
+
+def saved(path, image, **options):
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.webp", "no_suffix"])
+def test_lossless_formats_give_the_mean_over_each_area(tmp_path, galaxy, name):
+    options = {"lossless": True} if name.endswith("webp") else {"format": "PNG"} if "." not in name else {}
+    assert abs(read(saved(tmp_path / name, galaxy, **options)) - halved(galaxy)).max() <= 1  # PIL rounds twice
+
+
+def test_jpeg_and_gif_are_close_to_the_picture(tmp_path, galaxy):
+    assert abs(read(saved(tmp_path / "a.jpg", galaxy, quality=95)) - halved(galaxy)).mean() < 3
+    frames = [Image.fromarray(galaxy), Image.new("RGB", (138, 138), "white")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert abs(read(tmp_path / "a.gif") - halved(galaxy)).mean() < 6  # 256 colours; of the first frame
+
+
+def test_a_large_jpeg_decoded_at_a_lower_scale_is_close_to_the_whole_one(tmp_path):
+    large = galaxies(1, size=552)[0]
+    path = saved(tmp_path / "a.jpg", large, quality=95)
+    with Image.open(path) as image:
+        whole = np.asarray(image).astype(float).reshape(69, 8, 69, 8, 3).mean((1, 3))
+    assert abs(read(path) - whole).mean() < 1.5
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
+def test_other_modes_are_read_as_pil_converts_them(tmp_path, galaxy, mode):
+    image = Image.fromarray(galaxy).convert(mode)
+    path = saved(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), image)
+    assert abs(read(path) - halved(np.asarray(image.convert("RGB")))).max() <= 1
+
+
+def test_transparent_pixels_are_black(tmp_path, galaxy):
+    alpha = np.full((138, 138, 1), 255, dtype=np.uint8)
+    alpha[:69] = 0
+    picture = read(saved(tmp_path / "a.png", np.concatenate([galaxy, alpha], axis=2)))
+    assert picture[:34].max() == 0
+    assert abs(picture[35:] - halved(galaxy)[35:]).max() <= 1
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path, galaxy):
+    grey = galaxy[..., 0].astype(np.uint16) * 257
+    for name in ("a.png", "a.tif"):
+        picture = read(saved(tmp_path / name, Image.fromarray(grey)))
+        assert abs(picture - halved(galaxy[..., :1])).max() <= 1
+
+
+def png(header, rows):
+    """A PNG file's bytes, for what PIL cannot write."""
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def test_sixteen_bits_per_colour_are_scaled_to_eight(tmp_path, galaxy):
+    rows = b"".join(b"\0" + row.tobytes() for row in (galaxy.astype(np.uint16) * 257).astype(">u2"))
+    (tmp_path / "a.png").write_bytes(png(struct.pack(">IIBBBBB", 138, 138, 16, 2, 0, 0, 0), rows))
+    assert abs(read(tmp_path / "a.png") - halved(galaxy)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(tmp_path, galaxy, name, orientation):
+    wide = np.concatenate([galaxy, galaxy[:, :40]], axis=1)
+    inverse = {1: [], 2: ["H"], 3: ["R", "R"], 4: ["R", "R", "H"], 5: ["T"], 6: ["R"], 7: ["R", "R", "T"], 8: ["R"] * 3}
+    stored = wide
+    for step in inverse[orientation]:  # what turns the upright picture into the stored one
+        stored = {"H": np.fliplr, "R": np.rot90, "T": lambda a: a.swapaxes(0, 1)}[step](stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if name.endswith("webp") else {"quality": 95} if name.endswith("jpg") else {}
+    path = saved(tmp_path / name, np.ascontiguousarray(stored), exif=exif, **options)
+    upright = read(saved(tmp_path / "upright.png", wide))
+    difference = abs(read(path) - upright)
+    assert difference.mean() < (3 if name.endswith("jpg") else 0.2)
+    assert difference.max() <= (50 if name.endswith("jpg") else 1)  # of rounding rows or columns first
+
+
+def test_exif_orientation_is_undone_where_transparency_is_too(tmp_path, galaxy):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(galaxy))).convert("RGBA")
+    assert abs(read(saved(tmp_path / "a.png", stored, exif=exif)) - halved(galaxy)).max() <= 1
+
+
+def test_the_square_is_central_and_the_field_its_middle(tmp_path):
+    pixels = np.zeros((138, 200, 3), dtype=np.uint8)
+    pixels[:, 31:169] = 100
+    pixels[34:104, 66:136] = 200
+    path = saved(tmp_path / "a.png", pixels)
+    assert read(path).min() == 100
+    assert read(path, field=0.5).min() == 200
+    assert central_square(200, 100, 0.5) == (75, 25, 125, 75)
+    assert read(saved(tmp_path / "small.png", pixels[:40, 80:120])).shape == (69, 69, 3)
+
+
+def test_hdf5_images_of_the_size_are_read_unchanged_and_others_resized(tmp_path, galaxy):
+    images = galaxies(5)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = images
+    found = list(read_pictures([tmp_path / "a.h5"], 69))
+    assert [name for name, _ in found] == [f"{tmp_path}/a.h5[{row}]" for row in range(5)]
+    assert np.array_equal([picture for _, picture in found], images)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["images"] = galaxy[None]
+    assert abs(read(tmp_path / "b.h5") - halved(galaxy)).max() <= 1
+
+
+def test_a_fits_cube_is_made_a_picture_by_lupton(tmp_path):
+    fits = pytest.importorskip("astropy.io.fits")
+    light = galaxies(1, size=138)[0][..., 0].astype(np.float32) / 100
+    cube = np.stack([light * 0.5, light, light * 2])  # the last band, the reddest, is the brightest
+    cube[:, 0, 0] = np.nan
+    fits.PrimaryHDU(cube).writeto(tmp_path / "a.fits")
+    picture = read(tmp_path / "a.fits")
+    assert picture.shape == (69, 69, 3)
+    middle = picture[30:39, 30:39].mean((0, 1))
+    assert middle[0] > middle[1] > middle[2]
+    assert middle.mean() > 3 * picture[:8].mean()
+    fits.PrimaryHDU(cube[0]).writeto(tmp_path / "b.fits")
+    with pytest.raises(ValueError, match="no cube of three bands"):
+        read(tmp_path / "b.fits")
+
+
+def png_header(width, height):
+    """A PNG that only claims to have so many pixels."""
+    return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"")
+
+
+def compressed_bomb():
+    """A true PNG of 12,000 x 12,000 black pixels in 140 kB."""
+    file = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # PIL's, which pytest makes visible
+@pytest.mark.parametrize("content", [png_header(100_000, 10_000), png_header(12_000, 9_000), compressed_bomb()])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, content):
+    (tmp_path / "bomb.png").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"pixels, (which are not|more than the 100,000,000 that are) decoded"):
+        read(tmp_path / "bomb.png")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_hdf5_and_fits_bombs_are_refused_before_they_are_decoded(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", (1, 40_000, 40_000, 3), "uint8", chunks=(1, 100, 100, 3), compression="gzip")
+    with pytest.raises(ValueError, match="1,600,000,000 pixels"):
+        read(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        shape = (100_000, 100, 100, 3)
+        file.create_dataset("images", shape, "uint8", chunks=(100_000, 100, 100, 1), compression="gzip")
+    with pytest.raises(ValueError, match="chunks of 3,000 MB"):
+        read(tmp_path / "b.h5")
+    cards = ["SIMPLE  =                    T", "BITPIX  =                  -32", "NAXIS   =                    3"]
+    cards += [f"NAXIS{axis}  = {length:20}" for axis, length in ((1, 40_000), (2, 40_000), (3, 3))]
+    pytest.importorskip("astropy")
+    (tmp_path / "c.fits").write_bytes("".join(card.ljust(80) for card in [*cards, "END"]).ljust(2880).encode())
+    with pytest.raises(ValueError, match="1,600,000,000 pixels"):
+        read(tmp_path / "c.fits")
+
+
+def test_what_cannot_be_read_says_why_and_the_rest_goes_on(tmp_path, galaxy):
+    whole = saved(tmp_path / "whole.png", galaxy)
+    content = whole.read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "damaged.png").write_bytes(content[:60] + bytes(200) + content[260:])
+    Image.fromarray(galaxy[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["images"] = np.zeros((2, 3, 69, 69), dtype=np.uint8)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nothing").mkdir()
+    names = (
+        "cut.png",
+        "text.jpg",
+        "empty.png",
+        "damaged.png",
+        "float.tif",
+        "other.h5",
+        "pipe.png",
+        "nothing",
+        "none.png",
+    )
+    paths = [part for name in names for part in (tmp_path / name, whole)]
+    found = list(read_pictures(paths, 69))
+    assert all(isinstance(picture, Exception) and str(picture) for _, picture in found[::2])
+    assert all(np.array_equal(picture, found[1][1]) for _, picture in found[1::2])
+
+
+def test_folders_are_searched_below_in_order_and_hidden_files_left_out(tmp_path):
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    for name in ("more/b.JPG", "more/a.png", "more/deep/c.fits", "more/.hidden.png", "more/notes.txt", "z.tif"):
+        (tmp_path / name).touch()
+    found = [str(path.relative_to(tmp_path)) for path in find_pictures([tmp_path / "z.tif", tmp_path / "more"])]
+    assert found == [
+        "z.tif",
+        "more/a.png",
+        "more/b.JPG",
+        "more/deep/c.fits",
+    ]
+
+
+def test_pictures_come_in_order_and_few_are_read_ahead(tmp_path, galaxy, monkeypatch):
+    path, reads = saved(tmp_path / "a.png", galaxy), []
+    original = pictures.read_picture
+    monkeypatch.setattr(pictures, "read_picture", lambda *args: reads.append(1) or original(*args))
+    found = read_pictures([path] * 1000, 69, threads=2)
+    next(found)
+    assert len(reads) <= 2 * pictures.READ_AHEAD + 1
+    found.close()

@@ -1,0 +1,63 @@
+"""What an answer hangs on: how far its probability falls when a part of the picture is covered."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from common.plots import titled
+from common.storage.artifacts import save_figure
+
+WINDOW, STRIDE = 9, 4  # pixels: the part that is covered, and the steps in which it moves
+
+
+def require_captum():
+    """Raise ValueError when captum, which is optional, is missing."""
+    try:
+        import captum  # noqa: F401
+    except ImportError:
+        raise ValueError("--explain takes the package captum: pip install captum") from None
+
+
+def occlusion(answer, image, label):
+    """Return how far the probability of class `label` falls when each place is covered, float32 (size, size).
+
+    Zeiler & Fergus (2014), by captum: a square of WINDOW pixels in the colour of the border, the sky, moves over the
+    image; each pixel gets the mean over the squares that cover it. answer: from images (n, 3, size, size) to
+    probabilities and something else; image: uint8 (3, size, size).
+    """
+    from captum.attr import Occlusion
+
+    border = torch.cat((image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]), dim=1)
+    sky = border.float().median(1).values[None, :, None, None].expand(1, *image.shape)
+    effect = Occlusion(lambda images: answer(images)[0]).attribute(
+        image[None].float(),
+        sliding_window_shapes=(3, WINDOW, WINDOW),
+        strides=(3, STRIDE, STRIDE),
+        baselines=sky,
+        target=label,
+        perturbations_per_eval=64,
+    )
+    return effect[0, 0]
+
+
+def explain(folder, number, record, answer, image, source):
+    """Write a PNG into `folder`: the picture, and what its answer hangs on; `number` makes its name unique."""
+    effect = occlusion(answer, image, record["class"])
+    most = max(effect.abs().max().item(), 1e-6)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+    pixels = image.permute(1, 2, 0)
+    left.imshow(pixels)
+    left.set_title(Path(record["file"]).name)
+    right.imshow(pixels.float().mean(2), cmap="gray")
+    shown = right.imshow(effect, cmap="PuOr_r", vmin=-most, vmax=most, alpha=0.6)
+    right.set_title(f"{WINDOW} x {WINDOW} pixels covered")
+    figure.colorbar(shown, ax=right, label=f"fall of p({record['class_name']})")
+    for axes in (left, right):
+        axes.axis("off")
+    figure.suptitle(titled(f"{record['class_name']}, {record['probability']:.0%}", source))
+    stem = re.sub(r"\.[A-Za-z]+$", "", Path(record["file"]).name)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "picture"
+    save_figure(figure, Path(folder) / f"{number:05d}_{stem[:80]}.png")
+    plt.close(figure)

@@ -1,0 +1,52 @@
+"""A network as an ONNX file that takes pixels and needs nothing else: normalisation and softmax are inside."""
+
+import json
+import logging
+import warnings
+
+import torch
+from torch import nn
+
+from use.trained import CROP_SIZE
+
+
+class FromPixels(nn.Module):
+    """A network from uint8 crops, colours last, to logits and probabilities."""
+
+    def __init__(self, network, mean, std):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, crops):
+        """Return logits and probabilities, float32 (n, classes) each, of crops, uint8 (n, 48, 48, 3)."""
+        logits = self.network((crops.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return logits, logits.softmax(1)
+
+
+def write_onnx(network, record, path):
+    """Write `network` with its normalisation as an ONNX file; its metadata hold the names of the classes.
+
+    Input: crops, uint8 (n, 48, 48, 3), any n. Outputs: logits and probabilities, float32 (n, classes).
+    """
+    import onnx
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own deprecations
+        program = torch.onnx.export(
+            FromPixels(network, record["mean"], record["std"]).eval(),
+            (torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8),),
+            input_names=["crops"],
+            output_names=["logits", "probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamo=True,
+            verbose=False,
+        )
+    model = program.model_proto
+    for key in ("class_names", "source", "image_size", "weights_sha256"):
+        value = record.get(key)
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())

@@ -1,0 +1,141 @@
+"""Make a page in which the trained CNN, and the FCN, run in the browser: for a class room.
+
+Reads q1_data.pt, q3_cnn.pt and, if it exists, q2_fcn.pt, with their .json. Writes, under --out, playground.html: one
+file with weights, test galaxies and code inside, which needs no network.
+"""
+
+import base64
+import json
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup
+
+from common import cli
+from common.storage.artifacts import load_data, save_text
+from common.storage.checkpoint import check_origin, weights_hash
+from use.answer import Answerer
+from use.trained import CROP_SIZE, load_network, trained_on
+
+EXAMPLES = ("python -m use.playground", "python -m use.playground --out smoke --galaxies 2")
+MOST_BYTES = 3_000_000  # of the page
+LARGE = 100_000  # weights in a tensor, above which 16 bits are stored for each
+CONTROLS = (("turn", "turn", 0, 360, 0), ("light", "brightness", 10, 200, 100), ("noise", "noise", 0, 60, 0))
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    help = "test galaxies of each class, half of them classified correctly where there are both kinds"
+    parser.add_argument("--galaxies", type=cli.positive_int, default=4, metavar="N", help=help)
+    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
+    return parser.parse_args(argv)
+
+
+def encoded(array):
+    """Return an array's bytes in base64."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def encode_weights(network, compact):
+    """Return a state_dict for the page: shape and float32 values of each tensor, in base64.
+
+    compact: store large matrices as int16 with one factor per row. That halves them, and moves logits by about 1e-4.
+    """
+    tensors = {}
+    for name, weight in network.state_dict().items():
+        weight = weight.numpy().astype("<f4")
+        tensors[name] = {"shape": weight.shape, "values": encoded(weight)}
+        if compact and weight.size > LARGE:
+            scales = np.maximum(np.abs(weight).max(1, keepdims=True), 1e-30) / 32767
+            tensors[name]["values"] = encoded(np.round(weight / scales).astype("<i2"))
+            tensors[name]["scales"] = encoded(scales.astype("<f4"))
+    return tensors
+
+
+def choose_galaxies(labels, predictions, number):
+    """Return the indices of at most `number` test images per class, half of them classified correctly if possible.
+
+    labels, predictions: int64 (n,).
+    """
+    chosen = []
+    for label in labels.unique().tolist():
+        correct, wrong = ((labels == label) & (predictions == labels)), ((labels == label) & (predictions != labels))
+        kinds = [kind.nonzero().flatten().tolist() for kind in (correct, wrong)]
+        half = number - number // 2
+        first = kinds[0][: max(half, number - len(kinds[1]))]
+        chosen += first + kinds[1][: number - len(first)]
+    return chosen
+
+
+def page(data, networks, records, number):
+    """Return the page as text; data: Q1's dict; networks, records: of `cnn` and perhaps `fcn`; number: per class."""
+    record, size = records["cnn"], records["cnn"]["image_size"]
+    images, labels = data["main_test_images"], data["main_test_labels"]
+    answer = Answerer(networks["cnn"], record["mean"], record["std"], size, crops=1)
+    predictions = torch.cat([answer(batch)[0].argmax(1) for batch in images.split(500)])
+    chosen = choose_galaxies(labels, predictions, number)
+    payload = {
+        "size": size,
+        "crop": CROP_SIZE,
+        "mean": record["mean"],
+        "std": record["std"],
+        "class_names": record["class_names"],
+        "cnn": encode_weights(networks["cnn"], compact=False),
+        "fcn": encode_weights(networks["fcn"], compact=True) if "fcn" in networks else None,
+        "galaxies": [
+            {
+                "pixels": encoded(images[index].permute(1, 2, 0).numpy()),
+                "label": labels[index].item(),
+                "correct": bool(predictions[index] == labels[index]),
+            }
+            for index in chosen
+        ],
+    }
+    here = Path(__file__).parent
+    room = size - CROP_SIZE
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("playground.html.j2").render(
+        size=size,
+        crop=CROP_SIZE,
+        synthetic=data["source"] == "synthetic",
+        data=trained_on(record),
+        fcn="fcn" in networks,
+        accuracy=describe_accuracies(records),
+        controls=(("left", "left", 0, room, room // 2), ("top", "top", 0, room, room // 2), *CONTROLS),
+        payload=Markup(json.dumps(payload).replace("<", "\\u003c")),
+        script=Markup((here / "playground.js").read_text(encoding="utf-8")),
+    )
+
+
+def describe_accuracies(records):
+    """Return a sentence with the test accuracies of the networks, by name."""
+    accuracies = [
+        f"{name.upper()} {record['test_accuracy']:.1%} (95 % interval {record['test_accuracy_interval'][0]:.1%} to "
+        f"{record['test_accuracy_interval'][1]:.1%})"
+        for name, record in records.items()
+    ]
+    return f"Accuracy on {records['cnn']['test_count']:,} test images: {', '.join(accuracies)}."
+
+
+def main():
+    args = get_args()
+    out = Path(args.out)
+    data, networks, records = load_data(out), {}, {}
+    for name, file in (("cnn", "q3_cnn.pt"), ("fcn", "q2_fcn.pt")):
+        if name == "cnn" or (out / file).is_file():
+            networks[name], records[name], _ = load_network(out / file)
+            check_origin(out / file, weights_hash(networks[name].state_dict()), data, force=False)
+    text = page(data, networks, records, args.galaxies)
+    size = len(text.encode())
+    if size > MOST_BYTES:
+        raise ValueError(f"the page would have {size:,} bytes, more than {MOST_BYTES:,}: lower --galaxies")
+    save_text(text, out / "playground.html")
+    print(f"{out / 'playground.html'}: {size:,} bytes")
+
+
+if __name__ == "__main__":
+    cli.run(main)
