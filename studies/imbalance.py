@@ -22,6 +22,7 @@ from common.hardware.device import choose_device
 from common.hardware.gpu import ResidentLoader
 from common.storage.artifacts import load_data
 from common.train import predict
+from q4_confusion import confusion_matrix
 from studies.runs import collect, draw_split, number_list, save_study
 from studies.statistics import bootstrap_interval, certain_sign, percent, points
 from studies.training import NETWORKS, crop_and_normalise, train_network
@@ -95,8 +96,7 @@ def class_metrics(labels, predictions):
 
     Balanced accuracy is the mean recall, macro F1 the mean F1, over the classes with test images.
     """
-    cells = MAIN_CLASSES * np.asarray(labels) + np.asarray(predictions)
-    matrix = np.bincount(cells, minlength=MAIN_CLASSES**2).reshape(MAIN_CLASSES, MAIN_CLASSES)  # rows: true
+    matrix = confusion_matrix(predictions, labels, MAIN_CLASSES)
     tested, by_class = matrix.sum(1) > 0, metrics.per_class(matrix)
     means = np.trace(matrix) / matrix.sum(), by_class["recall"][tested].mean(), by_class["f1"][tested].mean()
     return np.array([*means, *by_class["recall"]])
