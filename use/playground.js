@@ -236,8 +236,9 @@ function update() {
   const sentences = [`CNN: ${showProbabilities("cnn", page.answer.cnn)}`];
   if (FCN && $("both").checked) sentences.push(`FCN: ${showProbabilities("fcn", page.answer.fcn)}`);
   bars.forEach((row, label) => row.classList.toggle("true", label === state.truth));
-  clearTimeout(spoken);  // spoken once one pauses
-  spoken = setTimeout(() => { $("verdict").textContent = `${sentences.join(". ")}.`; }, 150);
+  const verdict = $("verdict").textContent = `${sentences.join(". ")}.`;
+  clearTimeout(spoken);  // a screen reader reads it out once one pauses
+  spoken = setTimeout(() => { $("spoken").textContent = verdict; }, 150);
   for (const name of ["left", "top", "turn", "light", "noise"]) {
     $(name).value = state[name];
     $(`${name}-value`).textContent = state[name] + {left: " px", top: " px", turn: "°", light: " %", noise: ""}[name];
