@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary")
+SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary", "predict", "export")
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["forked", "fuzz", *SCRIPTS])

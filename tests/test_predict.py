@@ -257,7 +257,7 @@ def test_networks_that_cannot_be_used_are_refused(folder, tmp_path):
     def refused(path):
         return error_of(run("predict.py", folder / "pictures", "--model", path))
 
-    assert "is not there: run q3_cnn.py first" in refused(tmp_path / "none.pt")
+    assert "does not exist: run q3_cnn.py first" in refused(tmp_path / "none.pt")
     path = save_network(tmp_path)
     record = path.with_suffix(".json")
     content = record.read_text()
