@@ -138,6 +138,9 @@ def describe(protocols, variance):
         if np.isnan(parts["share"]):
             sentences.append(f"{name.upper()}: all crossed runs have the same accuracy.")
             continue
+        if parts["high"] == 0:  # the means of the splits lie closer together than the trainings alone explain
+            sentences.append(f"{name.upper()}: the split's share of the variance cannot be told from so few runs.")
+            continue
         verdict = "whether the split matters cannot be told"
         if parts["low"] > 0:
             verdict = "the split matters"

@@ -51,7 +51,7 @@ def seeds_tables(record):
     rows = [
         (name.upper(), f"{100 * each['between_sd']:.1f}", f"{100 * each['within_sd']:.1f}",
          f"{each['share']:.0%} [{each['low']:.0%}, {each['high']:.0%}]")
-        for name, each in record["variance"].items() if each["share"] == each["share"]
+        for name, each in record["variance"].items() if each["share"] == each["share"] and each["high"] > 0
     ]  # fmt: skip
     header = ("network", "split to split (points)", "training to training (points)", "the split's share")
     return lines + (table(header, rows) if rows else [])
