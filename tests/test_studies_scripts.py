@@ -188,6 +188,6 @@ def test_without_records_there_are_no_tables(tmp_path):
     (0.2, 0.9, "the split matters")])  # fmt: skip
 def test_the_splits_share_of_the_variance_is_given_only_with_an_interval_that_holds_it(low, high, says):
     parts = {"share": low, "low": low, "high": high, "between_sd": 0.01, "within_sd": 0.02}
-    [sentence] = seeds.describe({}, {"cnn": parts})
+    [sentence] = studies.seeds.describe({}, {"cnn": parts})
     assert says in sentence
     assert ("%" in sentence) == (high > 0)
