@@ -48,7 +48,7 @@ def get_args(argv=None):
     cli.add_device(parser)
     args = parser.parse_args(argv)
     if args.data and args.source != "auto":
-        parser.error(f"--data {args.data} and --source {args.source} exclude each other")
+        parser.error(f"--data {args.data} and --source {args.source} are mutually exclusive")
     return args
 
 

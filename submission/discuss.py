@@ -112,6 +112,8 @@ def discuss_cnn(q3):
 def discuss_shifts(inside):
     """Return what shifting all test crops does to both networks."""
     furthest, networks = inside["shifts"][-1], inside["under_shifts"]
+    if furthest == 0:
+        return f"{caution(inside)}The images are too small to shift the crops within them."
     drop = {name: 100 * (values["accuracy"][0] - values["accuracy"][-1]) for name, values in networks.items()}
     change = {name: f"{abs(points):.1f} points {'lost' if points >= 0 else 'gained'}" for name, points in drop.items()}
     changed = {name: values["changed"][-1] for name, values in networks.items()}

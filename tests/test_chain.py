@@ -184,7 +184,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(synthetic_run, tmp_path
         ("q1_data.py", ("--data", tmp_path / "text.h5"), "text.h5 is not an HDF5 file"),
         ("q1_data.py", ("--data", tmp_path / "none.h5"), "none.h5"),
         ("q1_data.py", ("--data", small), "48 images of classes 0-7 and 12 of 8 and 9"),
-        ("q1_data.py", ("--data", small, "--source", "real"), "exclude each other"),
+        ("q1_data.py", ("--data", small, "--source", "real"), "are mutually exclusive"),
         ("q1_data.py", ("--source", "synthetic", "--count", 20), "at least 40"),
         ("q1_data.py", ("--seed", -1), "--seed"),
         ("q2_fcn.py", ("--epochs", 0), "--epochs"),

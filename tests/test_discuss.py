@@ -91,6 +91,13 @@ def test_a_network_is_called_steadier_under_shifts_only_where_that_was_measured(
     assert ("why the FCN is steadier was not measured" in text) == (says == SHIFTED[1])
 
 
+def test_images_that_leave_no_room_for_a_shift_are_said_to_be_too_small():
+    record = inside(0.3, 0.1, 120, 10, 1e-9)
+    assert "too small to shift" not in discuss.discuss_shifts(record)
+    text = discuss.discuss_shifts(record | {"shifts": [0]})
+    assert text == "The images are too small to shift the crops within them."
+
+
 def test_shifts_are_told_with_the_shares_and_the_accuracies():
     text = discuss.discuss_shifts(inside(0.3, 0.1, 120, 10, 1e-9))
     assert "30.0 % of the FCN's predictions change and 10.0 % of the CNN's" in text

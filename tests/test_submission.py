@@ -158,7 +158,7 @@ def test_every_option_reaches_the_scripts(galaxies):
 
 
 def test_a_file_and_a_source_exclude_each_other():
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="are mutually exclusive"):
         get_args(["--data", "galaxies.h5", "--source", "synthetic"])
 
 
@@ -186,7 +186,7 @@ def test_elsewhere_the_notebook_asks_for_its_file_and_finds_it_beside_itself(tmp
     shutil.copy(galaxies, tmp_path)
     book = until_q1(settings)
     execute(book, tmp_path)
-    assert "galaxies.h5: images of each class" in book.cells[-1].outputs[0].text
+    assert "galaxies.h5: images per class" in book.cells[-1].outputs[0].text
     assert json.loads((tmp_path / "results" / "q1_data.json").read_text())["source"] == "file:galaxies.h5"
 
 
@@ -333,7 +333,7 @@ def test_an_error_leaves_no_half_written_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     error = error_of(run("submission/build.py", "--data", tmp_path / "bad.h5", "--out", tmp_path / "out"))
     assert "cell 'run q1_data.py' failed" in error
-    assert "no HDF5 file" in error
+    assert "is not an HDF5 file" in error
     assert not (tmp_path / "out").exists()
     error = error_of(run("submission/build.py", "--data", tmp_path / "none.h5", "--out", tmp_path / "out"))
     assert error == f"error: {tmp_path / 'none.h5'}: No such file or directory"
