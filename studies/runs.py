@@ -31,7 +31,7 @@ from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from q1_data import channel_statistics
 
-STATS_IMAGES = 1000  # training images that q1_data.py measures mean and std on, unless told otherwise
+STATS_IMAGES = 1000  # training images that q1_data.py measures mean and std on by default
 
 
 def number_list(text):
@@ -50,7 +50,7 @@ def draw_split(data, seed, split="stratified"):
 
     data: Q1's dict, of any split; the numbers of training images stay. Images, uint8 (n, 3, h, w), labels and
     indices, int64 (n,), of each subset, mean, std and fingerprint are new.
-    Raises ValueError for a dict without indices.
+    Raises ValueError for a dict without indices, or whose mean and std come from another number of images.
     """
     if not all(f"{subset}_indices" in data for subset in SUBSETS):
         raise ValueError("q1_data.pt holds no indices, without which no other split can be made: rerun q1_data.py")
@@ -75,10 +75,16 @@ def draw_split(data, seed, split="stratified"):
         drawn[f"{subset}_labels"] = torch.from_numpy(labels[chosen].astype(np.int64)) % MAIN_CLASSES
         drawn[f"{subset}_indices"] = torch.from_numpy(chosen)
     drawn["fingerprint"] = splits.fingerprint(drawn)
-    images = data.get("stats_images", STATS_IMAGES)
-    first = drawn["main_train_images"][:images], drawn["main_train_labels"][:images]
-    drawn["mean"], drawn["std"] = channel_statistics(make_loader(*first, transforms.Compose([RandomCrop(48)])))
+    if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
+        raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
+    drawn["mean"], drawn["std"] = first_statistics(drawn)
     return drawn
+
+
+def first_statistics(data):
+    """Return mean and std, float32 (3,) each, of crops of the first training images, as q1_data.py does by default."""
+    first = (data[f"main_train_{kind}"][:STATS_IMAGES] for kind in ("images", "labels"))
+    return channel_statistics(make_loader(*first, transforms.Compose([RandomCrop(48)])))
 
 
 def collect(out, study, keys, compute, settings, fingerprint, device="cpu", threads=1):

@@ -9,7 +9,13 @@ import pytest
 import torch
 from forked import ROOT
 from hypothesis import HealthCheck, settings
-from memory import pytest_addoption, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 (pytest's hooks)
+from memory import (  # noqa: F401 (pytest's hooks)
+    pytest_addoption,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from torchvision import transforms
 
 from common.data import Normalize, RandomCrop

@@ -2,7 +2,8 @@
 
 The peak is that of pytest's own process plus that of the largest process that a test started. On Linux a process is
 counted with the peak of the one that started it, and with the libraries that it shares with others, so the sum is an
-upper bound, also for the tests that run two of torchrun's workers at a time.
+upper bound, also for the tests that run two of torchrun's workers at a time. With pytest-xdist, which runs the files of
+tests in two processes at once, each of the two has its own line, and the limit is that of one.
 """
 
 import resource
@@ -24,18 +25,31 @@ def pytest_addoption(parser):
     parser.addoption("--memory-limit", type=float, default=LIMIT, metavar="GB", help="most memory of all processes")
 
 
+def pytest_configure(config):
+    config.stash[PEAKS] = []  # a worker's own and its largest child's, in GB: of each worker, where there are several
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """In the process that hands the tests out: a worker of pytest-xdist has ended, and tells its peaks."""
+    node.config.stash[PEAKS] += getattr(node, "workeroutput", {}).get("peaks", [])  # one that died tells nothing
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist sends what a worker has to tell
 def pytest_sessionfinish(session):
     stop_fork_server()  # its processes are counted once it has ended
-    own, other = (peak_memory(who) / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    peak = own + other
-    session.config.stash[PEAKS] = own, other, peak
-    if peak > session.config.getoption("memory_limit") and session.exitstatus == pytest.ExitCode.OK:
+    peaks = session.config.stash[PEAKS]
+    if not peaks:
+        peaks.append([peak_memory(who) / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)])
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peaks"] = peaks
+    elif max(map(sum, peaks)) > session.config.getoption("memory_limit") and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    own, other, peak = config.stash[PEAKS]
     limit = config.getoption("memory_limit")
-    line = f"peak memory: {own:.2f} GB pytest + {other:.2f} GB largest other process"
-    verdict = "ERROR: above" if peak > limit else "within"
-    terminalreporter.write_line(f"{line} = {peak:.2f} GB, {verdict} the limit of {limit:g} GB", red=peak > limit)
+    for own, other in config.stash[PEAKS]:
+        line = f"peak memory: {own:.2f} GB pytest + {other:.2f} GB largest other process = {own + other:.2f} GB"
+        verdict = "ERROR: above" if own + other > limit else "within"
+        terminalreporter.write_line(f"{line}, {verdict} the limit of {limit:g} GB", red=own + other > limit)

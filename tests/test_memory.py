@@ -21,15 +21,17 @@ def test_passes():
 """
 
 
-@pytest.mark.parametrize(("allocated", "status"), [(1_000, 0), (400_000_000, 1)])
-def test_a_process_above_the_limit_fails_the_run_though_every_test_passes(allocated, status, tmp_path):
+@pytest.mark.parametrize(
+    ("allocated", "status", "options"), [(1_000, 0, ()), (400_000_000, 1, ()), (400_000_000, 1, ("-p", "xdist", "-n2"))]
+)
+def test_a_process_above_the_limit_fails_the_run_though_every_test_passes(allocated, status, options, tmp_path):
     (tmp_path / "test_allocates.py").write_text(ALLOCATES.format(bytes=allocated))
     # Through a shell: a process that takes this one's place would be counted with this one's peak.
     shell = ["sh", "-c", '"$@"; exit $?', "sh"]
     command = [*shell, sys.executable, "-m", "pytest", "-p", "memory", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [*command, "--memory-limit", "0.3", tmp_path],
+        [*command, *options, "--memory-limit", "0.3", tmp_path],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -38,8 +40,9 @@ def test_a_process_above_the_limit_fails_the_run_though_every_test_passes(alloca
     )
     assert "1 passed" in done.stdout
     assert done.returncode == status
-    figures = re.search(r"peak memory: (\S+) GB .* (\S+) GB largest .* = (\S+) GB", done.stdout).groups()
-    own, other, peak = map(float, figures)
+    lines = re.findall(r"peak memory: (\S+) GB .* (\S+) GB largest .* = (\S+) GB", done.stdout)
+    own, other, peak = max((list(map(float, figures)) for figures in lines), key=lambda figures: figures[1])
+    assert len(lines) == (2 if options else 1)
     assert peak == pytest.approx(own + other, abs=0.02)  # each is rounded to 0.01
     assert other > allocated / 1e9
     assert ("ERROR: above" in done.stdout) == (status == 1)

@@ -137,3 +137,11 @@ def test_a_split_drawn_again_is_what_q1_makes_of_the_file(tmp_path, seed, split)
 def test_a_file_without_indices_is_refused():
     with pytest.raises(ValueError, match=r"rerun q1_data\.py"):
         draw_split({"fingerprint": ""}, 0)
+
+
+def test_statistics_of_another_number_of_images_are_refused(tmp_path):
+    path = write_galaxy10(tmp_path / "noise.h5", 200)
+    sizes = "--data", path, "--main-train", 100, "--transfer-train", 30
+    run_well("q1_data.py", *sizes, "--stats-images", 20, "--out", tmp_path)
+    with pytest.raises(ValueError, match=r"other --stats-images than 1000: rerun q1_data\.py"):
+        draw_split(load_data(tmp_path), 0)
