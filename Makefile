@@ -24,7 +24,7 @@ endif
 # No two trainings at once, whatever -j says: torch uses all cores by itself, and two trainings that wait for each
 # other's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
-.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench notebook playground export clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench bench-scale notebook playground export clean help FORCE
 
 all: $(OUT)/summary.txt ## answer all five questions and print a table
 data: $(OUT)/q1_data.json ## Q1: read, show, split and measure the galaxies
@@ -129,6 +129,8 @@ notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and 
 bench: $(ENVIRONMENT) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
+bench-scale: $(ENVIRONMENT) ## time and memory at 3,000, 30,000 and 300,000 images
+	$(PYTHON) -m benchmarks.scale --out '$(OUT)' --device '$(DEVICE)'
 
 # What is done with the trained networks.
 playground: $(OUT)/playground.html ## a page in which the trained networks run, for a class room

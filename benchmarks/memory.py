@@ -1,22 +1,32 @@
-"""How much memory a process needs."""
+"""How much memory and time a process needs."""
 
-import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: systems count memory in different units
+
+# A process is counted with the peak of the one that started it, so a small one in between starts the script.
+STARTER = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 
 
-def peak_bytes(usage):
-    """Return the peak resident memory in a resource usage, in bytes; systems count it in different units."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def run_measured(*command):
+    """Run a Python script; return how long it took, in s, and its peak resident memory, in GB, as the system counts."""
+    command = [sys.executable, "-S", "-c", STARTER, sys.executable, *map(str, command)]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise ValueError(f"{' '.join(command[5:])} failed, so it cannot be measured")
+    return time.perf_counter() - start, int(done.stdout) * MAXRSS_UNIT / 1e9
 
 
 def peak_memory(*command):
-    """Run a Python script; return its peak resident memory in GB, as the operating system counts it."""
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise ValueError(f"{' '.join(map(str, command))} failed, so its memory cannot be measured")
-    return peak_bytes(usage) / 1e9
+    """Run a Python script; return its peak resident memory in GB."""
+    return run_measured(*command)[1]
