@@ -10,6 +10,7 @@ from pathlib import Path
 from common import cli, plots
 from common.storage.artifacts import load_json, save_text
 from studies.statistics import percent, points
+from studies.transfer_report import LABELS
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ("cp artifacts/studies/*.json docs/studies/; python -m studies.tables",)
@@ -88,7 +89,38 @@ def symmetry_tables(record):
     return lines
 
 
-TABLES = {"seeds": seeds_tables, "imbalance": imbalance_tables, "symmetry": symmetry_tables}
+def transfer_tables(record):
+    """Return the tables of studies/transfer.py: accuracies and differences by the number of labelled galaxies."""
+    accuracy, lines = record["accuracy"], []
+    if record["encoder"]:
+        accuracy = accuracy | {"trained, logistic regression": record["logistic_regression_on_trained"]}
+    for found, write in ((accuracy, percent), (record["differences"], points)):
+        rows = [
+            (size, *map(write, by_method)) for size, *by_method in zip(record["sizes"], *found.values(), strict=True)
+        ]
+        titles = [" minus ".join(LABELS.get(part, part) for part in name.split(" - ")) for name in found]
+        lines += table(("labelled galaxies", *titles), rows)
+    return lines
+
+
+def calibration_tables(record):
+    """Return the table of studies/calibration.py: each network before and after dividing by its temperature."""
+    rows = [
+        (name.upper() + (f", temperature {network['mean']['temperature']['mean']:.2f}" if when == "after" else ""),
+         points(network["mean"][f"overconfidence_{when}"]), percent(network["mean"][f"debiased_error_{when}"]),
+         f"{network['mean'][f'loss_{when}']['mean']:.3f}")
+        for name, network in record["networks"].items() for when in ("before", "after")
+    ]  # fmt: skip
+    return table(("network", "stated minus correct (points)", "calibration error, debiased", "test loss"), rows)
+
+
+TABLES = {
+    "seeds": seeds_tables,
+    "imbalance": imbalance_tables,
+    "symmetry": symmetry_tables,
+    "transfer": transfer_tables,
+    "calibration": calibration_tables,
+}
 
 
 def question(study):

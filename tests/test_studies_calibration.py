@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from common.storage.artifacts import load_data
 from studies import calibration as study
-from studies import reliability
+from studies import reliability, tables
 from studies.calibration import describe, summarise
 from studies.calibration import test_result as result_of
 
@@ -103,5 +103,9 @@ def test_the_study_runs_and_keeps_out_what_it_fits_the_temperature_on(synthetic_
         confidence, correct = (np.array(result[name][key]) for key in ("confidence_after", "correct"))
         assert seeds["error_after"][1] == reliability.calibration_error(confidence, correct)
         assert seeds["accuracy"][1] == correct.mean()
+    rows = tables.calibration_tables(record)[2:6]
+    mean = record["networks"]["cnn"]["mean"]
+    assert f"| CNN, temperature {mean['temperature']['mean']:.2f} | " in rows[3]
+    assert rows[3].endswith(f"| {mean['loss_after']['mean']:.3f} |")
     assert (tmp_path / "studies/calibration.png").read_bytes().startswith(b"\x89PNG")
     assert "temperature" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from common.storage.artifacts import load_data
-from studies import encoders, heads
+from studies import encoders, heads, tables
 from studies import transfer as study
 from studies.transfer_report import apart, verdicts
 
@@ -130,6 +130,8 @@ def test_the_study_runs_with_an_encoder_whose_features_are_kept(synthetic_run, t
         assert head["separable_samples"] == 2 or head["train_loss_gap"]["mean"] >= 0
     assert (tmp_path / "studies/transfer.png").read_bytes().startswith(b"\x89PNG")
     assert "SYNTHETIC" in capsys.readouterr().out
+    row = tables.transfer_tables(record)[3]
+    assert row.startswith(f"| {whole} | {100 * record['accuracy']['frozen'][1]['mean']:.1f} %")
     [kept] = (tmp_path / "studies").glob("encoder-*.pt")
     before = kept.stat().st_mtime_ns
     encoder_results = json.loads((tmp_path / "studies/transfer_encoder/seed-3.json").read_text())
