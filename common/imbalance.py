@@ -1,8 +1,7 @@
 """How far the number of training images explains which classes a network recognises."""
 
 import numpy as np
-from scipy.special import expit
-from scipy.stats import rankdata, spearmanr, t
+import scipy
 
 from common import metrics
 
@@ -30,17 +29,17 @@ def logistic_fit(correct, tested, x):
     design = np.column_stack([np.ones_like(x), (x - x.mean()) / scale])
     weights = np.zeros(2)
     for _ in range(100):  # Newton's method; steps of at most 2 keep the first ones from overshooting
-        share = expit(design @ weights)
+        share = scipy.special.expit(design @ weights)
         information = design.T @ (design * (tested * share * (1 - share))[:, None])
         step = np.linalg.solve(information, design.T @ (correct - tested * share))
         weights += step * min(1, 2 / np.abs(step).max()) if step.any() else 0
         if np.abs(step).max() < 1e-12:
             break
-    share = expit(design @ weights)
+    share = scipy.special.expit(design @ weights)
     spread = tested * share * (1 - share)
     dispersion = max(1, ((correct - tested * share) ** 2 / spread).sum() / (len(x) - 2))
     error = np.sqrt(dispersion * np.linalg.inv(design.T @ (design * spread[:, None]))[1, 1]) / scale
-    slope, half = weights[1] / scale, t.ppf(0.975, len(x) - 2) * error
+    slope, half = weights[1] / scale, scipy.stats.t.ppf(0.975, len(x) - 2) * error
     return {
         "intercept": float(weights[0] - slope * x.mean()),
         "slope": float(slope),
@@ -60,9 +59,9 @@ def rank_correlation(correct, tested, x, seed):
     recall = correct / tested
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(recall) == 0:
         return UNDEFINED, [UNDEFINED, UNDEFINED]
-    value = float(spearmanr(x, recall).statistic)
+    value = float(scipy.stats.spearmanr(x, recall).statistic)
     resampled = np.random.default_rng(seed).beta(correct + 0.5, tested - correct + 0.5, (RESAMPLES, len(x)))
-    ranks, x_ranks = rankdata(resampled, axis=1) - (len(x) + 1) / 2, rankdata(x) - (len(x) + 1) / 2
+    ranks, x_ranks = (scipy.stats.rankdata(each, axis=-1) - (len(x) + 1) / 2 for each in (resampled, x))
     values = ranks @ x_ranks / np.sqrt((ranks**2).sum(1) * (x_ranks**2).sum())
     low, high = np.quantile(values, (0.025, 0.975))
     return value, [float(min(low, value)), float(max(high, value))]
@@ -82,7 +81,7 @@ def recall_against_count(matrix, train_counts, seed=0):
     spearman, spearman_interval = rank_correlation(correct, tested[used], x, seed)
     fit = logistic_fit(correct, tested[used], x)
     expected = np.full(len(matrix), np.nan)
-    expected[used] = expit(fit["intercept"] + fit["slope"] * x)
+    expected[used] = scipy.special.expit(fit["intercept"] + fit["slope"] * x)
     intervals = (spearman_interval, fit["slope_interval"])
     relation = "cannot be told"
     if all(low > 0 for low, _ in intervals):

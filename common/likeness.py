@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import binom
+import scipy
 
 from common.metrics import accuracy_interval, holm
 
@@ -61,7 +61,10 @@ def two_way_p_value(confused, errors, expected):
     confused, errors, expected: two numbers each, of the direction i as j and of j as i.
     """
     directions = zip(confused, errors, expected, strict=True)
-    return max(float(binom.sf(count - 1, total, mean / total)) if total else 1.0 for count, total, mean in directions)
+    return max(
+        float(scipy.stats.binom.sf(count - 1, total, mean / total)) if total else 1.0
+        for count, total, mean in directions
+    )
 
 
 def both(first, second):

@@ -1,7 +1,7 @@
 """Metrics computed from predictions and labels."""
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy  # its stats, which take half a second to import, when they are used
 
 
 def per_class(matrix):
@@ -51,7 +51,7 @@ def majority_accuracy(train_labels, test_labels):
 
 def accuracy_interval(correct, count):
     """Return the 95 % confidence interval (low, high) of an accuracy (Wilson 1927)."""
-    interval = binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -64,5 +64,5 @@ def mcnemar(first_correct, second_correct):
     first_correct, second_correct = np.asarray(first_correct), np.asarray(second_correct)
     first_only, second_only = int((first_correct & ~second_correct).sum()), int((second_correct & ~first_correct).sum())
     differ = first_only + second_only
-    p_value = float(binomtest(first_only, differ).pvalue) if differ else 1.0
+    p_value = float(scipy.stats.binomtest(first_only, differ).pvalue) if differ else 1.0
     return {"first_only": first_only, "second_only": second_only, "p_value": p_value}

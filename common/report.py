@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.stats import sem
+import scipy
 from torch.nn.functional import cross_entropy
 
 from common import plots
@@ -27,7 +27,7 @@ def loss_error(loss, logits, labels):
     losses = cross_entropy(logits.double(), labels, reduction="none")
     if len(labels) == 1 or not math.isclose(losses.mean().item(), loss, rel_tol=1e-3):
         return float("nan")
-    return sem(losses.numpy()).item()
+    return scipy.stats.sem(losses.numpy()).item()
 
 
 def training_record(options, data, task, model, criterion, history, train_loader, test_loader):

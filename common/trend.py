@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.stats import t as student_t
+import scipy
 
 MIN_EPOCHS = 10  # with fewer, no verdict is given
 STRETCH = 3  # epochs, the shortest stretch whose mean is compared
@@ -42,7 +42,7 @@ def change(losses, stretch, comparisons=1):
     noise = math.sqrt((residuals**2).mean() / 1.5)
     error = CORRELATION_ALLOWANCE * noise * math.sqrt(2 / length)
     freedom = len(residuals) / 2  # overlapping differences count about half
-    trend, level = (student_t.isf(rate, freedom) * error for rate in (FALSE_TREND / comparisons, FALSE_LEVEL))
+    trend, level = (scipy.stats.t.isf(rate, freedom) * error for rate in (FALSE_TREND / comparisons, FALSE_LEVEL))
     return (means[-1] - means[stretch]) / means[stretch], trend / means[stretch], level / means[stretch]
 
 

@@ -156,6 +156,7 @@ def seeds_figure(protocols, course, source):
     """Return a figure of each method's accuracy: a point per seed, the mean and its interval."""
     figure, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
     rows = {name: len(TITLES) - place for place, name in enumerate(TITLES)}
+    furthest = 0
     for shift, (kind, found) in zip((0.0, -0.32), protocols.items(), strict=False):
         for name, row in rows.items():
             interval = found["accuracy"][name]
@@ -169,13 +170,14 @@ def seeds_figure(protocols, course, source):
             label = f"{mean:.1f} %" + (", file's order" if kind == "file" else "")
             right = np.nanmax([values.max(), min(100 * interval["high"], 100)])
             ax.annotate(label, (right, row + shift), xytext=(10, 0), textcoords="offset points", va="center")
+            furthest = max(furthest, right)
     for name, (accuracy, _) in course.items():
         ax.plot(100 * accuracy, rows[name] + 0.25, "v", color="black", markersize=6)
         ax.annotate(
             "course", (100 * accuracy, rows[name] + 0.25), xytext=(7, 0), textcoords="offset points", va="center"
         )
     ax.set_yticks(list(rows.values()), list(TITLES.values()))
-    ax.set(xlabel="test accuracy (%): points seeds, lines the mean's 95 % interval", xlim=(0, 119))
+    ax.set(xlabel="test accuracy (%): points seeds, lines the mean's 95 % interval", xlim=(0, furthest + 19))
     ax.grid(alpha=0.25, axis="x")
     figure.suptitle(plots.titled("How much the answers vary", source))
     return figure

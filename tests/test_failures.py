@@ -42,7 +42,7 @@ TESTS = {
         "test_train.test_out_of_memory_on_a_gpu_is_the_same",
     ),
     "`make -j8`": (
-        "test_makefile.test_the_number_of_jobs_changes_no_result",
+        "test_makefile.test_whatever_j_says_one_question_runs_at_a_time",
         "test_train.test_any_hash_seed_gives_the_same_bits",
         "test_train.test_deterministic_asks_torch_for_it_and_changes_nothing_on_a_cpu",
     ),

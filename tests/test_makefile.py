@@ -128,6 +128,7 @@ from pathlib import Path
 from common.defaults import DEFAULTS
 name, given = Path(sys.argv[0]).stem, [a for a in sys.argv[1:] if a != "--resume=if-same"]
 given = {key[2:].replace("-", "_"): value for key, value in zip(given[::2], given[1::2], strict=True)}
+open("runs.log", "a").write(f"{name} begins\\n")
 args = DEFAULTS[name] | {key: int(value) if value.isdecimal() else value for key, value in given.items()}
 out = Path(args["out"])
 out.mkdir(exist_ok=True)
@@ -136,6 +137,8 @@ if os.environ.get("FAILS") == name:
 for kind in ("png",) if name == "q4_confusion" else ("pt", "png"):
     (out / f"{name}.{kind}").write_text("x")
 (out / f"{name}.json").write_text(json.dumps({"args": args}))
+time.sleep(0.1)
+open("runs.log", "a").write(f"{name} ends\\n")
 """
 
 
@@ -192,8 +195,14 @@ def test_what_has_been_redone_is_done(stand_in):
     assert run_by_make(stand_in, "SEED=1") == TRAININGS
     assert run_by_make(stand_in, "SEED=1", "DEVICE=cpu") == TRAININGS
     assert run_by_make(stand_in, "SEED=1") == []  # what another device has computed is good enough for auto
-    assert run_by_make(stand_in, "-j8") == EVERYTHING  # one after the other, whatever -j says
     assert run_by_make(stand_in, "OUT=data") == EVERYTHING  # a folder named like a target
+
+
+def test_whatever_j_says_one_question_runs_at_a_time(stand_in):
+    (stand_in / "runs.log").unlink()
+    assert run_by_make(stand_in, "-j8", "SEED=1") == EVERYTHING
+    expected = [f"{name} {moment}" for name in QUESTIONS for moment in ("begins", "ends")]
+    assert (stand_in / "runs.log").read_text().splitlines() == expected
 
 
 def test_a_run_that_failed_counts_as_not_done(stand_in):
