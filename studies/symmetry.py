@@ -128,13 +128,15 @@ def symmetry_figure(networks, source):
             label = (
                 "- - without the symmetries" if use == "neither" else "— trained and predicting\nwith the symmetries"
             )
-            height = 0.05 if use == "neither" else 0.8
-            ax.text(0.97, height, label, transform=ax.transAxes, ha="right", color=COLOURS[name], alpha=max(alpha, 0.8))
+            height, vertical = (0.03, "bottom") if use == "neither" else (0.97, "top")
+            ax.text(0.97, height, label, transform=ax.transAxes, ha="right", va=vertical, color=COLOURS[name])
         ax.set_xscale("log")
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.minorticks_off()
         ax.set(xlabel="training images", title=name.upper())
         ax.grid(alpha=0.25)
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(low - (high - low) / 8, high + (high - low) / 5)  # room for the labels
     axes[0].set_ylabel("test accuracy (%)")
     figure.suptitle(plots.titled("The eight symmetries, worth labelled galaxies", source))
     return figure
