@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common import cli, plots
 from common.storage.artifacts import load_json, save_text
+from studies.imbalance import TITLES as METHODS
 from studies.statistics import percent, points
 from studies.transfer_report import LABELS
 
@@ -61,9 +62,9 @@ def seeds_tables(record):
 def imbalance_tables(record):
     """Return the tables of studies/imbalance.py: the metrics, and the recalls by class."""
     methods, names = record["methods"], [name for name in record["methods"]["none"]["value"] if name != "recall"]
-    rows = [(method, *(percent(each["value"][name]) for name in names)) for method, each in methods.items()]
+    rows = [(METHODS[method], *(percent(each["value"][name]) for name in names)) for method, each in methods.items()]
     changes = [
-        (f"{method} minus none", *(points(each["change"][name]) for name in names))
+        (f"{METHODS[method]}, minus {METHODS['none']}", *(points(each["change"][name]) for name in names))
         for method, each in methods.items()
         if method != "none"
     ]
@@ -74,7 +75,8 @@ def imbalance_tables(record):
         )
         if test
     ]
-    return table(("method", *names), rows + changes) + table(("recall", "train", "test", *methods), recalls)
+    header = ("recall", "train", "test", *(METHODS[method] for method in methods))
+    return table(("method", *names), rows + changes) + table(header, recalls)
 
 
 def symmetry_tables(record):

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -58,6 +59,11 @@ def error_of(done):
     assert len(lines) == 1, done.stderr
     assert done.stderr.splitlines()[-1] == lines[0]
     return lines[0]
+
+
+def heed_ctrl_c():
+    """In a new process: end at SIGINT, also where the tests themselves run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def write_galaxy10(path, count=60, **changes):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, run_well, write_galaxy10
+from conftest import ROOT, heed_ctrl_c, run_well, write_galaxy10
 
 from common.defaults import DEFAULTS, NO_SETTINGS
 from common.storage import stale
@@ -303,7 +303,7 @@ def broken_off(folder, number, epoch, *args):
     """Run make in `folder` until Q3 has finished an epoch, then send it and its children a signal."""
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "text": True, "env": ALONE, "start_new_session": True}
-    with subprocess.Popen([*MAKE, *args], cwd=folder, **options) as process:
+    with subprocess.Popen([*MAKE, *args], cwd=folder, preexec_fn=heed_ctrl_c, **options) as process:
         script = None
         for line in process.stdout:
             script = "q3_cnn.py" if " q3_cnn.py " in line else script

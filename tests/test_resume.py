@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, error_of, run, run_well
+from conftest import ROOT, error_of, heed_ctrl_c, run, run_well
 from forked import start
 
 from common.storage.resume import TrainingCheckpoint
@@ -89,7 +89,8 @@ def test_ctrl_c_says_how_to_resume_and_that_resumes(uninterrupted, tmp_path):
     whole, _ = uninterrupted
     (tmp_path / "q1_data.pt").symlink_to(whole / "q1_data.pt")
     command = [sys.executable, ROOT / "q2_fcn.py", "--epochs", "40", "--device", "cpu", "--out", tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with subprocess.Popen(command, preexec_fn=heed_ctrl_c, **options) as process:
         for line in process.stdout:
             if line.startswith("epoch   3"):
                 process.send_signal(signal.SIGINT)

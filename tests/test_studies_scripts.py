@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 
 import h5py
@@ -159,6 +160,16 @@ def test_the_page_of_tables_is_that_of_the_committed_records(tmp_path):
     assert (ROOT / "docs" / "studies.md").read_text(encoding="utf-8") == tables.page(folder)
 
 
+def test_the_readmes_intervals_are_those_of_the_tables():
+    text, tables_text = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/studies.md"))
+    results = text[: text.index("## The questions")]
+    intervals = re.findall(r"[-+\d.]+ (?:% |points )?\[[-\d.]+, [-\d.]+\]", results)
+    assert len(intervals) > 10
+    figures = [re.sub(r" (?:% |points )?\[", " [", interval).lstrip("+") for interval in intervals]
+    there = re.sub(r" (?:% |points )?\[", " [", tables_text)
+    assert [figure for figure in figures if figure not in there] == []
+
+
 def test_the_tables_hold_the_records_figures(galaxies, monkeypatch, capsys):
     docs = galaxies / "docs"
     records = {}
@@ -172,7 +183,8 @@ def test_the_tables_hold_the_records_figures(galaxies, monkeypatch, capsys):
     text = (docs / "studies.md").read_text()
     rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("|")}
     for method in ("none", "sampler"):
-        assert f"| {100 * records['imbalance']['methods'][method]['value']['macro F1']['mean']:.1f} %" in rows[method]
+        macro = records["imbalance"]["methods"][method]["value"]["macro F1"]["mean"]
+        assert f"| {100 * macro:.1f} %" in rows[studies.imbalance.TITLES[method]]
     accuracy = records["symmetry"]["networks"]["cnn"]["accuracy"]["2"]["both"]["mean"]
     assert f"{100 * accuracy:.1f} %" in rows["100"]  # the CNN's comes last
     assert all(sentence in text for record in records.values() for sentence in record["answer"])
