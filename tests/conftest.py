@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from memory import (  # noqa: F401 (pytest's hooks)
     pytest_addoption,
     pytest_configure,
+    pytest_runtest_logfinish,
     pytest_sessionfinish,
     pytest_terminal_summary,
     pytest_testnodedown,

@@ -1,24 +1,43 @@
 """What the tests may cost in memory: pytest's hooks, which print the peak at the end and fail above the limit.
 
 The peak is that of pytest's own process plus that of the largest process that a test started. On Linux a process is
-counted with the peak of the one that started it, and with the libraries that it shares with others, so the sum is an
+counted with what the one that started it holds, and with the libraries that it shares with others, so the sum is an
 upper bound, also for the tests that run two of torchrun's workers at a time. With pytest-xdist, which runs the files of
 tests in two processes at once, each of the two has its own line, and the limit is that of one.
 """
 
+import ctypes
 import resource
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from forked import stop_fork_server
 
 LIMIT = 3.0  # GB
 PEAKS = pytest.StashKey()
+own_peak = 0  # bytes: of this process, during the tests so far
 
 
 def peak_memory(who=resource.RUSAGE_SELF):
     """Return the peak resident memory, in bytes, of this process or, of RUSAGE_CHILDREN, of the largest."""
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def pytest_runtest_logfinish():
+    """After each test: note the peak, return freed memory to the system, and let Linux count the peak anew.
+
+    Else every process that a later test starts would be counted with the peak of all tests before it.
+    """
+    global own_peak
+    own_peak = max(own_peak, peak_memory())
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def pytest_addoption(parser):
@@ -40,7 +59,8 @@ def pytest_sessionfinish(session):
     stop_fork_server()  # its processes are counted once it has ended
     peaks = session.config.stash[PEAKS]
     if not peaks:
-        peaks.append([peak_memory(who) / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)])
+        own, other = max(own_peak, peak_memory()), peak_memory(resource.RUSAGE_CHILDREN)
+        peaks.append([own / 1e9, other / 1e9])
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["peaks"] = peaks
     elif max(map(sum, peaks)) > session.config.getoption("memory_limit") and session.exitstatus == pytest.ExitCode.OK:
