@@ -111,8 +111,8 @@ OLDEST_PYTHON = $(shell for python in python3.10 ~/.pyenv/versions/3.10.*/bin/py
 	.venv-oldest/bin/python -m pip install --quiet --requirement requirements-dev.txt --constraint constraints-oldest.txt
 	@touch $@
 
-# Two processes with one thread each take half as long as one process with two threads. OMP_NUM_THREADS=2 make test runs
-# the same tests with two threads in each.
+# In two processes with one thread each, so that none waits for another's threads. OMP_NUM_THREADS=2 make test runs the
+# same tests with two threads in each.
 test: $(DEV_ENVIRONMENT) ## all tests
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile tests
 test-oldest: .venv-oldest/requirements.installed ## all tests with the oldest Python and packages that are allowed

@@ -41,6 +41,11 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
+def machine():
+    """Return the processor's kind, torch's version and the vector instructions that it uses, as text."""
+    return f"{platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def seconds(function, device):
     """Return how long a call takes."""
     start = time.perf_counter()
@@ -191,7 +196,7 @@ def main():
         for key in ("seconds", "baseline_seconds")
     }
     results = {
-        "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        "machine": machine(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "args": vars(args),

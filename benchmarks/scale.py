@@ -4,7 +4,6 @@ Each script runs in a process of its own, as `make all` runs it, on SYNTHETIC ga
 --out/benchmarks, scale.json and scale.png. 300,000 images need 5 GB of memory and 10 GB of disk.
 """
 
-import platform
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from benchmarks.bench import machine
 from benchmarks.memory import run_measured
 from common import cli
 from common.galaxies.facts import IMAGE_SIZE
@@ -28,7 +28,7 @@ def get_args(argv=None):
     parser.add_argument(
         "--counts", type=number_list, default=[3_000, 30_000, 300_000], metavar="LIST", help="numbers of images"
     )
-    cli.add_out_and_seed(parser)
+    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
     cli.add_device(parser)
     return parser.parse_args(argv)
 
@@ -81,7 +81,7 @@ def main():
         results[str(count)] = measure(count, folder, args.device)
         shutil.rmtree(folder)
     record = {
-        "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        "machine": machine(),
         "threads": torch.get_num_threads(),
         "source": "synthetic",
         "args": vars(args),

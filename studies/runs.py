@@ -54,6 +54,8 @@ def draw_split(data, seed, split="stratified"):
     """
     if not all(f"{subset}_indices" in data for subset in SUBSETS):
         raise ValueError("q1_data.pt holds no indices, without which no other split can be made: rerun q1_data.py")
+    if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
+        raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
     old = {subset: data[f"{subset}_indices"].numpy() for subset in SUBSETS}
     count = sum(map(len, old.values()))
     labels, subset_of, row_of = np.empty(count, np.uint8), np.empty(count, int), np.empty(count, int)
@@ -75,8 +77,6 @@ def draw_split(data, seed, split="stratified"):
         drawn[f"{subset}_labels"] = torch.from_numpy(labels[chosen].astype(np.int64)) % MAIN_CLASSES
         drawn[f"{subset}_indices"] = torch.from_numpy(chosen)
     drawn["fingerprint"] = splits.fingerprint(drawn)
-    if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
-        raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
     drawn["mean"], drawn["std"] = first_statistics(drawn)
     return drawn
 
