@@ -25,7 +25,7 @@ from common.train import predict
 from q4_confusion import confusion_matrix
 from studies.runs import collect, draw_split, number_list, save_study
 from studies.statistics import bootstrap_interval, certain_sign, percent, points
-from studies.training import NETWORKS, crop_and_normalise, train_network
+from studies.training import NETWORKS, crop_and_normalise, seed_network, train_network
 
 EXAMPLES = (
     "python -m studies.imbalance",
@@ -69,8 +69,11 @@ def adjusted_logits(logits, counts):
     return logits - torch.where(counts > 0, (counts / counts.sum()).log(), torch.inf)
 
 
-def measure(key, out, epochs, device):
-    """Return the test predictions of the CNN trained in one way; key: seed-SEED-METHOD."""
+def measure(key, out, epochs, threads, device):
+    """Return the test predictions of the CNN trained in one way; key: seed-SEED-METHOD.
+
+    threads: those that Q3's own CNN, of METHOD none, is trained with.
+    """
     _, seed, method = key.split("-")
     seed, device = int(seed), choose_device(device)
     data = draw_split(load_data(out), seed)
@@ -83,7 +86,10 @@ def measure(key, out, epochs, device):
         train_loader, test_loader = (ResidentLoader(loader, device) for loader in (train_loader, test_loader))
     power = {"root": 0.5, "inverse": 1}.get(method, 0)
     criterion = nn.CrossEntropyLoss(class_weights(counts, power)).to(device) if power else None
-    cnn = train_network(*NETWORKS["cnn"], train_loader, epochs, seed, device, criterion)
+    if method == "none":
+        cnn = seed_network("cnn", data, train_loader, epochs, seed, device, out, threads)
+    else:
+        cnn = train_network(*NETWORKS["cnn"], train_loader, epochs, seed, device, criterion)
     logits, labels = predict(cnn, test_loader)
     result = {"predictions": logits.argmax(1).tolist(), "labels": labels.tolist(), "train_counts": counts.tolist()}
     if method == "none":
@@ -191,10 +197,9 @@ def main():
     data = load_data(args.out)
     methods = [method for method in TITLES if method != "adjusted"]
     keys = [f"seed-{seed}-{method}" for seed in args.seeds for method in methods]
-    compute = partial(measure, out=args.out, epochs=args.epochs, device=args.device)
-    results = collect(
-        args.out, "imbalance", keys, compute, {"epochs": args.epochs}, data["fingerprint"], device=args.device
-    )
+    settings = {"epochs": args.epochs, "threads": torch.get_num_threads()}
+    compute = partial(measure, out=args.out, device=args.device, **settings)
+    results = collect(args.out, "imbalance", keys, compute, settings, data["fingerprint"], args.device)
     summary = summarise(results, args.seeds)
     class_names = data["class_names"][:MAIN_CLASSES]
     train_counts = results[keys[0]]["train_counts"]

@@ -122,17 +122,24 @@ def computed(keys, arguments, device, threads):
     """Compute the results of `keys`; give each key and its result as soon as it is there, in any order."""
     processes = min(len(keys), os.cpu_count() or 1)
     if processes <= 1 or choose_device(device).type != "cpu":
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)  # on their number the last digits of a result depend
-        try:
+        with torch_threads(threads):
             yield from ((key, compute_one(key, *arguments)) for key in keys)
-        finally:
-            torch.set_num_threads(before)
         return
     with worker_processes(processes, threads) as executor:
         futures = {executor.submit(compute_one, key, *arguments): key for key in keys}
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+@contextmanager
+def torch_threads(count):
+    """Compute with `count` threads inside the block: on their number the last digits of a result depend."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from common.train import loss_and_accuracy, predict
 from studies.baselines import nearest_neighbours, softmax_regression
 from studies.runs import collect, draw_split, number_list, save_study
 from studies.statistics import certain_sign, mean_interval, paired_difference, percent, points, variance_parts
-from studies.training import COLOURS, NETWORKS, crop_and_normalise, train_network
+from studies.training import COLOURS, NETWORKS, crop_and_normalise, seed_network, train_network
 
 EXAMPLES = (
     "python -m studies.seeds",
@@ -72,8 +72,8 @@ def measure(key, out, epochs, transfer_epochs, device):
     data = draw_split(load_data(out), int(seed), "file" if kind == "file" else "stratified")
     train_loader, test_loader = make_loaders(data, "main", crop_and_normalise(data), 64, device)
     trained = {
-        name: train_network(make_network, lr, train_loader, epochs, training, device)
-        for name, (make_network, lr) in NETWORKS.items()
+        name: seed_network(name, data, train_loader, epochs, training, device, out, torch.get_num_threads())
+        for name in NETWORKS
     }
     results = {name: tested(network, test_loader) for name, network in trained.items()}
     if others:

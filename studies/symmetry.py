@@ -12,6 +12,7 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 from common import cli, plots
 from common.data import make_loaders
@@ -22,7 +23,7 @@ from common.train import predict
 from studies.runs import collect, draw_split, number_list, save_study
 from studies.statistics import certain_sign, mean_interval, paired_difference, percent, points
 from studies.symmetries import RandomSymmetry, SymmetryMean
-from studies.training import COLOURS, NETWORKS, crop_and_normalise, train_network
+from studies.training import COLOURS, NETWORKS, crop_and_normalise, seed_network, train_network
 
 EXAMPLES = (
     "python -m studies.symmetry",
@@ -46,8 +47,11 @@ def get_args(argv=None):
     return args
 
 
-def measure(key, out, epochs, device):
-    """Return the accuracies of a network with each of USES, and `train_count`; key: seed-SEED-NETWORK-PART."""
+def measure(key, out, epochs, threads, device):
+    """Return the accuracies of a network with each of USES, and `train_count`; key: seed-SEED-NETWORK-PART.
+
+    threads: those that Q2's and Q3's own networks, trained on all images without symmetries, are trained with.
+    """
     _, seed, name, part = key.split("-")
     seed, part, device = int(seed), int(part), choose_device(device)
     data = draw_split(load_data(out), seed)
@@ -59,7 +63,10 @@ def measure(key, out, epochs, device):
     result = {"train_count": len(data["main_train_labels"])}
     for uses, train_transform in ((USES[:2], transform), (USES[2:], crop_and_normalise(data, RandomSymmetry()))):
         train_loader, test_loader = make_loaders(data, "main", transform, 64, device, train_transform)
-        network = train_network(*NETWORKS[name], train_loader, part * epochs, seed, device)
+        if part == 1 and uses == USES[:2]:
+            network = seed_network(name, data, train_loader, epochs, seed, device, out, threads)
+        else:
+            network = train_network(*NETWORKS[name], train_loader, part * epochs, seed, device)
         for use, model in zip(uses, (network, SymmetryMean(network)), strict=True):
             logits, labels = predict(model, test_loader)
             result[use] = (logits.argmax(1) == labels).double().mean().item()
@@ -147,10 +154,9 @@ def main():
     data = load_data(args.out)
     # The longest first, so that no core waits for another at the end.
     keys = [f"seed-{seed}-{name}-{part}" for name in ("cnn", "fcn") for seed in args.seeds for part in args.parts]
-    compute = partial(measure, out=args.out, epochs=args.epochs, device=args.device)
-    results = collect(
-        args.out, "symmetry", keys, compute, {"epochs": args.epochs}, data["fingerprint"], device=args.device
-    )
+    settings = {"epochs": args.epochs, "threads": torch.get_num_threads()}
+    compute = partial(measure, out=args.out, device=args.device, **settings)
+    results = collect(args.out, "symmetry", keys, compute, settings, data["fingerprint"], args.device)
     networks = summarise(results, args.seeds, args.parts)
     sentences = describe(networks)
     record = {

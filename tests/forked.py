@@ -12,8 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary", "predict", "export")
 
+# The fork server looks for modules in the current folder alone and, once it has imported tests.forked, in this one too:
+# else each process would import `forked` and `fuzz` anew, which takes longer than what it runs.
+sys.path.append(str(Path(__file__).parent))
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["forked", "fuzz", *SCRIPTS])
+CONTEXT.set_forkserver_preload(["tests.forked", "forked", "fuzz", *SCRIPTS])
 
 
 def run_script(script, args, stdout, stderr):

@@ -1,4 +1,4 @@
-"""A byte-flipping fuzzer: scripts on damaged files, each in a process of its own, which must end well.
+"""A byte-flipping fuzzer: scripts on damaged files, in processes of their own, which must end well.
 
 `python tests/fuzz.py --count 20000` damages small HDF5 files and checkpoints at random and hands each to q1_data.py
 or to the loading of q5_transfer.py's backbone. A traceback, a crash, a hang or too much memory is a finding.
@@ -18,8 +18,6 @@ import h5py
 import numpy as np
 import torch
 
-from q3_cnn import make_backbone, make_cnn
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from forked import CONTEXT
@@ -29,11 +27,13 @@ import q1_data
 from common import cli
 from common.storage import artifacts
 from common.storage.checkpoint import load_backbone
+from q3_cnn import make_backbone, make_cnn
 
 # What a file may cost: seconds of processor time, bytes. A process that is not done after HANG seconds hangs, as one
 # that waits for others on a busy machine does not.
 SECONDS, MEMORY, HANG = 10, 1_500_000_000, 120
-COUNT = 60
+COUNT = 60  # images in a file
+TOGETHER = 25  # files that a process examines
 
 
 def write_seeds(folder):
@@ -86,19 +86,26 @@ def damaged(content, rng):
     return bytes(content)
 
 
-def examine(path, report):
-    """In a process of its own: read a damaged file as the scripts do; report status, errors, seconds and memory."""
-    errors = io.StringIO()
+def examine(paths, report):
+    """In a process of its own: read damaged files as the scripts do; report status, errors and cost of each."""
     # The picture takes a second and has nothing to do with what is in the file.
     q1_data.plots.class_gallery, artifacts.write_figure = (
         (lambda *args: None),
         (lambda figure, path: path.write_bytes(b"")),
     )
+    for path in paths:
+        started = time.process_time()
+        status, text = read(path)
+        report.send((status, text, time.process_time() - started, peak_memory()))
+
+
+def read(path):
+    """Read a damaged file as the scripts do; return the exit status and what stands on stderr."""
 
     def load():
         print(load_backbone(make_backbone(), path)[0])
 
-    status, out = 0, path.with_suffix(".out")
+    errors, status, out = io.StringIO(), 0, path.with_suffix(".out")
     sys.argv = ["q1_data.py", "--data", str(path), "--main-train", "30", "--transfer-train", "6", "--out", str(out)]
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -108,53 +115,75 @@ def examine(path, report):
         except BaseException as error:
             status, text = 1, f"Traceback: {type(error).__name__}: {error}"
             print(text, file=errors)
-    report.send((status, errors.getvalue().strip(), time.process_time(), peak_memory()))
+    return status, errors.getvalue().strip()
 
 
-def verdict(path):
-    """Return what examining `path` came to: 'fine', 'refused', or a finding in words; and seconds and memory."""
-    receiving, sending = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=examine, args=(path, sending))
-    process.start()
-    sending.close()
-    try:
-        status, text, seconds, memory = receiving.recv() if receiving.poll(HANG) else ("hang", "", HANG, 0)
-    except EOFError:
-        status, text, seconds, memory = "crash", "", 0, 0
-    process.kill()
-    process.join()
+def verdicts(paths, examine=examine):
+    """Yield what examining each path came to: 'fine', 'refused', or a finding in words; and seconds and memory.
+
+    One process examines all; after a crash or a hang another goes on with the files that are left. Its peak memory is
+    that of the files so far.
+    """
+    left = list(paths)
+    while left:
+        receiving, sending = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=examine, args=(left, sending))
+        process.start()
+        sending.close()
+        ended = False
+        while left and not ended:
+            path = left.pop(0)
+            try:
+                report = receiving.recv() if receiving.poll(HANG) else ("hang", "", HANG, 0)
+            except EOFError:
+                report = "crash", "", 0, 0
+            ended = report[0] in ("hang", "crash")
+            if ended:
+                process.kill()
+                process.join()
+            yield in_words(path, *report, process.exitcode), *report[2:]
+        process.kill()
+        process.join()
+
+
+def in_words(path, status, text, seconds, memory, exit_code):
+    """Return 'fine', 'refused', or a finding in words."""
     lines = [line for line in text.splitlines() if line.startswith("error: ")]
     if memory > MEMORY:
-        return f"memory {memory / 1e9:.2f} GB: {text}", seconds, memory
+        return f"memory {memory / 1e9:.2f} GB: {text}"
+    if seconds > SECONDS:
+        return f"{seconds:.0f} s: {text}"
     if status == 0:
-        return "fine", seconds, memory
+        return "fine"
     if status == 2 and len(lines) == 1 and path.name in lines[0]:
-        return "refused", seconds, memory
-    return f"{status}: {text or process.exitcode}", seconds, memory
+        return "refused"
+    return f"{status}: {text or exit_code}"
 
 
 def fuzz(count, seed, folder, kinds=("h5", "pt"), tell=lambda text: None):
     """Damage and examine `count` files; return the number of each verdict, findings as (file, words), and maxima."""
     seeds = sorted(path for kind in kinds for path in folder.glob(f"*.{kind}"))
     contents = [path.read_bytes() for path in seeds]
-    verdicts, findings, most = collections.Counter(), [], [0.0, 0]
+    counted, findings, most = collections.Counter(), [], [0.0, 0]
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    for number in range(count):
-        rng = np.random.default_rng([seed, number])
-        which = int(rng.integers(len(seeds)))
-        path = work / f"{seed}-{number}-{seeds[which].name}"
-        path.write_bytes(damaged(contents[which], rng))
-        words, *cost = verdict(path)
-        most = [max(pair) for pair in zip(most, cost, strict=True)]
-        verdicts[words if words in ("fine", "refused") else "finding"] += 1
-        if words not in ("fine", "refused"):
-            findings.append((path, words))
-            tell(f"{path}: {words}")
-        else:
-            path.unlink()
-            shutil.rmtree(path.with_suffix(".out"), ignore_errors=True)
-    return verdicts, findings, most
+    for start in range(0, count, TOGETHER):
+        paths = []
+        for number in range(start, min(start + TOGETHER, count)):
+            rng = np.random.default_rng([seed, number])
+            which = int(rng.integers(len(seeds)))
+            paths.append(work / f"{seed}-{number}-{seeds[which].name}")
+            paths[-1].write_bytes(damaged(contents[which], rng))
+        for path, (words, *cost) in zip(paths, verdicts(paths), strict=True):
+            most = [max(pair) for pair in zip(most, cost, strict=True)]
+            counted[words if words in ("fine", "refused") else "finding"] += 1
+            if words not in ("fine", "refused"):
+                findings.append((path, words))
+                tell(f"{path}: {words}")
+            else:
+                path.unlink()
+                shutil.rmtree(path.with_suffix(".out"), ignore_errors=True)
+    return counted, findings, most
 
 
 def main():
@@ -166,9 +195,9 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     write_seeds(folder)
     start = time.monotonic()
-    verdicts, findings, (seconds, memory) = fuzz(args.count, args.seed, folder, args.kinds, tell=print)
+    counted, findings, (seconds, memory) = fuzz(args.count, args.seed, folder, args.kinds, tell=print)
     took = time.monotonic() - start
-    print(f"{dict(verdicts)} in {took:.0f} s; longest {seconds:.1f} s, most memory {memory / 1e9:.2f} GB")
+    print(f"{dict(counted)} in {took:.0f} s; longest {seconds:.1f} s, most memory {memory / 1e9:.2f} GB")
     sys.exit(bool(findings))
 
 

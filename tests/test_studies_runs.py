@@ -87,7 +87,7 @@ def test_no_process_outlives_the_study(tmp_path, sent):
     study = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.DEVNULL)
     wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2)
     study.send_signal(sent)
-    study.wait(20)
+    study.wait(120)
     workers = [int(path.name.split("-")[1]) for path in tmp_path.glob("started-*")]
     wait_until(lambda: not any(is_running(worker) for worker in workers))
     assert len(workers) == 2

@@ -13,8 +13,10 @@ from torchvision import transforms
 import studies.imbalance
 import studies.seeds
 import studies.symmetry
+import studies.training
 from common.data import RandomCrop, make_loader, seed_epoch
 from common.galaxies.synthetic import synthetic_galaxy10
+from common.storage.checkpoint import weights_hash
 from studies import tables
 from studies.baselines import nearest_neighbours
 
@@ -42,6 +44,37 @@ def study(monkeypatch, capsys, module, out, *args):
     name = module.__name__.partition(".")[2]
     assert (out / "studies" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     return json.loads((out / "studies" / f"{name}.json").read_text()), capsys.readouterr().out
+
+
+def script_accuracy(galaxies, seed, script):
+    """The test accuracy that the script itself got with the seed, in two epochs."""
+    return json.loads((galaxies / str(seed) / f"{script}.json").read_text())["test_accuracy"]
+
+
+def test_a_network_that_several_studies_need_is_trained_once(tmp_path, monkeypatch):
+    data, trained = {"fingerprint": "0123456789abcdef" * 4}, []
+
+    def train_network(make_network, lr, train_loader, epochs, seed, device):
+        torch.manual_seed(seed)
+        trained.append((seed, epochs, torch.get_num_threads()))
+        return make_network()
+
+    monkeypatch.setattr(studies.training, "train_network", train_network)
+    before = torch.get_num_threads()
+
+    def network(seed, epochs, threads, out=tmp_path, fingerprint=data["fingerprint"]):
+        given = "fcn", data | {"fingerprint": fingerprint}, None, epochs, seed, torch.device("cpu"), out, threads
+        return weights_hash(studies.training.seed_network(*given).state_dict())
+
+    first = network(0, 5, 1)
+    assert network(0, 5, 1) == first
+    assert network(1, 5, 1) != first
+    network(0, 6, 1)
+    network(0, 5, 3)
+    network(0, 5, 1, fingerprint="other" * 10)
+    network(0, 5, 1, out=tmp_path / "other")
+    assert trained == [(0, 5, 1), (1, 5, 1), (0, 6, 1), (0, 5, 3), (0, 5, 1), (0, 5, 1)]
+    assert torch.get_num_threads() == before
 
 
 def test_a_seed_of_the_study_is_what_the_scripts_give_with_that_seed_to_the_last_digit(galaxies, monkeypatch, capsys):
@@ -81,10 +114,12 @@ def test_the_nearest_neighbours_find_the_same_image_again():
 
 
 def test_imbalance_compares_the_same_images_and_its_metrics_are_sklearns(galaxies, monkeypatch, capsys):
-    record, printed = study(monkeypatch, capsys, studies.imbalance, galaxies / "0", "--seeds", "0,3", "--epochs", 1)
+    record, printed = study(monkeypatch, capsys, studies.imbalance, galaxies / "0", "--seeds", "0,3", "--epochs", 2)
     runs = [
         json.loads((galaxies / "0" / "studies" / "imbalance" / f"seed-{seed}-none.json").read_text()) for seed in (0, 3)
     ]
+    for seed, run in zip((0, 3), runs, strict=True):
+        assert np.equal(run["labels"], run["predictions"]).mean() == script_accuracy(galaxies, seed, "q3_cnn")
     for metric, function in (
         ("accuracy", accuracy_score),
         ("balanced accuracy", balanced_accuracy_score),
@@ -101,9 +136,12 @@ def test_imbalance_compares_the_same_images_and_its_metrics_are_sklearns(galaxie
 
 
 def test_symmetry_says_what_the_symmetries_are_worth(galaxies, monkeypatch, capsys):
-    options = "--seeds", "0,3", "--epochs", 1, "--parts", "1,2"
+    options = "--seeds", "0,3", "--epochs", 2, "--parts", "1,2"
     record, printed = study(monkeypatch, capsys, studies.symmetry, galaxies / "0", *options)
     assert record["networks"]["cnn"]["train_count"] == {"1": 200, "2": 100}
+    for name, script in (("fcn", "q2_fcn"), ("cnn", "q3_cnn")):
+        neither = [script_accuracy(galaxies, seed, script) for seed in (0, 3)]
+        assert record["networks"][name]["seeds"]["1"]["neither"] == neither
     cnn = record["networks"]["cnn"]["seeds"]
     gains = np.subtract(cnn["1"]["both"], cnn["1"]["neither"])
     assert record["networks"]["cnn"]["gain"]["1"]["both"]["mean"] == pytest.approx(gains.mean())

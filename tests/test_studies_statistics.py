@@ -96,7 +96,7 @@ def test_the_bootstrap_covers_the_truth_whichever_varies_more_seeds_or_images(mo
 def test_the_bootstrap_of_one_seed_is_scipys_over_images():
     sample = np.random.default_rng(6).random(400) < 0.7
     mean, low, high = bootstrap_interval(accuracy, [sample])
-    error = stats.bootstrap((sample,), np.mean, n_resamples=2000, rng=0).standard_error
+    error = stats.bootstrap((sample,), np.mean, n_resamples=2000, random_state=0).standard_error
     assert mean[0] == sample.mean()
     assert high[0] - low[0] == pytest.approx(2 * 1.96 * error, rel=0.15)  # 500 replicates: 3 % at one sigma
 
