@@ -51,7 +51,7 @@ def get_args(argv=None):
     add, whole = parser.add_argument, cli.positive_int
     add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
     add("--seeds", type=number_list, default="0-4", metavar="LIST", help="random seeds, such as 0-4 or 0,3")
-    add("--grid", type=whole, default=4, metavar="N", help="seeds whose splits and trainings are crossed; 1: none")
+    add("--grid", type=whole, default=3, metavar="N", help="seeds whose splits and trainings are crossed; 1: none")
     add("--split", choices=("stratified", "file"), default="stratified", help="file: the file's order, beside ours")
     add("--epochs", type=whole, default=50, metavar="N", help="passes over the main training set")
     add("--transfer-epochs", type=whole, default=20, metavar="N", help="passes over the transfer training set")

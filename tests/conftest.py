@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from forked import ROOT
 from hypothesis import HealthCheck, settings
 from memory import (  # noqa: F401 (pytest's hooks)
@@ -104,12 +106,29 @@ def random_data(count=100, size=69, num_classes=8):
     return images, torch.arange(count) % num_classes
 
 
+def made_once(tmp_path_factory, name, make):
+    """Return the folder `name` and what `make(folder)` returned, plain values, when it filled it.
+
+    pytest-xdist runs the tests in several processes: the first that needs the folder makes it for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    returned = folder.with_suffix(".json")
+    with FileLock(folder.with_suffix(".lock")):
+        if not returned.exists():
+            folder.mkdir(exist_ok=True)
+            returned.write_text(json.dumps(make(folder)))
+    return folder, json.loads(returned.read_text())
+
+
 @pytest.fixture(scope="session")
 def synthetic_run(tmp_path_factory):
     """The folder of a whole chain, run by the command line on a small synthetic set on the CPU, and what it printed."""
-    out = tmp_path_factory.mktemp("synthetic")
-    printed = {"q1": run_well("q1_data.py", "--source", "synthetic", "--count", 800, "--out", out)}
-    for script in ("q2_fcn", "q3_cnn", "q5_transfer"):
-        printed[script[:2]] = run_well(f"{script}.py", "--epochs", 2, "--device", "cpu", "--out", out)
-    printed["q4"] = run_well("q4_confusion.py", "--device", "cpu", "--out", out)
-    return out, printed
+
+    def make(out):
+        printed = {"q1": run_well("q1_data.py", "--source", "synthetic", "--count", 800, "--out", out)}
+        for script in ("q2_fcn", "q3_cnn", "q5_transfer"):
+            printed[script[:2]] = run_well(f"{script}.py", "--epochs", 2, "--device", "cpu", "--out", out)
+        return printed | {"q4": run_well("q4_confusion.py", "--device", "cpu", "--out", out)}
+
+    return made_once(tmp_path_factory, "synthetic", make)

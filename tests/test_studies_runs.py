@@ -117,13 +117,20 @@ def test_lists_of_seeds():
             number_list(text)
 
 
+@pytest.fixture(scope="module")
+def seed_eight(tmp_path_factory):
+    """The folder that Q1 makes of a file with seed 8, and its other options."""
+    folder = tmp_path_factory.mktemp("eight")
+    options = "--data", write_galaxy10(folder / "noise.h5", 1300), "--main-train", 1010, "--transfer-train", 30
+    run_well("q1_data.py", *options, "--seed", 8, "--out", folder)
+    return folder, options
+
+
 @pytest.mark.parametrize(("seed", "split"), [(0, "stratified"), (3, "stratified"), (1, "file")])
-def test_a_split_drawn_again_is_what_q1_makes_of_the_file(tmp_path, seed, split):
-    path = write_galaxy10(tmp_path / "noise.h5", 1300)
-    sizes = "--data", path, "--main-train", 1010, "--transfer-train", 30
-    run_well("q1_data.py", *sizes, "--seed", 8, "--out", tmp_path / "eight")
-    run_well("q1_data.py", *sizes, "--seed", seed, "--split", split, "--out", tmp_path / "own")
-    drawn, expected = draw_split(load_data(tmp_path / "eight"), seed, split), load_data(tmp_path / "own")
+def test_a_split_drawn_again_is_what_q1_makes_of_the_file(seed_eight, tmp_path, seed, split):
+    folder, options = seed_eight
+    run_well("q1_data.py", *options, "--seed", seed, "--split", split, "--out", tmp_path)
+    drawn, expected = draw_split(load_data(folder), seed, split), load_data(tmp_path)
     assert set(drawn) == set(expected)
     for subset in SUBSETS:
         for kind in ("images", "labels", "indices"):
