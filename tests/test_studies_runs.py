@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, run_well, write_galaxy10
+from conftest import ROOT, heed_ctrl_c, run_well, write_galaxy10
 
 from common.galaxies.facts import SUBSETS
 from common.storage.artifacts import load_data
@@ -84,10 +84,12 @@ def test_no_process_outlives_the_study(tmp_path, sent):
     script.write_text(code)
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     environment = {**os.environ, "PYTHONPATH": path, "STARTED": str(tmp_path / "started")}
-    study = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.DEVNULL)
+    study = subprocess.Popen(
+        [sys.executable, script], env=environment, stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c
+    )
     wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2)
     study.send_signal(sent)
-    study.wait(120)
+    study.wait(60)  # not the 100 s that the processes sleep
     workers = [int(path.name.split("-")[1]) for path in tmp_path.glob("started-*")]
     wait_until(lambda: not any(is_running(worker) for worker in workers))
     assert len(workers) == 2
