@@ -129,6 +129,7 @@ notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and 
 bench: $(ENVIRONMENT) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
+	$(PYTHON) -m benchmarks.many
 bench-scale: $(ENVIRONMENT) ## time and memory at 3,000, 30,000 and 300,000 images
 	$(PYTHON) -m benchmarks.scale --out '$(OUT)' --device '$(DEVICE)'
 
