@@ -1,14 +1,17 @@
 """Time this project against the baseline (baseline.py), in one run that alternates the two; print a table.
 
-Both run in one process, so the baseline profits too from what common/hardware/device.py sets. Generates the SYNTHETIC
-Galaxy10 (the galaxies do not affect the times) and writes, under --out/benchmarks, galaxies.h5, q1_data.pt and
-results.json.
+The baseline has a process of its own, in which nothing is set that common/hardware/device.py sets here. Generates the
+SYNTHETIC Galaxy10 (the galaxies do not affect the times) and writes, under --out/benchmarks, galaxies.h5, q1_data.pt
+and results.json.
 """
 
 import json
+import multiprocessing
 import platform
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import h5py
@@ -55,11 +58,10 @@ def seconds(function, device):
     return time.perf_counter() - start
 
 
-def alternate(ours, baseline, rounds, device):
-    """Time both in turn; return the medians in seconds, and the median of the rounds' ratios baseline / ours."""
-    for function in (ours, baseline):
-        seconds(function, device)  # to warm up
-    pairs = [(seconds(ours, device), seconds(baseline, device)) for _ in range(rounds)]
+def alternate(ours, baseline, rounds):
+    """Call both in turn, which return seconds; return the medians, and the median of the rounds' baseline / ours."""
+    ours(), baseline()  # to warm up
+    pairs = [(ours(), baseline()) for _ in range(rounds)]
     ours, baseline = (statistics.median(times) for times in zip(*pairs, strict=True))
     return {"seconds": ours, "baseline_seconds": baseline, "ratio": statistics.median(b / a for a, b in pairs)}
 
@@ -79,46 +81,67 @@ def our_epoch(model, loaders, device, precision="float32"):
     return epoch
 
 
-def baseline_epoch(model, loaders, device):
-    """Return a function that trains and evaluates for an epoch, as baseline.py does."""
-    optimizer = baseline.make_optimizer(model.to(device), 0.001)
-    return lambda: baseline.run_epoch(model, *loaders, optimizer, device)
-
-
-def time_everything(data, rounds, device):
-    """Return the timings of each task, by name."""
-    loaders, baseline_loaders = {}, {}
+def our_tasks(data, device):
+    """Return functions that do what is timed, by name."""
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    for task in ("main", "transfer"):
-        loaders[task] = make_loaders(data, task, transform, 64, device)
-        tensors = [(data[f"{task}_{half}_images"], data[f"{task}_{half}_labels"]) for half in ("train", "test")]
-        baseline_loaders[task] = [
-            baseline.make_loader(images, labels, data["mean"], data["std"], shuffle=shuffle)
-            for (images, labels), shuffle in zip(tensors, (True, False), strict=True)
-        ]
+    main, transfer = (make_loaders(data, task, transform, 64, device) for task in ("main", "transfer"))
     frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
-    main, baseline_main = loaders["main"], baseline_loaders["main"]
-    tasks = {
-        "loading alone": (lambda: [None for _ in main[0]], lambda: [None for _ in baseline_main[0]]),
-        "FCN": (
-            our_epoch(make_fcn(), main, device),
-            baseline_epoch(baseline.fully_connected(), baseline_main, device),
-        ),
-        "CNN": (our_epoch(make_cnn(), main, device), baseline_epoch(baseline.convolutional(8), baseline_main, device)),
-        "CNN, bf16": (
-            our_epoch(make_cnn(), main, device, "bf16"),
-            baseline_epoch(baseline.convolutional(8), baseline_main, device),
-        ),
-        "transfer": (
-            our_epoch(frozen, loaders["transfer"], device),
-            baseline_epoch(baseline.convolutional(2, frozen=True), baseline_loaders["transfer"], device),
-        ),
+    return {
+        "loading alone": lambda: [None for _ in main[0]],
+        "FCN": our_epoch(make_fcn(), main, device),
+        "CNN": our_epoch(make_cnn(), main, device),
+        "CNN, bf16": our_epoch(make_cnn(), main, device, "bf16"),
+        "transfer": our_epoch(frozen, transfer, device),
     }
+
+
+@cache
+def baseline_tasks(out, device):
+    """Return functions that do the same as baseline.py does it, by name; out: folder of q1_data.pt."""
+    data = artifacts.load_data(out)
+    main, transfer = (
+        [
+            baseline.make_loader(
+                data[f"{task}_{half}_images"], data[f"{task}_{half}_labels"], data["mean"], data["std"], half == "train"
+            )
+            for half in ("train", "test")
+        ]
+        for task in ("main", "transfer")
+    )
+
+    def epoch(model, loaders):
+        optimizer = baseline.make_optimizer(model.to(device), 0.001)
+        return partial(baseline.run_epoch, model, *loaders, optimizer, device)
+
+    cnn = epoch(baseline.convolutional(8), main)
+    return {
+        "loading alone": lambda: [None for _ in main[0]],
+        "FCN": epoch(baseline.fully_connected(), main),
+        "CNN": cnn,
+        "CNN, bf16": cnn,
+        "transfer": epoch(baseline.convolutional(2, frozen=True), transfer),
+    }
+
+
+def run_baseline(out, name, device):
+    """Return how long a task takes in this process, the baseline's."""
+    return seconds(baseline_tasks(out, device)[name], device)
+
+
+def in_process(process, function, *args):
+    """Return what a function returns in the process of an executor."""
+    return process.submit(function, *args).result()
+
+
+def time_everything(out, data, rounds, device):
+    """Return the timings of each task, by name."""
     timings = {}
-    for name, pair in tasks.items():
-        timings[name] = alternate(*pair, rounds, device)
-        images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
-        timings[name]["images_per_second"] = images / timings[name]["seconds"]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        for name, task in our_tasks(data, device).items():
+            baseline_seconds = partial(in_process, process, run_baseline, out, name, device)
+            timings[name] = alternate(partial(seconds, task, device), baseline_seconds, rounds)
+            images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
+            timings[name]["images_per_second"] = images / timings[name]["seconds"]
     return timings
 
 
@@ -189,7 +212,7 @@ def main():
         "imports": peak_memory("-c", imports),
     }
     data = artifacts.load_data(out)
-    timings = time_everything(data, args.rounds, device)
+    timings = time_everything(out, data, args.rounds, device)
     rate, share = cnn_share_of_matmul(data, timings["CNN"]["seconds"], device)
     times = {
         key: sum(timings[name][key] * epochs for name, epochs in (("FCN", 50), ("CNN", 50), ("transfer", 20)))

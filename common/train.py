@@ -62,9 +62,16 @@ def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
     """
     network = reorder_layers(model.eval())
     seed_epoch(loader, seed, epoch)
-    batches = [(network(images), labels) for images, labels in loader]
-    logits, labels = zip(*batches, strict=True)
-    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+    logits, labels, done = None, None, 0
+    for images, targets in loader:
+        outputs = network(images)
+        if logits is None:
+            # One tensor for all: a small one kept from each batch would split up the memory that the next batch needs.
+            logits, labels = (each.new_empty(len(loader.dataset), *each.shape[1:]) for each in (outputs, targets))
+        rows = slice(done, done + len(targets))
+        logits[rows], labels[rows] = outputs, targets
+        done += len(targets)
+    return logits.cpu(), labels.cpu()
 
 
 def loss_and_accuracy(criterion, logits, labels):

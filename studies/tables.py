@@ -22,8 +22,8 @@ Made by `python -m studies.tables` from the JSON files in [studies](studies); `m
 In brackets are 95 % intervals. That of a mean over seeds is Student's t: it is for the mean over all seeds, each with
 its own split of the same file of galaxies, not for other galaxies. Differences are between the same seeds, in
 pairs. Those of `imbalance` are wider: they also hold the chance of which images are tested (bootstrap over seeds and
-images). "Cannot be told" means that the interval holds 0. The FCN and the CNN of a seed are those of the scripts, to the
-last bit, in `seeds`, in `imbalance` (as in Q3) and in `symmetry` (neither, all images).
+images). "Cannot be told" means that the interval holds 0. The FCN and the CNN of a seed are those of the scripts, to
+the last bit, in `seeds`, in `imbalance` (as in Q3) and in `symmetry` (neither, all images).
 """
 
 
