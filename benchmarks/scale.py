@@ -60,10 +60,10 @@ def draw(counts, results):
             axes.plot(counts, [results[str(count)][name][key] for count in counts], marker="o", label=label)
     memories.plot(counts, [gigabytes(count) for count in counts], "k--", label="the pictures")
     for axes, title in ((times, "time in s, one epoch"), (memories, "peak memory in GB")):
-        axes.set(xscale="log", xlabel="SYNTHETIC images of 69 pixels", title=title)
+        axes.set(xlabel="SYNTHETIC images of 69 pixels", title=title, ylim=(0, None))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3)
         axes.legend()
-    times.set_yscale("log")
     return figure
 
 
