@@ -74,7 +74,7 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
-    help = "bf16: train with bfloat16 products: faster where the processor has them, far slower on a CPU that has not"
+    help = "bf16: train with bfloat16 products: faster where the processor has them, far slower where it lacks them"
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
     help = "continue after the last finished epoch of an interrupted run; if-same: unless its settings were others"
     choices = ("always", "if-same")
