@@ -93,7 +93,7 @@ def collect(out, study, keys, compute, settings, fingerprint, device="cpu", thre
     The result of a key is the file {out}/studies/{study}/{key}.json: what `compute(key)` returned, a dict of plain
     values, with `fingerprint` and `args`, the settings. A file of another fingerprint or other settings is replaced.
     compute: a function at the top level of a module, or a functools.partial of one. On the CPU as many
-    processes as there are cores compute, each with `threads` threads; on a GPU one key after another.
+    processes as there are cores for compute, each with `threads` threads; on a GPU one key after another.
     Raises ValueError, naming the key, when `compute` raises an error that a user can put right, and MemoryError when
     a process was killed.
     """
@@ -120,7 +120,9 @@ def stored_result(folder, key, settings, fingerprint):
 
 def computed(keys, arguments, device, threads):
     """Compute the results of `keys`; give each key and its result as soon as it is there, in any order."""
-    processes = min(len(keys), os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    # With several threads each, two processes fill each other's gaps, and more of them would wait for each other.
+    processes = min(len(keys), cores if threads == 1 else max(2, cores // threads))
     if processes <= 1 or choose_device(device).type != "cpu":
         with torch_threads(threads):
             yield from ((key, compute_one(key, *arguments)) for key in keys)
