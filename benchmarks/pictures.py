@@ -22,7 +22,7 @@ from common.galaxies.pictures import read_pictures
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.hardware.device import choose_device
 from common.storage.artifacts import save_json, save_tensors
-from predict import answers
+from predict import answers, share_cores
 from q3_cnn import make_cnn
 from use.answer import Answerer, grid
 
@@ -90,17 +90,20 @@ def main():
 
     answer = Answerer(network, record["mean"], record["std"], SIZE)
     threads = torch.get_num_threads()
-    timed = {
-        "seconds": lambda some: list(answers(read_pictures(some, SIZE, threads=threads), answer, record)),
-        "baseline_seconds": lambda some: usual_loop(some, network, record),
-    }
+
+    def predicted(some):
+        found = list(answers(read_pictures(some, SIZE, threads=share_cores()), answer, record))
+        torch.set_num_threads(threads)
+        return found
+
+    timed = {"seconds": predicted, "baseline_seconds": lambda some: usual_loop(some, network, record)}
     for function in timed.values():
         function(paths[:100])  # to warm up
     cpu, rounds = torch.device("cpu"), range(args.rounds)
     pairs = [{name: seconds(partial(function, paths), cpu) for name, function in timed.items()} for _ in rounds]
     timing = {name: statistics.median(pair[name] for pair in pairs) for name in timed}
     timing["ratio"] = statistics.median(pair["baseline_seconds"] / pair["seconds"] for pair in pairs)
-    ours = [found["probabilities"] for found, _ in answers(read_pictures(paths[:200], SIZE), answer, record)]
+    ours = [found["probabilities"] for found, _ in predicted(paths[:200])]
     difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
 
     memory = {count: predict_memory(paths, count, out) for count in (args.count, args.many)}

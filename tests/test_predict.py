@@ -11,13 +11,17 @@ from conftest import ROOT, error_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
 from sklearn.metrics import confusion_matrix
+from torch import nn
 from torchvision import transforms
 from torchvision.transforms import functional
 
+import predict
 from common.galaxies.appearance import MEASURES, appearance, appearance_range, unlike
+from common.hardware.layers import reorder_layers
 from common.storage.artifacts import load_data, load_json, load_tensors
-from q3_cnn import make_cnn
-from use.answer import Answerer, grid, symmetries
+from q2_fcn import make_fcn
+from q3_cnn import make_backbone, make_cnn
+from use.answer import Answerer, grid, share_layers, symmetries
 from use.trained import load_network
 
 
@@ -53,7 +57,7 @@ def plain_probabilities(folder, pixels, corners):
 def test_records_hold_the_means_over_nine_crops_of_the_plain_network(folder):
     records, _ = predicted(folder)
     names = load_json(folder / "q3_cnn.json")["class_names"]
-    corners = [(top, left) for top in (0, 10, 21) for left in (0, 10, 21)]
+    corners = [(top, left) for top in (0, 10, 20) for left in (0, 10, 20)]
     for record, pixels in zip(records, galaxies(10, seed=5), strict=True):
         each = plain_probabilities(folder, pixels, corners)
         mean = each.mean(0).numpy()
@@ -80,17 +84,53 @@ def test_with_symmetries_a_turned_or_mirrored_picture_gets_the_same_answer(folde
     images = torch.from_numpy(galaxies(3)).permute(0, 3, 1, 2)
     expected, _ = answer(images)
     for way in symmetries(images):
-        # The grid 0, 10, 21 is not its own mirror image by half a pixel, hence not to the last digit.
+        # The grid 0, 10, 20 is not its own mirror image by a pixel, hence not to the last digit.
         torch.testing.assert_close(answer(way)[0], expected, atol=0.05, rtol=0)
 
 
 def test_grids_are_square_and_fit():
     assert grid(69, 1) == [(10, 10)]
-    assert grid(69, 4) == [(0, 0), (0, 21), (21, 0), (21, 21)]
-    assert len(set(grid(69, 484))) == 484
+    assert grid(69, 4) == [(0, 0), (0, 20), (20, 0), (20, 20)]
+    assert grid(71, 9)[-1] == (22, 22)
+    assert grid(69, 121) == [(top, left) for top in range(0, 21, 2) for left in range(0, 21, 2)]
+    assert len(set(grid(69, 144))) == 144
+    assert grid(69, 484) == [(top, left) for top in range(22) for left in range(22)]
     for size, crops in ((69, 8), (69, 529), (48, 4)):
         with pytest.raises(ValueError, match="--crops"):
             grid(size, crops)
+
+
+@pytest.mark.parametrize("make_network", [make_fcn, make_cnn, lambda: nn.Sequential(make_backbone(), nn.Linear(64, 2))])
+@pytest.mark.parametrize(("size", "crops"), [(69, 1), (69, 4), (69, 9), (69, 144), (64, 9), (100, 4), (53, 36)])
+def test_layers_that_are_shared_by_the_windows_give_what_the_network_gives_window_by_window(make_network, size, crops):
+    torch.manual_seed(crops)
+    network, corners = make_network().double().eval(), np.array(grid(size, crops))
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    shared, rest, places, side = share_layers(reorder_layers(network), corners, size)
+    with torch.no_grad():
+        maps = shared(images)
+        for (top, left), (row, column) in zip(corners, places, strict=True):
+            expected = network(images[:, :, top : top + 48, left : left + 48])
+            found = rest(maps[:, :, row : row + side, column : column + side])
+            torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+
+
+def test_nine_windows_share_both_convolutions_and_one_shares_nothing():
+    kinds = {
+        crops: [type(layer) for layer in share_layers(make_cnn(), np.array(grid(69, crops)), 69)[0]] for crops in (1, 9)
+    }
+    assert kinds == {1: [], 9: [nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Conv2d, nn.ReLU]}
+
+
+def test_a_third_of_the_threads_answers_and_the_others_read():
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((1, (1, 1)), (2, (1, 2)), (4, (1, 3)), (12, (4, 8))):
+            torch.set_num_threads(threads)
+            reading = predict.share_cores()
+            assert (torch.get_num_threads(), reading) == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_all_three_networks_of_the_chain_answer(synthetic_run, tmp_path):

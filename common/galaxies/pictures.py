@@ -131,8 +131,11 @@ def read_picture(path, size, field):
             image.load()
             small = to_size(in_colour(image), size, field)
         # Turned when it is small. (A TIFF has been turned by PIL and has no orientation any more.)
-        small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
-        return np.asarray(ImageOps.exif_transpose(small))
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if orientation != 1:
+            small.getexif()[ORIENTATION] = orientation
+            small = ImageOps.exif_transpose(small)
+        return np.asarray(small)
 
 
 def in_colour(image):
