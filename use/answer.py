@@ -12,11 +12,11 @@ from use.trained import CROP_SIZE
 
 
 def grid(size, crops):
-    """Return the (top, left) corners of `crops` windows, evenly spread over an image, as a list; a single one is central.
+    """Return the (top, left) corners of `crops` windows, evenly spread over an image, as a list.
 
-    Where there is room, at even places: there pooling by 2 sees the same squares in the window and in the whole image,
-    and overlapping windows can share their convolutions. Raises ValueError unless `crops` is a square number, and the
-    image has that many places.
+    A single one is in the centre. Where there is room, at even places: there pooling by 2 sees the same squares in
+    the window and in the whole image, and overlapping windows can share their convolutions. Raises ValueError unless
+    `crops` is a square number, and the image has that many places.
     """
     side = math.isqrt(crops)
     if side * side != crops:
