@@ -1,36 +1,24 @@
 """Time this project against the baseline (baseline.py), in one run that alternates the two; print a table.
 
-The baseline has a process of its own, in which nothing is set that common/hardware/device.py sets here. Generates the
-SYNTHETIC Galaxy10 (the galaxies do not affect the times) and writes, under --out/benchmarks, galaxies.h5, q1_data.pt
-and results.json.
+Generates the SYNTHETIC Galaxy10 (the galaxies do not affect the times) and writes, under --out/benchmarks, galaxies.h5,
+q1_data.pt and results.json.
 """
 
 import json
-import multiprocessing
-import platform
-import statistics
-import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
 from pathlib import Path
 
 import h5py
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision import transforms
 
-from benchmarks import baseline
-from benchmarks.memory import peak_memory
+from benchmarks.epochs import time_everything
+from benchmarks.measure import machine, peak_memory, seconds
 from common import cli
-from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
 from common.galaxies.synthetic import synthetic_galaxy10
-from common.hardware.device import accelerate, adam_options, choose_device
+from common.hardware.device import choose_device
 from common.storage import artifacts
 from common.storage.atomic import atomic_write
-from common.train import predict, train_epoch, train_step
-from q2_fcn import make_fcn
-from q3_cnn import make_backbone, make_cnn
+from q3_cnn import make_cnn
 
 EXAMPLES = ("python -m benchmarks.bench", "python -m benchmarks.bench --count 3000 --rounds 2 --out small")
 
@@ -42,107 +30,6 @@ def get_args(argv=None):
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)
-
-
-def machine():
-    """Return the processor's kind, torch's version and the vector instructions that it uses, as text."""
-    return f"{platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def seconds(function, device):
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def alternate(ours, baseline, rounds):
-    """Call both in turn, which return seconds; return the medians, and the median of the rounds' baseline / ours."""
-    ours(), baseline()  # to warm up
-    pairs = [(ours(), baseline()) for _ in range(rounds)]
-    ours, baseline = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return {"seconds": ours, "baseline_seconds": baseline, "ratio": statistics.median(b / a for a, b in pairs)}
-
-
-def our_epoch(model, loaders, device, precision="float32"):
-    """Return a function that trains and evaluates for an epoch, as common.train does."""
-    criterion = nn.CrossEntropyLoss()
-    trainable = [parameter for parameter in model.to(device).parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=0.001, **adam_options(device))
-    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
-
-    def epoch():
-        seed_epoch(loaders[0], 0, 1)
-        run_epoch(network, criterion, optimizer, loaders[0])
-        predict(model, loaders[1])
-
-    return epoch
-
-
-def our_tasks(data, device):
-    """Return functions that do what is timed, by name."""
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    main, transfer = (make_loaders(data, task, transform, 64, device) for task in ("main", "transfer"))
-    frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
-    return {
-        "loading alone": lambda: [None for _ in main[0]],
-        "FCN": our_epoch(make_fcn(), main, device),
-        "CNN": our_epoch(make_cnn(), main, device),
-        "CNN, bf16": our_epoch(make_cnn(), main, device, "bf16"),
-        "transfer": our_epoch(frozen, transfer, device),
-    }
-
-
-@cache
-def baseline_tasks(out, device):
-    """Return functions that do the same as baseline.py does it, by name; out: folder of q1_data.pt."""
-    data = artifacts.load_data(out)
-    main, transfer = (
-        [
-            baseline.make_loader(
-                data[f"{task}_{half}_images"], data[f"{task}_{half}_labels"], data["mean"], data["std"], half == "train"
-            )
-            for half in ("train", "test")
-        ]
-        for task in ("main", "transfer")
-    )
-
-    def epoch(model, loaders):
-        optimizer = baseline.make_optimizer(model.to(device), 0.001)
-        return partial(baseline.run_epoch, model, *loaders, optimizer, device)
-
-    cnn = epoch(baseline.convolutional(8), main)
-    return {
-        "loading alone": lambda: [None for _ in main[0]],
-        "FCN": epoch(baseline.fully_connected(), main),
-        "CNN": cnn,
-        "CNN, bf16": cnn,
-        "transfer": epoch(baseline.convolutional(2, frozen=True), transfer),
-    }
-
-
-def run_baseline(out, name, device):
-    """Return how long a task takes in this process, the baseline's."""
-    return seconds(baseline_tasks(out, device)[name], device)
-
-
-def in_process(process, function, *args):
-    """Return what a function returns in the process of an executor."""
-    return process.submit(function, *args).result()
-
-
-def time_everything(out, data, rounds, device):
-    """Return the timings of each task, by name."""
-    timings = {}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        for name, task in our_tasks(data, device).items():
-            baseline_seconds = partial(in_process, process, run_baseline, out, name, device)
-            timings[name] = alternate(partial(seconds, task, device), baseline_seconds, rounds)
-            images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
-            timings[name]["images_per_second"] = images / timings[name]["seconds"]
-    return timings
 
 
 def cnn_share_of_matmul(data, cnn_seconds, device):

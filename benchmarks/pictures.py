@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from benchmarks.bench import peak_memory, seconds
+from benchmarks.measure import peak_memory, seconds
 from common import cli
 from common.galaxies.facts import CLASS_NAMES
 from common.galaxies.pictures import read_pictures

@@ -11,8 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from benchmarks.bench import machine
-from benchmarks.memory import run_measured
+from benchmarks.measure import machine, run_measured
 from common import cli
 from common.galaxies.facts import IMAGE_SIZE
 from common.storage.artifacts import save_figure, save_json

@@ -141,9 +141,7 @@ def summarise(results, seeds):
 def describe(summary, class_names, train_counts, test_counts):
     """Return the answer in sentences; train_counts, test_counts: of each class."""
     none = summary["none"]["value"]
-    sentences = [
-        "The CNN as in Q3: " + ", ".join(f"{metric} {percent(none[metric])}" for metric in METRICS) + ".",
-    ]
+    sentences = ["The CNN as in Q3: " + ", ".join(f"{metric} {percent(none[metric])}" for metric in METRICS) + "."]
     for method, title in TITLES.items():
         if method != "none":
             change = summary[method]["change"]

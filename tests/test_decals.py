@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import run_well
 
-from benchmarks.memory import peak_memory
+from benchmarks.measure import peak_memory
 from common.galaxies.facts import DECALS_CLASS_NAMES
 
 COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873])

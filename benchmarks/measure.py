@@ -1,9 +1,12 @@
-"""How much memory and time a process needs."""
+"""How much time and memory a call or a process needs, and on which machine."""
 
+import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parent.parent
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes: systems count memory in different units
@@ -30,3 +33,17 @@ def run_measured(*command):
 def peak_memory(*command):
     """Run a Python script; return its peak resident memory in GB."""
     return run_measured(*command)[1]
+
+
+def seconds(function, device):
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def machine():
+    """Return the processor's kind, torch's version and the vector instructions that it uses, as text."""
+    return f"{platform.machine()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
