@@ -195,8 +195,8 @@ def main():
     data = load_data(args.out)
     methods = [method for method in TITLES if method != "adjusted"]
     keys = [f"seed-{seed}-{method}" for seed in args.seeds for method in methods]
-    settings = {"epochs": args.epochs, "threads": torch.get_num_threads()}
-    compute = partial(measure, out=args.out, device=args.device, **settings)
+    settings = {"epochs": args.epochs}
+    compute = partial(measure, out=args.out, device=args.device, threads=torch.get_num_threads(), **settings)
     results = collect(args.out, "imbalance", keys, compute, settings, data["fingerprint"], args.device)
     summary = summarise(results, args.seeds)
     class_names = data["class_names"][:MAIN_CLASSES]

@@ -192,7 +192,8 @@ def main():
     keys = [f"{kind}-{seed}" for kind in kinds for seed in args.seeds]
     settings = {"epochs": args.epochs, "transfer_epochs": args.transfer_epochs}
     compute = partial(measure, out=args.out, device=args.device, **settings)
-    settings["threads"] = args.threads = args.threads or torch.get_num_threads()
+    settings["threads"] = args.threads  # unless given, results of a machine with another number of cores count too
+    args.threads = args.threads or torch.get_num_threads()
     run = partial(collect, args.out, "seeds", compute=compute, settings=settings, fingerprint=data["fingerprint"])
     results = run(keys, device=args.device, threads=args.threads)
     if crossed := [key for row in grid for key in row if key not in keys]:

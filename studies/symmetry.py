@@ -154,8 +154,8 @@ def main():
     data = load_data(args.out)
     # The longest first, so that no core waits for another at the end.
     keys = [f"seed-{seed}-{name}-{part}" for name in ("cnn", "fcn") for seed in args.seeds for part in args.parts]
-    settings = {"epochs": args.epochs, "threads": torch.get_num_threads()}
-    compute = partial(measure, out=args.out, device=args.device, **settings)
+    settings = {"epochs": args.epochs}
+    compute = partial(measure, out=args.out, device=args.device, threads=torch.get_num_threads(), **settings)
     results = collect(args.out, "symmetry", keys, compute, settings, data["fingerprint"], args.device)
     networks = summarise(results, args.seeds, args.parts)
     sentences = describe(networks)

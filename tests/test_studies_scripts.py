@@ -19,6 +19,7 @@ from common.galaxies.synthetic import synthetic_galaxy10
 from common.storage.checkpoint import weights_hash
 from studies import tables
 from studies.baselines import nearest_neighbours
+from studies.runs import torch_threads
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,21 @@ def test_symmetry_says_what_the_symmetries_are_worth(galaxies, monkeypatch, caps
     worth = np.subtract(cnn["2"]["both"], cnn["1"]["neither"])
     assert record["networks"]["cnn"]["worth"]["2"]["mean"] == pytest.approx(worth.mean())
     assert "both on 100 images minus neither on 200" in printed
+
+
+def recomputed(key, **_):
+    raise ArithmeticError(f"{key} is computed again")
+
+
+@pytest.mark.parametrize("module", [studies.seeds, studies.imbalance, studies.symmetry])
+def test_what_another_machine_has_computed_is_only_collected(module, galaxies, monkeypatch, capsys):
+    options = ["--seeds", "0,3", "--epochs", 1]
+    options += {studies.seeds: ["--transfer-epochs", 1, "--grid", 1], studies.symmetry: ["--parts", 1]}.get(module, [])
+    before, _ = study(monkeypatch, capsys, module, galaxies / "3", *options)
+    monkeypatch.setattr(module, "measure", recomputed)
+    with torch_threads(torch.get_num_threads() + 1):  # as on a machine with more cores
+        after, _ = study(monkeypatch, capsys, module, galaxies / "3", *options)
+    assert after["answer"] == before["answer"]
 
 
 @pytest.mark.parametrize("module", [studies.seeds, studies.imbalance, studies.symmetry])
