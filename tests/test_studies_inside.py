@@ -8,7 +8,7 @@ from conftest import random_data
 from torch import nn
 
 from q2_fcn import make_fcn
-from studies import inside
+from studies import inside, shifts
 
 
 def data(count=40):
@@ -20,26 +20,26 @@ def data(count=40):
 def test_shifted_crops_are_windows_off_the_centre():
     galaxies = data(3)
     for right, down in ((0, 0), (10, 0), (-10, 0), (0, 7), (0, -10)):
-        crops = inside.crop_at(galaxies, "main", right, down)
+        crops = shifts.crop_at(galaxies, "main", right, down)
         top, left = 10 + down, 10 + right
         window = galaxies["main_test_images"][:, :, top : top + 48, left : left + 48]
         expected = (window - galaxies["mean"].view(3, 1, 1)) / galaxies["std"].view(3, 1, 1)
         torch.testing.assert_close(crops, expected)
 
 
-def shifts_of(network, galaxies, shifts=inside.SHIFTS):
-    predictions = inside.shifted_predictions(network, galaxies, shifts)
-    return inside.under_shifts(predictions, galaxies["main_test_labels"])
+def shifts_of(network, galaxies, by=shifts.SHIFTS):
+    predictions = shifts.shifted_predictions(network, galaxies, by)
+    return shifts.under_shifts(predictions, galaxies["main_test_labels"])
 
 
 @pytest.mark.parametrize(("size", "furthest"), [(48, 0), (49, 0), (50, 1), (67, 8), (68, 10), (69, 10), (256, 10)])
 def test_the_furthest_shift_keeps_every_crop_within_the_images(size, furthest):
     images, labels = random_data(8, size)
     galaxies = {**data(8), "main_test_images": images, "main_test_labels": labels}
-    shifts = inside.possible_shifts(galaxies)
-    assert shifts == [shift for shift in inside.SHIFTS if shift <= furthest]
-    figures = shifts_of(make_fcn(), galaxies, shifts)
-    assert len(figures["accuracy"]) == len(figures["changed"]) == len(shifts)
+    possible = shifts.possible_shifts(galaxies)
+    assert possible == [shift for shift in shifts.SHIFTS if shift <= furthest]
+    figures = shifts_of(make_fcn(), galaxies, possible)
+    assert len(figures["accuracy"]) == len(figures["changed"]) == len(possible)
 
 
 def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
@@ -57,12 +57,23 @@ def test_nothing_changes_without_a_shift_or_for_a_network_blind_to_place():
 
 
 def test_networks_are_compared_image_by_image_at_the_furthest_shift():
-    still = torch.zeros(len(inside.SHIFTS), 4, 6, dtype=torch.int64)
+    still = torch.zeros(len(shifts.SHIFTS), 4, 6, dtype=torch.int64)
     restless = still.clone()
     restless[-1, 0, :5] = 1  # five images change in one direction
     restless[1, :, 5] = 1  # and one, but not at the furthest shift
-    assert inside.compare_shifts(restless, still) == {"fcn_more": 5, "cnn_more": 0, "p_value": 2 * 0.5**5}
-    assert inside.compare_shifts(restless, restless) == {"fcn_more": 0, "cnn_more": 0, "p_value": 1}
+    assert shifts.compare_shifts(restless, still) == {"fcn_more": 5, "cnn_more": 0, "p_value": 2 * 0.5**5}
+    assert shifts.compare_shifts(restless, restless) == {"fcn_more": 0, "cnn_more": 0, "p_value": 1}
+
+
+@pytest.mark.parametrize(("changed", "paired", "says"), [
+    ((0.3, 0.1), (90, 9, 1e-9), "30.0% of the FCN's predictions change and 10.0% of the CNN's: the FCN's change more"),
+    ((0.1, 0.3), (9, 90, 1e-9), "the CNN's change more (sign test, p = 1e-09)"),
+    ((0.3, 0.1), (51, 50, 0.92), "which changes more cannot be told (sign test, p = 0.92)"),
+    ((0.1, 0.2), (90, 50, 0.001), "cannot be told"), ((0.2, 0.2), (90, 50, 0.001), "cannot be told")])  # fmt: skip
+def test_the_answer_says_which_changes_more_only_where_share_and_test_agree(changed, paired, says):
+    measured = {name: {"changed": [0, share]} for name, share in zip(("fcn", "cnn"), changed, strict=True)}
+    paired = dict(zip(("fcn_more", "cnn_more", "p_value"), paired, strict=True))
+    assert says in shifts.describe_changes(measured, paired, 10)
 
 
 def test_the_decision_line_is_where_the_logits_are_equal():
