@@ -177,7 +177,8 @@ def seeds_figure(protocols, course, source):
             "course", (100 * accuracy, rows[name] + 0.25), xytext=(7, 0), textcoords="offset points", va="center"
         )
     ax.set_yticks(list(rows.values()), list(TITLES.values()))
-    ax.set(xlabel="test accuracy (%): points seeds, lines the mean's 95 % interval", xlim=(0, furthest + 19))
+    xlabel = "test accuracy (%): a point per seed; the line is the 95 % interval of their mean"
+    ax.set(xlabel=xlabel, xlim=(0, furthest + 19))
     ax.grid(alpha=0.25, axis="x")
     figure.suptitle(plots.titled("How much the answers vary", source))
     return figure

@@ -23,7 +23,8 @@ In brackets are 95 % intervals. That of a mean over seeds is Student's t: it is 
 its own split of the same file of galaxies, not for other galaxies. Differences are between the same seeds, in
 pairs. Those of `imbalance` are wider: they also hold the chance of which images are tested (bootstrap over seeds and
 images). "Cannot be told" means that the interval holds 0. The FCN and the CNN of a seed are those of the scripts, to
-the last bit, in `seeds`, in `imbalance` (as in Q3) and in `symmetry` (neither, all images).
+the last bit, in `seeds`, in `imbalance` (as in Q3) and in `symmetry` (neither, all images). `inside` looks at one
+seed, that of `make all`.
 """
 
 
@@ -95,7 +96,7 @@ def symmetry_tables(record):
 def transfer_tables(record):
     """Return the tables of studies/transfer.py: accuracies and differences by the number of labelled galaxies."""
     accuracy, lines = record["accuracy"], []
-    if record["encoder"]:
+    if "logistic_regression_on_trained" in record:  # only beside an encoder
         accuracy = accuracy | {"trained, logistic regression": record["logistic_regression_on_trained"]}
     for found, write in ((accuracy, percent), (record["differences"], points)):
         rows = [
@@ -117,12 +118,24 @@ def calibration_tables(record):
     return table(("network", "stated minus correct (points)", "calibration error, debiased", "test loss"), rows)
 
 
+def inside_tables(record):
+    """Return the table of studies/inside.py: both networks by the shift of the test crops."""
+    values = [each[key] for each in record["under_shifts"].values() for key in ("accuracy", "changed")]
+    rows = [
+        (shift, *(f"{100 * value:.1f} %" for value in row))
+        for shift, *row in zip(record["shifts"], *values, strict=True)
+    ]
+    titles = [f"{name.upper()}, {what}" for name in record["under_shifts"] for what in ("accuracy", "changed")]
+    return table(("shift (pixels)", *titles), rows)
+
+
 TABLES = {
     "seeds": seeds_tables,
     "imbalance": imbalance_tables,
     "symmetry": symmetry_tables,
     "transfer": transfer_tables,
     "calibration": calibration_tables,
+    "inside": inside_tables,
 }
 
 
@@ -141,9 +154,10 @@ def page(folder):
     for path in paths:
         record, study = load_json(path), path.stem
         args = ", ".join(f"{name} {value}" for name, value in record.get("args", {}).items() if name != "out")
+        settings = [f"Settings: {args}.", ""] if args else []
         lines += [f"## {plots.titled(study, record['source'])}", "", question(study), ""]
         lines += [*(f"- {sentence}" for sentence in record["answer"]), ""]
-        lines += [*TABLES.get(study, lambda record: [])(with_nan(record)), f"Settings: {args}.", ""]
+        lines += [*TABLES.get(study, lambda record: [])(with_nan(record)), *settings]
     return "\n".join(lines)
 
 
