@@ -57,15 +57,22 @@ def compare_shifts(fcn, cnn):
     return {"fcn_more": test["first_only"], "cnn_more": test["second_only"], "p_value": test["p_value"]}
 
 
-def describe_changes(measured, paired, furthest):
-    """Return a sentence on which network's predictions change more.
+def changes_more(measured, paired):
+    """Return whose predictions change more, fcn or cnn; None where share and sign test do not agree.
 
-    measured: what `under_shifts` gives, by name; paired: what `compare_shifts` gives; furthest: the last shift.
+    measured: what `under_shifts` gives, by name; paired: what `compare_shifts` gives.
     """
     fcn, cnn = (measured[name]["changed"][-1] for name in ("fcn", "cnn"))
-    verdict = "which changes more cannot be told"
-    if paired["p_value"] < 0.05 and (fcn - cnn) * (paired["fcn_more"] - paired["cnn_more"]) > 0:
-        verdict = f"the {'FCN' if fcn > cnn else 'CNN'}'s change more"
+    if paired["p_value"] >= 0.05 or (fcn - cnn) * (paired["fcn_more"] - paired["cnn_more"]) <= 0:
+        return None
+    return "fcn" if fcn > cnn else "cnn"
+
+
+def describe_changes(measured, paired, furthest):
+    """Return a sentence on whose predictions change more, by `changes_more`; furthest: the last shift."""
+    fcn, cnn = (measured[name]["changed"][-1] for name in ("fcn", "cnn"))
+    more = changes_more(measured, paired)
+    verdict = f"the {more.upper()}'s change more" if more else "which changes more cannot be told"
     return (
         f"With a shift of {furthest} pixels, {fcn:.1%} of the FCN's predictions change and {cnn:.1%} of the CNN's: "
         f"{verdict} (sign test, p = {paired['p_value']:.2g})."

@@ -4,6 +4,7 @@ from common.confusion_sentences import describe_causes
 from common.galaxies.facts import COURSE
 from common.metrics import accuracy_interval
 from common.sentences import describe_comparison, describe_curves, describe_logistic
+from studies.shifts import changes_more
 
 NAMES = {"q2": "fully connected", "q3": "convolutional", "q5": "transfer"}
 THANKS = {
@@ -136,9 +137,10 @@ def discuss_shifts(inside):
         f" {paired['cnn_more']:,}: "
     )
     sign_test = f"(sign test, p = {paired['p_value']:.2g})."
-    steadier = "CNN" if paired["fcn_more"] > paired["cnn_more"] else "FCN"
-    if paired["p_value"] >= 0.05 or changed[steadier.lower()] >= max(changed.values()):
+    more = changes_more(networks, paired)
+    if more is None:
         return text + f"which of the two is steadier under translation cannot be told {sign_test}"
+    steadier = "CNN" if more == "fcn" else "FCN"
     text += f"the {steadier} is steadier under translation, and the difference is unlikely by chance alone {sign_test}"
     if steadier == "CNN":
         return text + " This is consistent with its weight sharing and pooling, whose parts in it were not measured."
