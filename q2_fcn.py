@@ -12,6 +12,7 @@ from common import cli
 from common.data import Normalize, RandomCrop, make_loaders
 from common.hardware.device import adam_options
 from common.report import save_training, training_record
+from common.sentences import describe_curves, describe_result
 from common.session import session
 from common.storage.artifacts import load_data
 from common.storage.resume import TrainingCheckpoint
@@ -63,6 +64,7 @@ def main():
         )
 
         record = training_record(vars(args), data, "main", fcn, criterion, history, train_loader, test_loader)
+        print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
         save_training(args.out, "q2_fcn", "Fully connected network", fcn, record)
 
 

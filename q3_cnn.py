@@ -15,6 +15,7 @@ from common import cli
 from common.data import Normalize, RandomCrop, make_loaders
 from common.hardware.device import adam_options
 from common.report import compare_with_fcn, save_training, training_record
+from common.sentences import describe_curves, describe_result
 from common.session import session
 from common.storage.artifacts import load_data
 from common.storage.resume import TrainingCheckpoint
@@ -80,6 +81,7 @@ def main():
         )
 
         record = training_record(vars(args), data, "main", cnn, criterion, history, train_loader, test_loader)
+        print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
         record |= compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
         save_training(args.out, "q3_cnn", "Convolutional network", cnn, record)
 

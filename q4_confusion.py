@@ -1,21 +1,20 @@
-"""Q4: what the two networks confuse, and whether imbalance or likeness of classes is the cause.
+"""Q4: what the two networks confuse, and how that goes with imbalance and similarity of the classes.
 
 Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out, q4_confusion.png (both confusion
-matrices on the whole test set, and each class's recall) and q4_confusion.json.
+matrices on the whole test set, and each class's recall against its training images) and q4_confusion.json.
 """
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 from torchvision import transforms
 
 from common import cli, metrics, plots
-from common.confusion_sentences import describe_causes, recall_table
 from common.data import Normalize, RandomCrop, make_loaders
-from common.imbalance import effect_of_adjustment, recall_against_count
-from common.likeness import confused_pairs, error_causes, feature_distances
+from common.galaxies.facts import BRANCHES
+from common.sentences import describe_confusion, percent, short
 from common.session import session
 from common.storage.artifacts import load_data, save_question, without_nan
 from common.storage.checkpoint import load_trained, weights_hash
@@ -38,59 +37,63 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def confusion_matrix(predictions, labels, num_classes):
-    """Return the confusion matrix, int64 (num_classes, num_classes): rows the true class, columns the predicted.
+def errors_within_branch(matrix, branches):
+    """Return the share of errors that stay within a branch, and the share to be expected from frequencies alone.
 
-    predictions, labels: int (n,), 0 to num_classes - 1.
+    matrix: confusion matrix, int (k, k); branches: of similar classes, tuples of class numbers, or None where unknown.
+    Expected is what errors give that follow only how often each class is predicted: those of class i spread over the
+    other classes in proportion to their predictions. Both are NaN without errors or without branches.
     """
-    cells = np.asarray(labels) * num_classes + np.asarray(predictions)
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    branch = {label: number for number, labels in enumerate(branches or ()) for label in labels}
+    same = np.array(
+        [[i != j and branch.get(i) == branch.get(j) for j in range(len(matrix))] for i in range(len(matrix))]
+    )
+    errors = matrix.sum(1) - np.diag(matrix)
+    if not branches or not errors.any():
+        return np.nan, np.nan
+    predicted = np.tile(matrix.sum(0), (len(matrix), 1))
+    np.fill_diagonal(predicted, 0)
+    failing = errors > 0  # each has an error, so another class is predicted
+    share = (predicted * same).sum(1)[failing] / predicted.sum(1)[failing]
+    return float((matrix * same).sum() / errors.sum()), float((errors[failing] * share).sum() / errors.sum())
 
 
-def adjust_logits(logits, train_counts):
-    """Return the logits minus the logarithm of the training frequencies (Menon et al. 2021, arXiv:2007.07314, tau 1).
-
-    logits: float32 (n, k); train_counts: int (k,). Predicting the class with the largest adjusted logit aims at the
-    mean recall of the classes instead of the accuracy. A class without training images is never predicted.
-    """
-    frequencies = torch.tensor(train_counts, dtype=logits.dtype) / sum(train_counts)
-    return torch.where(frequencies > 0, logits - frequencies.log(), -torch.inf)
-
-
-def analyse(logits, labels, train_counts, distances, seed):
-    """Return the results of one network, by name: what it confuses on the test set, and why.
-
-    logits: float32 (n, k), labels: int64 (n,), of the whole test set; distances: as `feature_distances` gives them.
-    """
-    predictions, adjusted = logits.argmax(1), adjust_logits(logits, train_counts).argmax(1)
-    matrix, adjusted_matrix = (confusion_matrix(each, labels, NUM_CLASSES) for each in (predictions, adjusted))
-    adjustment = effect_of_adjustment(matrix, adjusted_matrix, labels, predictions, adjusted)
-    pairs = confused_pairs(matrix, adjusted_matrix, distances)
+def analyse(matrix, branches):
+    """Return the results of one network, by name, from its confusion matrix, int (k, k): rows true."""
+    within, expected = errors_within_branch(matrix, branches)
     return {
         "confusion": matrix.tolist(),
         "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
         **{name: values.tolist() for name, values in metrics.per_class(matrix).items()},
         "recall_interval": metrics.recall_intervals(matrix).tolist(),
-        "recall_against_count": recall_against_count(matrix, train_counts, seed),
-        "adjusted": adjustment,
-        "confused_pairs": pairs,
-        "causes": error_causes(labels, predictions, adjusted, adjustment, pairs, train_counts),
+        "within_branch": within,
+        "within_branch_expected": expected,
     }
 
 
-def confusion_figure(record):
-    """Return a figure of each network's confusion matrix, and below it the recalls without and with adjustment."""
-    figure, axes = plt.subplots(
-        2, 2, figsize=(15, 12.6), layout="constrained", sharey="row", gridspec_kw={"height_ratios": (8.2, 5)}
-    )
-    for (above, below), (model, results) in zip(axes.T, record["models"].items(), strict=True):
-        title = f"{model.upper()}: accuracy {results['accuracy']:.1%}"
-        plots.draw_confusion(above, np.array(results["confusion"]), record["class_names"], title)
-        plots.draw_recalls(below, results, record["class_names"], record["train_counts"])
-    for ax in axes[:, 1]:
-        ax.set_ylabel("")
-    figure.suptitle(plots.titled("Confusion on the whole test set", record["source"]))
-    return figure
+def recall_table(record, model):
+    """Return a network's table by class, at most 120 columns wide: record, of Q4.
+
+    Training and test images, recall with its 95% interval, precision, how often the class is predicted over how often
+    it occurs, and the class that most of its errors are predicted as, with its share of the errors.
+    """
+    results, names = record["models"][model], record["class_names"]
+    lines = [
+        f"{model.upper() + ': class':31}{'train':>7}{'test':>6}{'recall':>8}  {'95% interval':14}{'precision':>9}"
+        f"{'pred./true':>12}  most errors as"
+    ]
+    for label, name in enumerate(names):
+        errors = [0 if other == label else count for other, count in enumerate(results["confusion"][label])]
+        most = f"{max(errors) / sum(errors):4.0%} {short(names[np.argmax(errors)])}" if any(errors) else "–"
+        bounds = results["recall_interval"][label]
+        between = "–" if bounds[0] is None else f"{100 * bounds[0]:.1f} to {bounds[1]:.1%}"
+        ratio = results["predicted_over_true"][label]
+        lines.append(
+            f"{label} {name:29}{record['train_counts'][label]:7,}{record['test_counts'][label]:6,}"
+            f"{percent(results['recall'][label]):>8}  {between:14}{percent(results['precision'][label]):>9}"
+            f"{'–' if ratio is None else f'{ratio:.2f}':>12}  {most}"
+        )
+    return "\n".join(lines)
 
 
 def main():
@@ -107,10 +110,6 @@ def main():
             torch.bincount(data[f"main_{subset}_labels"], minlength=NUM_CLASSES).tolist()
             for subset in ("train", "test")
         )
-        cnn_backbone, _ = networks["cnn"]
-        features, labels = predict(cnn_backbone, test_loader)
-        distances = feature_distances(features, labels, NUM_CLASSES)  # how alike the classes are, for both networks
-
         record = {
             "source": data["source"],
             "fingerprint": data["fingerprint"],
@@ -119,18 +118,17 @@ def main():
             "class_names": data["class_names"][:NUM_CLASSES],
             "train_counts": train_counts,
             "test_counts": test_counts,
-            "feature_distances": distances.tolist(),
             "models": {},
         }
         for name, network in networks.items():
             record["made_from"][name] = weights_hash(network.state_dict())
             logits, labels = predict(network, test_loader)
-            record["models"][name] = analyse(logits, labels, train_counts, distances, args.seed)
+            matrix = confusion_matrix(labels, logits.argmax(1), labels=range(NUM_CLASSES))  # rows true
+            record["models"][name] = analyse(matrix, BRANCHES.get(tuple(data["class_names"])))
         record = without_nan(record)
         for name in networks:
-            print(recall_table(record, name))
-            print(describe_causes(record, name), end="\n\n")
-        save_question(args.out, "q4_confusion", None, confusion_figure(record), record)
+            print(recall_table(record, name), describe_confusion(record, name), sep="\n", end="\n\n")
+        save_question(args.out, "q4_confusion", None, plots.confusion_and_recall(record), record)
 
 
 if __name__ == "__main__":

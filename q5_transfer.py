@@ -5,26 +5,30 @@ q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion)
 after every epoch q5_transfer.resume.pt, from which --resume continues.
 """
 
+import copy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torchvision import transforms
 
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loaders
 from common.hardware.device import adam_options
-from common.logistic import compare_with_logistic_regression
+from common.metrics import accuracy_interval
 from common.report import save_training, training_record
-from common.sentences import describe_logistic
+from common.sentences import describe_curves, describe_result, describe_transfer
 from common.session import session
 from common.storage.artifacts import load_data
-from common.storage.checkpoint import check_origin, classes_learnt, load_backbone, weights_hash
+from common.storage.checkpoint import check_origin, load_backbone, weights_hash
 from common.storage.resume import TrainingCheckpoint
-from common.train import train
+from common.train import loss_and_accuracy, predict, train
 from q3_cnn import make_backbone
-from q4_confusion import confusion_matrix
 
 EXAMPLES = (
     "python q5_transfer.py",
@@ -41,6 +45,55 @@ def get_args(argv=None):
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)
+
+
+def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
+    """Fit scikit-learn's logistic regression to a backbone's features: the optimum of what the head is trained for.
+
+    It sees the crops that the head has seen, epoch by epoch. Return the features and labels it was fitted to, the two
+    logits that it gives them, and its correct and its predicted labels of the test images.
+    """
+    crops = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
+    features, labels = (torch.cat(tensors) for tensors in zip(*crops, strict=True))
+    test_features, test_labels = predict(cnn_backbone, test_loader)
+    # C is the inverse of the regularisation: practically none, as the head has none.
+    optimum = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
+    second = torch.from_numpy(optimum.decision_function(features)).float()  # the logit of the second of two classes
+    logits = torch.stack((torch.zeros_like(second), second), dim=1)
+    return features, labels, logits, test_labels, torch.from_numpy(optimum.predict(test_features))
+
+
+def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, seed):
+    """Return how the trained head compares with the optimum on the same features, and the optimum on untrained ones.
+
+    train_loss and head_train_loss are the mean losses of both on the features of all crops that the head was trained
+    on; agreement is the share of test images with equal predictions. untrained_backbone is the control: the optimum on
+    the features of a backbone with the initial weights of `seed`.
+    """
+    cnn_backbone, classifier_head = model
+    arguments = train_loader, test_loader, epochs, seed
+    features, labels, logits, test_labels, predictions = fit_optimum(cnn_backbone, *arguments)
+    with torch.no_grad():
+        head_logits = copy.deepcopy(classifier_head).cpu()(features)
+    head_predictions = predict(model, test_loader)[0].argmax(1)
+    torch.manual_seed(seed)
+    untrained = make_backbone().to(next(model.parameters()).device)
+    *_, untrained_predictions = fit_optimum(untrained, *arguments)
+    correct, untrained_correct = ((each == test_labels).sum().item() for each in (predictions, untrained_predictions))
+    count = len(test_labels)
+    return {
+        "logistic_regression": {
+            "accuracy": correct / count,
+            "accuracy_interval": accuracy_interval(correct, count),
+            "agreement": (predictions == head_predictions).double().mean().item(),
+            "train_loss": loss_and_accuracy(criterion, logits, labels)[0],
+            "head_train_loss": loss_and_accuracy(criterion, head_logits, labels)[0],
+        },
+        "untrained_backbone": {
+            "accuracy": untrained_correct / count,
+            "accuracy_interval": accuracy_interval(untrained_correct, count),
+        },
+    }
 
 
 def transfer_figure(history, matrix, class_names, source):
@@ -85,22 +138,20 @@ def main():
 
         record = training_record(vars(args), data, "transfer", model, criterion, history, train_loader, test_loader)
         record["made_from"]["backbone"] = hash_before
-        matrix = confusion_matrix(record["test_predictions"], data["transfer_test_labels"], 2)
-        # The head is a logistic regression: has Adam found the optimum that scikit-learn finds?
-        logistic = compare_with_logistic_regression(model, criterion, train_loader, test_loader, args.epochs, args.seed)
+        matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(2))
         record |= {
             "confusion": matrix.tolist(),
             "backbone": str(path),
             "backbone_sha256_before": hash_before,
             "backbone_sha256_after": hash_after,
-            "backbone_classes": classes_learnt(path, file_hash, data),
-            "logistic_regression_accuracy": logistic["accuracy"],
-            "logistic_regression": logistic,
         }
+        print(describe_result("Transfer", record))
         first, second = record["class_names"]
         for name, row in zip(record["class_names"], matrix, strict=True):
             print(f"  {name:30} {row[0]:5,} predicted as {first}, {row[1]:5,} as {second}")
-        print(describe_logistic(record))
+        print(describe_curves(record))
+        record |= compare_with_optimum(model, criterion, train_loader, test_loader, args.epochs, args.seed)
+        print(describe_transfer(record))
         figure = transfer_figure(history, matrix, record["class_names"], data["source"])
         save_training(args.out, "q5_transfer", "Transfer", model, record, figure)
 

@@ -5,18 +5,19 @@ import scipy  # its stats, which take half a second to import, when they are use
 
 
 def per_class(matrix):
-    """Return recall, precision and F1, float64 (k,) each, of a confusion matrix; NaN where undefined.
+    """Return metrics of each class, float64 (k,) by name, of a confusion matrix; NaN where undefined.
 
-    Recall is undefined for a class without test images, precision for one that is never predicted.
+    Recall, precision, F1, and predicted_over_true: how often the class is predicted over how often it occurs. Precision
+    is undefined for a class that is never predicted, recall and predicted_over_true for one without test images.
     """
     correct, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    with np.errstate(invalid="ignore"):
-        return {"recall": correct / true, "precision": correct / predicted, "f1": 2 * correct / (true + predicted)}
-
-
-def balanced_accuracy(matrix):
-    """Return the mean recall of the classes that have test images, of a confusion matrix."""
-    return float(np.nanmean(per_class(matrix)["recall"]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "recall": correct / true,
+            "precision": correct / predicted,
+            "f1": 2 * correct / (true + predicted),
+            "predicted_over_true": np.where(true, predicted / true, np.nan),
+        }
 
 
 def recall_intervals(matrix):
@@ -28,19 +29,6 @@ def recall_intervals(matrix):
             for label, count in enumerate(tested)
         ]
     )
-
-
-def holm(p_values):
-    """Return p-values adjusted for testing all of them at once (Holm 1979), float64 like p_values.
-
-    Rejecting those below 0.05 makes even one false rejection at most 5 % likely, whatever the tests' dependence.
-    """
-    p_values = np.asarray(p_values, dtype=float)
-    order = np.argsort(p_values)
-    steps = p_values[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted
 
 
 def majority_accuracy(train_labels, test_labels):

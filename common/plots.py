@@ -6,6 +6,7 @@ matplotlib.use("Agg")  # files only, no window
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 
 from common.galaxies.facts import MAIN_CLASSES
 
@@ -71,44 +72,69 @@ def class_gallery(data, counts, columns=8):
     return figure
 
 
+def text_colour(background):
+    """Return black or white, whichever is read better on a colour (r, g, b, ...): the contrast is at least 4.5.
+
+    By the relative luminance of WCAG 2.1, https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio.
+    """
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+    return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else "white"
+
+
 def draw_confusion(axes, confusion, class_names, title):
-    """Draw a confusion matrix, int (k, k), rows true: counts, and colours and percentages by row."""
+    """Draw a confusion matrix, int (k, k), rows true: counts in the cells, coloured by their share of the row."""
     totals = confusion.sum(1, keepdims=True)
     share = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(confusion):
-        text = f"{count:,}\n{share[row, column]:.0%}" if totals[row] else "–"
-        axes.text(column, row, text, ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
+        colour = text_colour(image.cmap(share[row, column]))
+        axes.text(column, row, f"{count:,}" if totals[row] else "–", ha="center", va="center", color=colour)
     ticks = np.arange(len(class_names))
     lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]  # two short lines per name
     axes.set_xticks(ticks, lines, rotation=0 if len(lines) < 4 else 90)
     axes.set_yticks(ticks, [f"{line}: {total:,}" for line, total in zip(lines, totals[:, 0], strict=True)])
-    axes.set(xlabel="predicted", ylabel="true, with the number of test images", title=title)
+    axes.set(xlabel="predicted", ylabel="true: number of test images", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def draw_recalls(axes, results, class_names, train_counts):
-    """Draw a network's recall by class with its 95 % interval, without and with adjusted logits, and the cause.
-
-    results: the network's part of Q4's record, as its JSON has it.
-    """
-    after, rows = results["adjusted"], np.arange(len(class_names))
-    for values, colour, marker, offset, label in (
-        (results, COLOURS[0], "o", -0.17, "logits as trained"),
-        (after, COLOURS[1], "s", 0.17, "adjusted for the training counts"),
+def draw_recall(axes, record):
+    """Draw each class's recall against its training images, with 95% intervals, of both networks of Q4's record."""
+    counts = np.maximum(record["train_counts"], 0.5)  # a class without training images stands left of 1
+    tested = [label for label in np.argsort(counts, kind="stable") if record["test_counts"][label]]
+    for (model, results), colour, marker, shift in zip(
+        record["models"].items(), COLOURS, "os", (0.985, 1.015), strict=True
     ):
-        recall = 100 * np.array(values["recall"], dtype=float)
-        ends = 100 * np.array(values["recall_interval"], dtype=float)
-        errors = np.abs(ends.T - recall)
-        axes.errorbar(recall, rows + offset, xerr=errors, color=colour, fmt=marker, capsize=3, label=label)
-    for row, found in zip(rows, results["causes"], strict=True):
-        axes.text(103, row, found["cause"], va="center", fontsize=10)
-    axes.text(103, -0.85, "cause of its errors", va="center", fontsize=10, style="italic")
-    lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]
-    axes.set_yticks(rows, [f"{line}: {count:,}" for line, count in zip(lines, train_counts, strict=True)])
-    axes.set(xlim=(0, 102), ylim=(len(rows) - 0.5, -0.5), xlabel="recall (%), with its 95 % interval")
-    axes.set(ylabel="class, with the number of training images")
-    axes.grid(alpha=0.25, axis="x")
-    axes.tick_params(length=0, axis="y")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
+        recall = 100 * np.array([results["recall"][label] for label in tested])
+        ends = 100 * np.array([results["recall_interval"][label] for label in tested])
+        x, errors = counts[tested] * shift, np.abs(ends.T - recall)
+        axes.errorbar(x, recall, errors, color=colour, fmt=marker, capsize=3, label=model.upper())
+    # The names stand above, evenly spread, with a line down to the class's place on the axis.
+    axes.set(xscale="log", ylim=(-3, 103), xlabel="training images of the class", ylabel="recall (%), 95% interval")
+    for place, label in enumerate(tested):
+        name = record["class_names"][label].rpartition(", ")[2].replace(" ", "\n", 1)
+        top = (place + 0.5) / len(tested), 1.08
+        style = {"arrowstyle": "-", "color": "0.75", "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0)}
+        axes.annotate(
+            f"{name}\n{record['train_counts'][label]:,}", (counts[label], 103), top, annotation_clip=False,
+            textcoords="axes fraction", ha="center", va="bottom", arrowprops=style,
+        )  # fmt: skip
+        axes.axvline(counts[label], color="0.75", linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.25, axis="y")
+    axes.legend()
+
+
+def confusion_and_recall(record):
+    """Return the figure of Q4's record: both confusion matrices, and below them each class's recall."""
+    figure, axes = plt.subplot_mosaic([list(record["models"]), ["recall"] * 2], figsize=(12, 12.2), layout="constrained",
+                                      height_ratios=(2, 1.1))  # fmt: skip
+    for model, results in record["models"].items():
+        title = f"{model.upper()}: accuracy {results['accuracy']:.1%}"
+        draw_confusion(axes[model], np.array(results["confusion"]), record["class_names"], title)
+    axes["cnn"].set(ylabel="", yticklabels=[])
+    draw_recall(axes["recall"], record)
+    figure.suptitle(titled("Confusion on the whole test set", record["source"]))
+    return figure

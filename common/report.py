@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from common import plots
 from common.galaxies.appearance import appearance_range
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar
-from common.sentences import describe_comparison, describe_curves, describe_result
+from common.sentences import describe_comparison
 from common.storage.artifacts import load_json, save_question
 from common.storage.atomic import is_writer
 from common.storage.checkpoint import cpu_state_dict, weights_hash
@@ -74,14 +74,12 @@ def training_record(options, data, task, model, criterion, history, train_loader
 
 
 def save_training(out, name, title, model, record, figure=None):
-    """Print what a record says of a trained model, and write {name}.pt, {name}.png and {name}.json in `out`.
+    """Write a trained model, its figure and its record as {name}.pt, {name}.png and {name}.json in `out`.
 
     figure: in place of the learning curves. Under torchrun only rank 0 does this.
     """
     if not is_writer():
         return
-    print(describe_curves(record))
-    print(describe_result(title, record))
     figure = figure or plots.learning_curves(record["history"], plots.titled(title, record["source"]))
     save_question(out, name, cpu_state_dict(model), figure, record)
 
@@ -90,12 +88,12 @@ def compare_with_fcn(path, record, labels):
     """Compare Q3's record with the FCN's, if it is at `path` and of the same data; return what to add to the record."""
     nothing = {"comparison": None}
     if not path.is_file():
-        print(f"There is no {path} to compare with: run q2_fcn.py first for that.")
+        print(f"{path} not found: run q2_fcn.py first to compare.")
         return nothing
     try:
         fcn = load_json(path)
         if fcn["fingerprint"] != record["fingerprint"]:
-            print(f"{path} is of other data or another split, so the two are not compared.")
+            print(f"{path} comes from different data or a different split, so the two are not compared.")
             return nothing
         comparison = compare(fcn, record, labels)
     except (ValueError, KeyError, TypeError) as error:  # no reason to lose the network that has just been trained

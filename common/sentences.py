@@ -1,135 +1,222 @@
-"""The sentences about a run's metrics."""
+"""What is said of the results: values of this run in plain words, beside what a reader needs to judge them."""
 
 import math
 
 import numpy as np
 
-from common.trend import LEVEL, MIN_EPOCHS, lowest_stretch, stretch_length, stretch_means, verdict
+from common.metrics import accuracy_interval
 
-FITS_ALIKE = 0.01  # nats within which two training losses are called alike
+
+def percent(share):
+    """Return a share as text, such as 64.6%; a dash where it is undefined."""
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f}%"
+
+
+def interval(bounds):
+    """Return the two ends of an interval of shares as text, such as 62.4 to 66.9%."""
+    low, high = bounds
+    return f"{100 * low:.1f} to {100 * high:.1f}%"
+
+
+def plural(count, noun):
+    """Return a count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def describe_result(name, record):
-    """Return a sentence with a record's test accuracy, its interval and the majority class's accuracy."""
-    low, high = record["test_accuracy_interval"]
-    synthetic = " SYNTHETIC" if record["source"] == "synthetic" else ""
+    """Return a sentence with the test accuracy, its interval and the majority class's accuracy."""
+    synthetic = "SYNTHETIC " if record["source"] == "synthetic" else ""
     return (
-        f"{name}: test accuracy {record['test_accuracy']:.2%} (95 % interval {low:.1%} to {high:.1%}) on "
-        f"{record['test_count']:,}{synthetic} images, loss {record['test_loss']:.3f}; "
-        f"always predicting the majority class reaches {record['majority_accuracy']:.2%}."
-    )
-
-
-def describe_verdict(history):
-    """Return a sentence with the verdict on a history, and the numbers it rests on."""
-    train, test, word = history["train_loss"], history["test_loss"], verdict(history)
-    epochs, length = len(test), stretch_length(len(test))
-    if epochs < MIN_EPOCHS:
-        return f"From {epochs} epoch{'s' if epochs > 1 else ''} no trend can be told."
-    means, train_means, lowest = stretch_means(test), stretch_means(train), lowest_stretch(test)
-    first = epochs % length + lowest * length + 1
-    rise = (
-        f"Averaged over {length} epochs, the test loss rose from {means[lowest]:.3f} (epochs {first} to "
-        f"{first + length - 1}) to {means[-1]:.3f} (the last {length}), more than its scatter explains"
-    )
-    trained = f"the training loss went from {train_means[lowest]:.3f} to {train_means[-1]:.3f}"
-    last = f"it averages {means[-1]:.3f} over the last {length} epochs and {means[-2]:.3f} over the {length} before"
-    if word == "overfits":
-        return f"{rise}, while {trained}: the network overfits."
-    if word == "diverged":
-        return f"{rise}, and {trained}: this is not overfitting, the training diverged."
-    if word == "risen":
-        return f"{rise}, and {trained}: whether this is overfitting cannot be told."
-    if word == "falling":
-        return f"The test loss was still falling: {last}, a difference that its scatter does not explain."
-    if word == "level":
-        return f"The test loss has levelled off: {last}, and a change of {LEVEL:.0%} would have been noticed."
-    sign = "; the last stretch is the lowest" if means[-1] <= means[lowest] else ""
-    return f"Whether the test loss falls, rises or is level at the end cannot be told from its scatter: {last}{sign}."
-
-
-def describe_gap(record):
-    """Return a sentence on the final network's losses on training and test images.
-
-    It is empty for a record without the standard errors: an old one, or one of a single test image.
-    """
-    errors = [record.get(f"{loss}_error") for loss in ("final_train_loss", "test_loss")]
-    if None in errors or not np.isfinite(errors).all():
-        return ""
-    train, test = record["final_train_loss"], record["test_loss"]
-    margin = 1.96 * math.hypot(*errors)
-    if test - train > margin:
-        much = "much better" if train < test / 2 else "better"
-        fits = f"it fits its training images {much} than the test images"
-    elif test - train < -margin:
-        fits = "it fits the test images better than its training images"
-    else:
-        fits = "a gap between them cannot be told on so many images"
-    return (
-        f"The final network, evaluated on both in the same way, has a loss of {train:.3f} on the training images "
-        f"and {test:.3f} on the test images (difference {test - train:.3f} ± {margin:.3f}, 95 %): {fits}."
+        f"{name}: test accuracy {record['test_accuracy']:.2%} on {record['test_count']:,} {synthetic}images (95% "
+        f"interval over test images {interval(record['test_accuracy_interval'])}), loss {record['test_loss']:.3f}. "
+        f"Always predicting the majority class reaches {record['majority_accuracy']:.2%}."
     )
 
 
 def describe_curves(record):
-    """Return sentences on a record's losses: the lowest test loss, the gap to the training loss, and the trend."""
-    test = record["history"]["test_loss"]
-    epochs, best = len(test), int(np.argmin(test))
+    """Return the sentences on a training run's losses and test accuracies: record, of `training_record`."""
+    history = record["history"]
+    overfits, trend = describe_trend(history)
+    sentences = [describe_range(history["test_loss"]), trend, describe_gap(record, overfits)]
+    accuracies = history["test_accuracy"][-10:]
+    if len(accuracies) > 1:
+        sentences.append(
+            f"Over the last {len(accuracies)} epochs the test accuracy lies between {100 * min(accuracies):.1f} and "
+            f"{percent(max(accuracies))}."
+        )
+    return " ".join(filter(None, sentences))
+
+
+def describe_range(losses):
+    """Return a sentence on where the test loss begins, on its lowest value, and on where it ends."""
+    epochs, best = len(losses), int(np.argmin(losses))
     if epochs == 1:
-        lowest = f"The test loss after the only epoch is {test[0]:.3f}."
-    elif best == epochs - 1:
-        lowest = f"The test loss is lowest, {test[best]:.3f}, after the last of {epochs} epochs."
-    else:
-        ends = f"and ends at {test[-1]:.3f}"
-        lowest = f"The test loss is lowest, {test[best]:.3f}, after epoch {best + 1} of {epochs}, {ends}."
-    return " ".join(filter(None, (lowest, describe_gap(record), describe_verdict(record["history"]))))
+        return f"The test loss after the only epoch is {losses[0]:.3f}."
+    if best == 0:
+        return f"The test loss is lowest, {losses[0]:.3f}, after the first epoch and ends at {losses[-1]:.3f}."
+    end = ", the last" if best == epochs - 1 else f" and ends at {losses[-1]:.3f}"
+    return f"The test loss falls from {losses[0]:.3f} to {losses[best]:.3f} after epoch {best + 1}{end}."
+
+
+def fifths(losses):
+    """Return the losses of each fifth of the epochs, float64 (5, n // 5), the last epochs in the last row."""
+    length = len(losses) // 5
+    return np.asarray(losses[len(losses) - 5 * length :], dtype=float).reshape(5, length)
+
+
+def direction(before, after):
+    """Return falling, rising, or level for mean losses less than 1% apart."""
+    change = after.mean() - before.mean()
+    if abs(change) < 0.01 * abs(before.mean()) - 1e-9:  # a fall by exactly 1% is one
+        return "level"
+    return "falling" if change < 0 else "rising"
+
+
+def standard_errors(before, after):
+    """Return how many standard errors apart two mean losses are, by their scatter from epoch to epoch."""
+    error = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / len(after))
+    return abs(after.mean() - before.mean()) / error if error else math.inf
+
+
+def describe_trend(history):
+    """Return whether the network overfits, and the sentences on both losses in the last two fifths of the epochs.
+
+    It overfits when the test loss's last fifth lies above its lowest one, and the training loss has fallen since. Only
+    a rise of 1% and of three standard errors counts: the lowest of five is low by chance too. Nothing is said of fewer
+    than ten epochs.
+    """
+    if len(history["test_loss"]) < 10:
+        return False, ""
+    test, train = fifths(history["test_loss"]), fifths(history["train_loss"])
+    word, length, lowest = direction(*test[-2:]), test.shape[1], int(test.mean(1).argmin())
+    scatter = ", by less than its scatter from epoch to epoch" if standard_errors(*test[-2:]) < 2 else ""
+    text = (
+        f"Averaged over the last {length} epochs it is {test[-1].mean():.3f}, over the {length} before "
+        f"{test[-2].mean():.3f}: {'still ' if word == 'falling' else ''}{word}{'' if word == 'level' else scatter}. "
+        f"The training loss averages {train[-1].mean():.3f} after {train[-2].mean():.3f}: {direction(*train[-2:])}."
+    )
+    if direction(test[lowest], test[-1]) != "rising" or standard_errors(test[lowest], test[-1]) < 3:
+        return False, text
+    text += f" Since its lowest fifth, with a mean of {test[lowest].mean():.3f}, the test loss has risen"
+    if train[-1].mean() < train[lowest].mean():
+        return True, f"{text}, while the training loss fell: overfitting."
+    if direction(train[lowest], train[-1]) == "rising":
+        return False, f"{text}, and the training loss too: the training diverges, so try a lower learning rate."
+    return False, f"{text}."
+
+
+def describe_gap(record, overfits=False):
+    """Return a sentence on the final network's losses on the training and the test images.
+
+    It is empty where a standard error is unknown: for a single test image, or a loss other than cross entropy.
+    """
+    errors = [record[f"{loss}_error"] for loss in ("final_train_loss", "test_loss")]
+    if None in errors or not np.isfinite(errors).all():
+        return ""
+    train, test, margin = record["final_train_loss"], record["test_loss"], 1.96 * math.hypot(*errors)
+    values = f"The final network's loss is {train:.3f} on the training and {test:.3f} on the test images"
+    if abs(test - train) <= margin:
+        conclusion = "" if overfits else ": no sign of overfitting"
+        return f"{values}, a difference within its margin of {margin:.3f}{conclusion}."
+    conclusion = "it fits the training images better" if test > train else "it fits the test images better"
+    return f"{values}, a difference of {abs(test - train):.3f} ± {margin:.3f}: {conclusion}."
 
 
 def describe_comparison(comparison):
-    """Return sentences about a comparison: accuracies, sizes, and whether chance alone could explain the difference."""
-    networks = [
-        f"{name.upper()} {comparison[f'{name}_accuracy']:.2%} "
-        f"(95 % interval {comparison[f'{name}_interval'][0]:.1%} to {comparison[f'{name}_interval'][1]:.1%}, "
-        f"{comparison[f'{name}_parameters']:,} parameters)"
+    """Return sentences on how the CNN compares with the FCN: accuracies, sizes, and McNemar's test."""
+    fcn, cnn = (
+        f"{name.upper()}'s {comparison[f'{name}_parameters']:,} parameters {percent(comparison[f'{name}_accuracy'])}"
         for name in ("fcn", "cnn")
-    ]
-    difference = comparison["cnn_accuracy"] - comparison["fcn_accuracy"]
-    better = f"the {'CNN' if difference > 0 else 'FCN'} is better, and the difference is unlikely by chance alone"
-    conclusion = better if comparison["p_value"] < 0.05 else "the two cannot be told apart on these images"
+    )
+    points = 100 * (comparison["cnn_accuracy"] - comparison["fcn_accuracy"])
+    significant = "significant" if comparison["p_value"] < 0.05 else "not significant"
     return (
-        f"{networks[0]} against {networks[1]}: {abs(difference) * 100:.1f} points apart. "
-        f"Only the FCN is correct on {comparison['fcn_only']:,} images, only the CNN on {comparison['cnn_only']:,}: "
-        f"{conclusion} (McNemar's test, p = {comparison['p_value']:.2g})."
+        f"With the {cnn} of the test images are classified correctly, with the {fcn}: a difference of {points:+.1f} "
+        f"points. The CNN alone is correct on {plural(comparison['cnn_only'], 'image')}, the FCN alone on "
+        f"{comparison['fcn_only']:,}; by McNemar's exact test the difference is {significant} "
+        f"(p = {comparison['p_value']:.2g})."
     )
 
 
-def describe_logistic(record):
-    """Return sentences on Q5's head and scikit-learn's logistic regression: on the test images, and on what they fit.
+def short(name):
+    """Return the last part of a class name: Completely round for Smooth, Completely round."""
+    return name.rpartition(", ")[2]
 
-    An old record has only the accuracy.
-    """
-    accuracy = record["logistic_regression_accuracy"]
-    reached = f"scikit-learn's logistic regression on the same features reaches {accuracy:.1%}"
-    if "logistic_regression" not in record:
-        return f"{reached}."
-    logistic = record["logistic_regression"]
-    test, count = logistic["mcnemar"], record["test_count"]
-    better = "the head" if test["first_only"] > test["second_only"] else "the logistic regression"
-    if 2 * 0.5**count >= 0.05:
-        conclusion = f"on {count:,} test images no difference could show"
-    elif test["p_value"] < 0.05:
-        conclusion = f"{better} is better, and the difference is unlikely by chance alone"
-    else:
-        conclusion = "the two cannot be told apart on these images"
-    excess = logistic["head_train_loss"] - logistic["train_loss"]
-    if abs(excess) <= FITS_ALIKE:
-        fit = f"they fit alike, to within {FITS_ALIKE}, as two logistic regressions should"
-    elif excess > 0:
-        fit = f"the head's is {excess:.3f} above it, so the head has not converged to the optimum"
-    else:
-        fit = f"scikit-learn's is {-excess:.3f} above the head's, so scikit-learn's is the one that has not converged"
+
+def describe_confusion(record, model):
+    """Return sentences, one per line, on a network's errors: imbalance, similarity, and the largest groups."""
+    results, matrix = record["models"][model], np.array(record["models"][model]["confusion"])
+    untested = [name for name, count in zip(record["class_names"], record["test_counts"], strict=True) if not count]
+    missing = f" There are no test images of {'; '.join(untested)}." if untested else ""
+    errors, total = int(matrix.sum() - np.trace(matrix)), int(matrix.sum())
+    if not errors:
+        return f"The {model.upper()} makes no error on {plural(total, 'test image')}.{missing}"
+    lines = [
+        f"The {model.upper()} misclassifies {errors:,} of {plural(total, 'test image')}.{missing}",
+        describe_imbalance(record, matrix),
+        describe_similarity(results, errors),
+        describe_groups(matrix, record["class_names"]),
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def describe_imbalance(record, matrix):
+    """Return sentences on the recall of the rarest classes together, and on those predicted too seldom."""
+    counts, true, predicted = np.array(record["train_counts"]), matrix.sum(1), matrix.sum(0)
+    order = [label for label in np.argsort(counts, kind="stable") if true[label]]
+    if len(order) < 2:
+        return ""
+    rarest, others = order[: len(order) // 2], order[len(order) // 2 :]
+    (low, low_count), (high, high_count) = (
+        (np.diag(matrix)[half].sum(), true[half].sum()) for half in (rarest, others)
+    )
+    seldom = [
+        f"{short(record['class_names'][label])} ({predicted[label]:,} times for {plural(true[label], 'image')})"
+        for label in sorted(order, key=lambda label: predicted[label] / true[label])[:2]
+        if predicted[label] < true[label]
+    ]
     return (
-        f"{reached}, with predictions equal to the head's on {logistic['agreement']:.1%} of the test images: "
-        f"{conclusion} (McNemar's test, p = {test['p_value']:.2g}). On the training features its loss is "
-        f"{logistic['train_loss']:.3f}, the head's {logistic['head_train_loss']:.3f}: {fit}."
+        f"Imbalance: rare classes are {'' if low / low_count < high / high_count else 'not '}recognized less often. "
+        f"The {len(rarest)} rarest ({counts[rarest[0]]:,} to {counts[rarest[-1]]:,} training images) together have a "
+        f"recall of {percent(low / low_count)} (95% interval {interval(accuracy_interval(low, low_count))}), the other "
+        f"{len(others)} {percent(high / high_count)} ({interval(accuracy_interval(high, high_count))})."
+        + (f" Predicted least often for how often they occur: {' and '.join(seldom)}." if seldom else "")
+    )
+
+
+def describe_similarity(results, errors):
+    """Return a sentence on the errors within a branch of Galaxy Zoo's tree; empty for classes without a known tree."""
+    share, expected = results["within_branch"], results["within_branch_expected"]
+    if share is None:
+        return ""
+    return (
+        f"Similarity: similar classes are confused {'' if share > expected else 'not '}more often than frequencies "
+        f"imply. {round(share * errors):,} of {plural(errors, 'error')} ({percent(share)}) stay within a branch of "
+        f"Galaxy Zoo's decision tree; {percent(expected)} would if errors followed only how often each class is "
+        "predicted."
+    )
+
+
+def describe_groups(matrix, names):
+    """Return a sentence on the three largest groups of errors: off-diagonal cells of the confusion matrix."""
+    errors = matrix - np.diag(np.diag(matrix))
+    cells = [np.unravel_index(cell, matrix.shape) for cell in np.argsort(-errors, axis=None, kind="stable")[:3]]
+    groups = [
+        f"{errors[i, j]:,} of {matrix[i].sum():,} {short(names[i])} as {short(names[j])}"
+        for i, j in cells
+        if errors[i, j]
+    ]
+    return f"Largest groups of errors: {'; '.join(groups)}."
+
+
+def describe_transfer(record):
+    """Return sentences on the head beside the optimum of the same loss, on trained and on untrained features."""
+    optimum, untrained = record["logistic_regression"], record["untrained_backbone"]
+    points = 100 * (optimum["accuracy"] - untrained["accuracy"])
+    return (
+        f"scikit-learn's logistic regression on the same features, the optimum of what the head is trained for, reaches "
+        f"{percent(optimum['accuracy'])} and agrees with the head on {percent(optimum['agreement'])} of the test images; "
+        f"its training loss is {optimum['train_loss']:.3f}, the head's {optimum['head_train_loss']:.3f}. On the features "
+        f"of an untrained backbone the same optimum reaches {percent(untrained['accuracy'])} (95% interval "
+        f"{interval(untrained['accuracy_interval'])}): here the trained features are worth {points:+.1f} points."
     )

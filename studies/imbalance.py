@@ -13,6 +13,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from common import cli, metrics, plots
@@ -22,7 +23,6 @@ from common.hardware.device import choose_device
 from common.hardware.gpu import ResidentLoader
 from common.storage.artifacts import load_data
 from common.train import predict
-from q4_confusion import confusion_matrix
 from studies.runs import collect, draw_split, number_list, save_study
 from studies.statistics import bootstrap_interval, certain_sign, percent, points
 from studies.training import NETWORKS, crop_and_normalise, seed_network, train_network
@@ -102,7 +102,7 @@ def class_metrics(labels, predictions):
 
     Balanced accuracy is the mean recall, macro F1 the mean F1, over the classes with test images.
     """
-    matrix = confusion_matrix(predictions, labels, MAIN_CLASSES)
+    matrix = confusion_matrix(labels, predictions, labels=range(MAIN_CLASSES))
     tested, by_class = matrix.sum(1) > 0, metrics.per_class(matrix)
     means = np.trace(matrix) / matrix.sum(), by_class["recall"][tested].mean(), by_class["f1"][tested].mean()
     return np.array([*means, *by_class["recall"]])

@@ -1,9 +1,7 @@
 """The discussion of each question, as Markdown, computed from the values in the JSON files and from nothing else."""
 
-from common.confusion_sentences import describe_causes
 from common.galaxies.facts import COURSE
-from common.metrics import accuracy_interval
-from common.sentences import describe_comparison, describe_curves, describe_logistic
+from common.sentences import describe_comparison, describe_confusion, describe_curves, describe_transfer
 from studies.shifts import changes_more
 
 NAMES = {"q2": "fully connected", "q3": "convolutional", "q5": "transfer"}
@@ -148,29 +146,17 @@ def discuss_shifts(inside):
 
 
 def discuss_confusion(q4):
-    """Return which classes fail, into which, and whether imbalance or likeness is the cause. Raises ValueError."""
-    return caution(q4) + "\n\n".join(describe_causes(q4, model) for model in q4["models"])
+    """Return what each network confuses, and how that goes with imbalance and similarity."""
+    return caution(q4) + "\n\n".join(describe_confusion(q4, model) for model in q4["models"])
 
 
 def discuss_transfer(q5):
     """Return what the transfer's accuracy says about the features, and how its head compares with scikit-learn's."""
     low, high = q5["test_accuracy_interval"]
-    majority, accuracy = q5["majority_accuracy"], q5["logistic_regression_accuracy"]
-    logistic_low, _ = accuracy_interval(round(accuracy * q5["test_count"]), q5["test_count"])
-    learnt = q5.get("backbone_classes")
-    features = f"the features learnt on {learnt} classes" if learnt else "the features of the given backbone"
-    if low > majority:
-        conclusion = f"{features} help to tell the two new ones apart"
-    elif logistic_low > majority:
-        conclusion = f"the head does not show that {features} help, but the logistic regression on them does"
-    elif high < majority:
-        conclusion = f"the head is worse than that; whether {features} help cannot be told from it"
-    else:
-        conclusion = f"whether {features} help with the two new classes cannot be told from these images"
     text = (
-        f"{caution(q5)}{describe_curves(q5)} The test accuracy is {percent(q5['test_accuracy'])} (95 % interval "
-        f"{100 * low:.1f}–{percent(high)}), against {percent(majority)} for always predicting the majority class: "
-        f"{conclusion}. {describe_logistic(q5)} {q5['trainable_parameters']:,} of {q5['parameters']:,} parameters were "
+        f"{caution(q5)}{describe_curves(q5)} The test accuracy is {percent(q5['test_accuracy'])} (95% interval "
+        f"{100 * low:.1f}–{percent(high)}), against {percent(q5['majority_accuracy'])} for always predicting the "
+        f"majority class. {describe_transfer(q5)} {q5['trainable_parameters']:,} of {q5['parameters']:,} parameters were "
         "trained"
     )
     before, after = (q5.get(f"backbone_sha256_{when}") for when in ("before", "after"))

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from common.trend import MIN_EPOCHS, change, stretch_means, verdict
 
 from common.sentences import describe_verdict
-from common.trend import MIN_EPOCHS, change, stretch_means, verdict
 
 DRAWS = 20
 

@@ -4,9 +4,9 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from common.metrics import accuracy_interval
-from q4_confusion import confusion_matrix
 
 
 def read_truth(path, class_names):
@@ -47,7 +47,7 @@ def describe_truth(pairs, class_names):
     if not pairs:
         return "None of the pictures has a true class in the file of --truth."
     true, predicted = np.array(pairs).T
-    matrix = confusion_matrix(predicted, true, len(class_names))
+    matrix = confusion_matrix(true, predicted, labels=range(len(class_names)))
     correct, count = int(np.trace(matrix)), len(pairs)
     low, high = accuracy_interval(correct, count)
     width = max(map(len, class_names))

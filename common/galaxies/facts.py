@@ -33,5 +33,11 @@ DECALS_CLASS_NAMES = (
     "Edge-on without Bulge",
     "Edge-on with Bulge",
 )
+# Branches of Galaxy Zoo's decision tree: classes that its volunteers tell apart last, by the names of all ten. SDSS:
+# face-on disks, smooth, edge-on disks (Willett et al. 2013); DECaLS: disturbed and merging, smooth, spirals, edge-on.
+BRANCHES = {
+    CLASS_NAMES: ((0, 7, 8, 9), (1, 2, 3), (4, 5, 6)),
+    DECALS_CLASS_NAMES: ((0, 1), (2, 3, 4), (5, 6, 7), (8, 9)),
+}
 # The course's own solution on Galaxy10 SDSS: one unseeded run, the file's order, one T4. (accuracy, loss)
 COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}

@@ -90,20 +90,6 @@ def check_origin(path, weights_sha256, data, force):
         print(f"{complaint}: used all the same (--force).")
 
 
-def classes_learnt(path, weights_sha256, data):
-    """Return the number of classes that the CNN at `path` was trained on, by the JSON record beside it.
-
-    It is None unless the record says that these are the weights trained on `data`, Q1's dict: the backbone is given.
-    weights_sha256: the whole network's, None for a backbone alone.
-    """
-    record_path = Path(path).with_suffix(".json")
-    record = load_json(record_path) if record_path.is_file() else {}
-    origin = record.get("weights_sha256"), record.get("fingerprint")
-    if weights_sha256 is None or origin != (weights_sha256, data["fingerprint"]):
-        return None
-    return len(data["main_train_labels"].unique())
-
-
 def load_backbone(cnn_backbone, path):
     """Load the weights of a backbone in a checkpoint into `cnn_backbone`.
 
