@@ -1,6 +1,6 @@
 # Each target is one file. A question's JSON is written last, so the JSON is what says it is done.
 
-PYTHON         = .venv/bin/python## with another one, nothing is installed
+PYTHON         = .venv/bin/python## set it to use your own Python; installs nothing
 OUT            = artifacts## folder for all results
 DATA           =## a Galaxy10 HDF5 file; empty: see SOURCE
 SOURCE         = auto## auto, real or synthetic
@@ -9,19 +9,20 @@ COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS ha
 IMAGE_SIZE     =## side of the images in pixels after resizing; empty: 69
 SPLIT          = stratified## stratified by class and seed, or file for the file's own order
 SEED           = 0## random seed
-EPOCHS         =## of all three trainings; empty: the assignment's 50, 50 and 20
+EPOCHS         =## of all three training runs; empty: the assignment's 50, 50 and 20
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
 DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of another device
-PRECISION      = float32## float32, or bf16 for faster training where the processor has it
+PRECISION      = float32## float32 or bf16; bf16 is slow on CPUs without bf16 instructions
 
+override OUT := $(patsubst ~/%,$(HOME)/%,$(OUT))
 # Names with a space cannot be targets, and an empty one would let `make clean` reach for /.
 ifneq ($(words $(OUT))$(findstring ',$(OUT)),1)
 $(error OUT='$(OUT)' must name one folder, without spaces and quotes)
 endif
 
 .DELETE_ON_ERROR:
-# No two trainings at once, whatever -j says: torch uses all cores by itself, and two trainings that wait for each
+# No two training runs at once, whatever -j says: torch uses all cores by itself, and two runs that wait for each
 # other's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
 .PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench bench-scale notebook playground export clean help FORCE
@@ -30,7 +31,7 @@ all: $(OUT)/summary.txt ## answer all five questions and print a table
 data: $(OUT)/q1_data.json ## Q1: read, show, split and measure the galaxies
 fcn: $(OUT)/q2_fcn.json ## Q2: train the fully connected network
 cnn: $(OUT)/q3_cnn.json ## Q3: train the convolutional network
-confusion: $(OUT)/q4_confusion.json ## Q4: what the two networks confuse, and why
+confusion: $(OUT)/q4_confusion.json ## Q4: what the two networks confuse
 transfer: $(OUT)/q5_transfer.json ## Q5: transfer the CNN's backbone to two new classes
 
 # make creates the environment of the default PYTHON only.
@@ -56,9 +57,14 @@ TRAIN = --out '$(OUT)' --seed '$(SEED)' $(training)
 
 # A question runs again when its script, a file of common/ or an artifact that it reads is newer than its JSON. It also
 # runs again when common/storage/stale.py finds that its JSON has other options than the variables here, that one of its
-# files is missing, or that DATA is newer.
-CODE  = $(wildcard common/*.py common/*/*.py)
-stale = $(if $(shell $(or $(shell command -v '$(PYTHON)'),python3) -S -m common.storage.stale $(1)),FORCE)
+# files is missing, or that DATA is newer. Where that cannot be checked, make stops: an old result must not pass for a
+# new one.
+CODE    = $(wildcard common/*.py common/*/*.py)
+check   = p='$(PYTHON)'; command -v "$$p" > /dev/null || p=python3; "$$p" -S -m common.storage.stale $(1) || echo FAILED
+reasons = $(if $(filter help clean,$(MAKECMDGOALS)),,$(if $(wildcard $(OUT)/$(firstword $(1)).json),$(shell $(check))))
+failed  = $(error Cannot check whether $(OUT) is up to date, see above: fix PYTHON, or run make clean)
+stale   = $(call judge,$(call reasons,$(1)))
+judge   = $(if $(findstring FAILED,$(1)),$(failed),$(if $(1),FORCE))
 
 # An interrupted training resumes: its state is then newer than everything it depends on and than its JSON.
 state  = $(@:.json=.resume.pt)
@@ -72,7 +78,7 @@ $(OUT)/q3_cnn.json: q3_cnn.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(c
 	$(PYTHON) q3_cnn.py $(TRAIN) $(resume)
 $(OUT)/q4_confusion.json: q4_confusion.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json $(call stale,q4_confusion $(Q4)) | $(ENVIRONMENT)
 	$(PYTHON) q4_confusion.py $(Q4)
-$(OUT)/q5_transfer.json: q5_transfer.py q4_confusion.py $(CODE) $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(call stale,q5_transfer $(TRAIN)) | $(ENVIRONMENT)
+$(OUT)/q5_transfer.json: q5_transfer.py $(CODE) $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(call stale,q5_transfer $(TRAIN)) | $(ENVIRONMENT)
 	$(PYTHON) q5_transfer.py $(TRAIN) $(resume)
 $(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn q4_confusion q5_transfer)
 	$(PYTHON) summary.py --out '$(OUT)'
@@ -81,13 +87,13 @@ $(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn
 SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
 # A study only collects those of its results that are there already, of the same data and settings: so it always runs.
 STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
-studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(OUT)/q5_transfer.json ## what the assignment leaves open, measured over seeds
+studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(OUT)/q5_transfer.json ## what a single run cannot answer, measured over seeds
 	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
 	$(PYTHON) -m studies.imbalance $(STUDY)
 	$(PYTHON) -m studies.symmetry $(STUDY)
 	$(PYTHON) -m studies.transfer $(STUDY)
 	$(PYTHON) -m studies.calibration $(STUDY)
-	$(PYTHON) -m studies.inside --out '$(OUT)'
+	$(PYTHON) -m studies.inside $(STUDY)
 
 needs = { echo 'error: $(1)' >&2; exit 2; }
 
@@ -118,9 +124,10 @@ test: $(DEV_ENVIRONMENT) ## all tests
 test-oldest: .venv-oldest/requirements.installed ## all tests with the oldest Python and packages that are allowed
 	@.venv-oldest/bin/python --version
 	@$(MAKE) --no-print-directory lint test PYTHON=.venv-oldest/bin/python
-lint: $(DEV_ENVIRONMENT) ## what ruff says of the code and its layout
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
+SOURCES = $(wildcard *.py) common studies use notebook benchmarks tests docs
+lint: $(DEV_ENVIRONMENT) ## lint and format check (ruff)
+	$(PYTHON) -m ruff check $(wildcard $(SOURCES))
+	$(PYTHON) -m ruff format --check $(wildcard $(SOURCES))
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN=
@@ -129,12 +136,12 @@ notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and 
 bench: $(ENVIRONMENT) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
-	$(PYTHON) -m benchmarks.many
+	$(PYTHON) -m benchmarks.pieces
 bench-scale: $(ENVIRONMENT) ## time and memory at 3,000, 30,000 and 300,000 images
 	$(PYTHON) -m benchmarks.scale --out '$(OUT)' --device '$(DEVICE)'
 
 # What is done with the trained networks.
-playground: $(OUT)/playground.html ## a page in which the trained networks run, for a class room
+playground: $(OUT)/playground.html ## a page in which the trained networks run, for the classroom
 $(OUT)/playground.html: $(wildcard use/playground.* use/answer.py use/trained.py) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn)
 	$(PYTHON) -m use.playground --out '$(OUT)'
 export: $(OUT)/model/config.json ## the CNN for others: safetensors, ONNX and a model card

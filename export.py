@@ -25,26 +25,30 @@ EXAMPLES = (
 )
 PACKAGES = ("onnx", "onnxscript", "safetensors")
 CONFIG = (
-    *("class_names", "image_size", "mean", "std", "source", "fingerprint", "weights_sha256", "appearance"),
+    *(
+        "class_names",
+        "other_class_names",
+        "image_size",
+        "mean",
+        "std",
+        "source",
+        "fingerprint",
+        "weights_sha256",
+        "appearance",
+    ),
     *("train_counts", "args", "parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count"),
     "majority_accuracy",
 )
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--model", default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
-    parser.add_argument("--to", default="artifacts/model", metavar="DIR", help="folder to write")
-    help = "licence of the weights, as the Hub abbreviates it: mit, cc-by-4.0, ..."
-    parser.add_argument("--license", default="unknown", metavar="NAME", help=help)
-    return parser.parse_args(argv)
 
 
 def check_packages():
     """Raise ValueError that names the packages that are missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ValueError(f"export.py takes {', '.join(missing)}, not installed: pip install {' '.join(missing)}")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ValueError(
+            f"export.py needs {', '.join(missing)}, which {verb} not installed: pip install {' '.join(missing)}"
+        )
 
 
 def main():
@@ -63,6 +67,15 @@ def main():
         readme.write_text(card, encoding="utf-8")
         write_json(config, config_json)
     print(f"{args.to}: {', '.join(files)}; {name}, test accuracy {record['test_accuracy']:.2%}, {record['source']}")
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--model", default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
+    parser.add_argument("--to", default="artifacts/model", metavar="DIR", help="folder to write")
+    help = "licence of the weights, as the Hub abbreviates it: mit, cc-by-4.0, ..."
+    parser.add_argument("--license", default="unknown", metavar="NAME", help=help)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

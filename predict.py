@@ -1,8 +1,8 @@
-"""Say what kind of galaxy pictures show, with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
+"""Classify pictures of galaxies, with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
 
 Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images`, and FITS cubes of three
 bands, the bluest first. Of each the centred square is resized to the size the network was trained on. Prints a table:
-the class, its probability, the second choice, and how many of the crops that are averaged answer another class.
+the class, its probability, the second choice, and how many of the crops that are averaged predict another class.
 Writes only the files that are named.
 """
 
@@ -15,13 +15,13 @@ import torch
 from tqdm import tqdm
 
 from common import cli
-from common.galaxies.appearance import unlike
+from common.galaxies.appearance import out_of_range
 from common.galaxies.pictures import find_pictures, read_pictures
 from common.hardware.device import choose_device
-from use.answer import Answerer, records
+from use.answer import CropEnsemble, records
 from use.explain import explain, require_captum
 from use.output import Table, csv_writer, json_writer, thumbnail, write_sheet
-from use.trained import load_network, trained_on
+from use.trained import describe_classes, load_network, trained_on
 from use.truth import describe_truth, read_truth, true_class
 
 EXAMPLES = (
@@ -31,32 +31,6 @@ EXAMPLES = (
     "find . -name '*.png' | python predict.py - --json answers.json",
 )
 BATCH = 64
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add = parser.add_argument
-    add("pictures", nargs="+", metavar="PATH", help="picture, folder, HDF5 or FITS file; - reads paths from stdin")
-    help = "a trained network with its .json beside it, or a folder that export.py wrote"
-    add("--model", default="artifacts/q3_cnn.pt", metavar="PT", help=help)
-    add("--field", type=fraction, default=1.0, metavar="FRACTION", help="of the centred square, what is used")
-    add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
-    add("--symmetries", action="store_true", help="average over the eight turned and mirrored pictures too")
-    add("--csv", metavar="FILE", help="write a row for each picture")
-    add("--json", metavar="FILE", help="write a list with a record for each picture")
-    add("--html", metavar="FILE", help="write a contact sheet, by class, the least certain first")
-    add("--explain", metavar="DIR", help="write for each picture which parts of it the answer hangs on (needs captum)")
-    add("--truth", metavar="FILE", help="CSV of name and true class: adds accuracy and a confusion matrix")
-    cli.add_device(parser)
-    return parser.parse_args(argv)
-
-
-def fraction(text):
-    """argparse type: a number above 0 and at most 1."""
-    number = cli.positive_float(text)
-    if number > 1:
-        raise ValueError(text)
-    return number
 
 
 def paths_from(arguments):
@@ -97,7 +71,7 @@ def answers(pictures, answer, network):
     while batch := list(islice(pictures, BATCH)):
         names, arrays = zip(*batch, strict=True)
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-        marks = unlike(images, network.get("appearance"))
+        marks = out_of_range(images, network.get("appearance"))
         yield from zip(records(names, *answer(images), marks, network["class_names"]), images, strict=True)
 
 
@@ -106,10 +80,12 @@ def describe_network(path, name, network):
     sentence = f"{path}: the network of {name}.py, trained on {trained_on(network)}"
     if "test_accuracy" in network:
         low, high = network["test_accuracy_interval"]
-        sentence += f"; test accuracy {network['test_accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
-    if "appearance" not in network:
-        sentence += "; its record has no statistics of the training images, so unlike pictures are not marked"
-    return f"{sentence}."
+        sentence += f"; test accuracy {network['test_accuracy']:.1%} (95% interval {100 * low:.1f} to {high:.1%})"
+    if not network.get("appearance"):
+        sentence += (
+            "; its record has no statistics of the training images, so pictures outside their range are not marked"
+        )
+    return f"{sentence}. {describe_classes(network)}"
 
 
 def main():
@@ -117,7 +93,9 @@ def main():
     device = choose_device(args.device)
     network, record, name = load_network(args.model)
     class_names = record["class_names"]
-    answer = Answerer(network, record["mean"], record["std"], record["image_size"], args.crops, args.symmetries, device)
+    answer = CropEnsemble(
+        network, record["mean"], record["std"], record["image_size"], args.crops, args.symmetries, device
+    )
     views = len(answer.corners) * (8 if args.symmetries else 1)
     truth = read_truth(args.truth, class_names) if args.truth else None
     if args.explain:
@@ -151,6 +129,24 @@ def main():
     if failed:
         print(f"{len(failed):,} of {len(files):,} files could not be read.", file=sys.stderr)
         sys.exit(2)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add = parser.add_argument
+    add("pictures", nargs="+", metavar="PATH", help="picture, folder, HDF5 or FITS file; - reads paths from stdin")
+    help = "a trained network with its .json beside it, or a folder that export.py wrote"
+    add("--model", default="artifacts/q3_cnn.pt", metavar="PT", help=help)
+    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
+    add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
+    add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
+    add("--csv", metavar="FILE", help="write a row for each picture")
+    add("--json", metavar="FILE", help="write a list with a record for each picture")
+    add("--html", metavar="FILE", help="write a contact sheet, by class, the least certain first")
+    add("--explain", metavar="DIR", help="write occlusion maps: what the prediction depends on (needs captum)")
+    add("--truth", metavar="FILE", help="CSV of name and true class: adds accuracy and a confusion matrix")
+    cli.add_device(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
 """Q2: train a fully connected network on classes 0-7.
 
 Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json;
-and after every epoch q2_fcn.resume.pt, from which --resume continues.
+and on the way q2_fcn.resume.pt, from which --resume continues.
 """
 
 import torch
 from torch import nn
 from torchvision import transforms
 
-from common import cli
-from common.data import Normalize, RandomCrop, make_loaders
-from common.hardware.device import adam_options
-from common.report import save_training, training_record
+from common import cli, plots
+from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.hardware.device import adam_options, place
 from common.sentences import describe_curves, describe_result
-from common.session import session
-from common.storage.artifacts import load_data
+from common.storage.artifacts import save_question
+from common.storage.checkpoint import cpu_state_dict
 from common.storage.resume import TrainingCheckpoint
-from common.train import train
+from common.train import train, training_record
 
 EXAMPLES = (
     "python q2_fcn.py",
@@ -24,14 +23,6 @@ EXAMPLES = (
     "python q2_fcn.py --resume  # after an interruption",
     "torchrun --nproc-per-node=2 q2_fcn.py  # two processes, the same steps",
 )
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    cli.add_training(parser, epochs=50, lr=0.001)
-    cli.add_out_and_seed(parser)
-    cli.add_device(parser)
-    return parser.parse_args(argv)
 
 
 def make_fcn():
@@ -46,26 +37,33 @@ def make_fcn():
 
 def main():
     args = get_args()
-    with session(args.out, "q2_fcn", args.device, args.deterministic) as device:  # no other run may write q2_fcn.* now
-        data = load_data(args.out)
-        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-        # The test images get random crops too, but the same ones in every evaluation.
-        train_loader, test_loader = make_loaders(data, "main", transform, args.batch_size, device)
+    device = cli.start("q2_fcn", args.out, args.device, args.deterministic)  # locks q2_fcn.* while this runs
+    data = load_data(args.out)
+    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    # The test images get random crops too, but the same ones in every evaluation.
+    task = place(make_loaders(data, "main", transform, args.batch_size), device)
 
-        torch.manual_seed(args.seed)  # for the initial weights
-        fcn = make_fcn().to(device)
-        criterion = nn.CrossEntropyLoss()
-        optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))
-        print(fcn)
-        checkpoint = TrainingCheckpoint(args.out, "q2_fcn", vars(args), {"data or split": data["fingerprint"]})
-        # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
-        history = train(
-            fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
-        )
+    torch.manual_seed(args.seed)  # for the initial weights
+    fcn = make_fcn().to(device)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
+    print(fcn)
+    # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
+    checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data)
+    history = train(fcn, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
 
-        record = training_record(vars(args), data, "main", fcn, criterion, history, train_loader, test_loader)
-        print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
-        save_training(args.out, "q2_fcn", "Fully connected network", fcn, record)
+    record = training_record(vars(args), data, task, fcn, criterion, history)
+    print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
+    figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
+    save_question(args.out, "q2_fcn", cpu_state_dict(fcn), figure, record)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_training(parser, epochs=50, lr=0.001)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

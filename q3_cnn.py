@@ -1,25 +1,26 @@
 """Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
 
 Reads q1_data.pt, and q2_fcn.json if it exists. Writes, under --out, q3_cnn.pt (the state_dict of
-cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and after every epoch
+cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and on the way
 q3_cnn.resume.pt, from which --resume continues.
 """
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision import transforms
 
-from common import cli
-from common.data import Normalize, RandomCrop, make_loaders
-from common.hardware.device import adam_options
-from common.report import compare_with_fcn, save_training, training_record
-from common.sentences import describe_curves, describe_result
-from common.session import session
-from common.storage.artifacts import load_data
+from common import cli, plots
+from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.hardware.device import adam_options, place
+from common.metrics import mcnemar
+from common.sentences import describe_comparison, describe_curves, describe_result
+from common.storage.artifacts import load_json, save_question
+from common.storage.checkpoint import cpu_state_dict
 from common.storage.resume import TrainingCheckpoint
-from common.train import train
+from common.train import train, training_record
 
 EXAMPLES = (
     "python q3_cnn.py",
@@ -27,14 +28,6 @@ EXAMPLES = (
     "python q3_cnn.py --resume  # after an interruption",
     "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps",
 )
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    cli.add_training(parser, epochs=50, lr=0.002)
-    cli.add_out_and_seed(parser)
-    cli.add_device(parser)
-    return parser.parse_args(argv)
 
 
 def make_backbone():
@@ -61,29 +54,61 @@ def make_cnn():
     return nn.Sequential(cnn_backbone, classifier_head)
 
 
+def compare_with_fcn(path, record, labels):
+    """Compare Q3's record with Q2's at `path` on the same test images, labels int (n,); return what to record.
+
+    By McNemar's test; None where there is no record of the FCN on the same data, which a line says.
+    """
+    if not path.is_file():
+        print(f"{path} not found: run q2_fcn.py first to compare.")
+        return None
+    try:
+        fcn = load_json(path)
+        if fcn["fingerprint"] != record["fingerprint"]:
+            print(f"{path} comes from different data or a different split, so the two are not compared.")
+            return None
+        correct = [np.array(each["test_predictions"]) == np.asarray(labels) for each in (fcn, record)]
+        test = mcnemar(*correct)
+        comparison = {"fcn_accuracy": fcn["test_accuracy"], "fcn_parameters": fcn["parameters"]}
+    except (ValueError, KeyError, TypeError) as error:  # no reason to lose the network that has just been trained
+        print(f"Not compared: {path} cannot be used ({error})")
+        return None
+    comparison |= {"cnn_accuracy": record["test_accuracy"], "cnn_parameters": record["parameters"]}
+    comparison |= {"fcn_only": test["first_only"], "cnn_only": test["second_only"], "p_value": test["p_value"]}
+    print(describe_comparison(comparison))
+    return comparison
+
+
 def main():
     args = get_args()
-    with session(args.out, "q3_cnn", args.device, args.deterministic) as device:  # no other run may write q3_cnn.* now
-        data = load_data(args.out)
-        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-        # The test images get random crops too, but the same ones in every evaluation.
-        train_loader, test_loader = make_loaders(data, "main", transform, args.batch_size, device)
+    device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
+    data = load_data(args.out)
+    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    # The test images get random crops too, but the same ones in every evaluation.
+    task = place(make_loaders(data, "main", transform, args.batch_size), device)
 
-        torch.manual_seed(args.seed)  # for the initial weights
-        cnn = make_cnn().to(device)
-        criterion = nn.CrossEntropyLoss()
-        optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))
-        print(cnn)
-        checkpoint = TrainingCheckpoint(args.out, "q3_cnn", vars(args), {"data or split": data["fingerprint"]})
-        # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
-        history = train(
-            cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
-        )
+    torch.manual_seed(args.seed)  # for the initial weights
+    cnn = make_cnn().to(device)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
+    print(cnn)
+    # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
+    checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data)
+    history = train(cnn, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
 
-        record = training_record(vars(args), data, "main", cnn, criterion, history, train_loader, test_loader)
-        print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
-        record |= compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
-        save_training(args.out, "q3_cnn", "Convolutional network", cnn, record)
+    record = training_record(vars(args), data, task, cnn, criterion, history)
+    print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
+    record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
+    figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
+    save_question(args.out, "q3_cnn", cpu_state_dict(cnn), figure, record)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_training(parser, epochs=50, lr=0.002)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,15 @@ matrices on the whole test set, and each class's recall against its training ima
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.metrics import confusion_matrix
 from torchvision import transforms
 
 from common import cli, metrics, plots
-from common.data import Normalize, RandomCrop, make_loaders
+from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.galaxies.facts import BRANCHES
+from common.hardware.device import place
 from common.sentences import describe_confusion, percent, short
-from common.session import session
-from common.storage.artifacts import load_data, save_question, without_nan
+from common.storage.artifacts import save_question, without_nan
 from common.storage.checkpoint import load_trained, weights_hash
 from common.train import predict
 from q2_fcn import make_fcn
@@ -26,49 +25,6 @@ EXAMPLES = (
     "python q4_confusion.py",
     "python q4_confusion.py --out artifacts --device cpu",
 )
-NUM_CLASSES = 8
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    cli.add_out_and_seed(parser)
-    cli.add_device(parser)
-    cli.add_force(parser)
-    return parser.parse_args(argv)
-
-
-def errors_within_branch(matrix, branches):
-    """Return the share of errors that stay within a branch, and the share to be expected from frequencies alone.
-
-    matrix: confusion matrix, int (k, k); branches: of similar classes, tuples of class numbers, or None where unknown.
-    Expected is what errors give that follow only how often each class is predicted: those of class i spread over the
-    other classes in proportion to their predictions. Both are NaN without errors or without branches.
-    """
-    branch = {label: number for number, labels in enumerate(branches or ()) for label in labels}
-    same = np.array(
-        [[i != j and branch.get(i) == branch.get(j) for j in range(len(matrix))] for i in range(len(matrix))]
-    )
-    errors = matrix.sum(1) - np.diag(matrix)
-    if not branches or not errors.any():
-        return np.nan, np.nan
-    predicted = np.tile(matrix.sum(0), (len(matrix), 1))
-    np.fill_diagonal(predicted, 0)
-    failing = errors > 0  # each has an error, so another class is predicted
-    share = (predicted * same).sum(1)[failing] / predicted.sum(1)[failing]
-    return float((matrix * same).sum() / errors.sum()), float((errors[failing] * share).sum() / errors.sum())
-
-
-def analyse(matrix, branches):
-    """Return the results of one network, by name, from its confusion matrix, int (k, k): rows true."""
-    within, expected = errors_within_branch(matrix, branches)
-    return {
-        "confusion": matrix.tolist(),
-        "accuracy": int(np.trace(matrix)) / int(matrix.sum()),
-        **{name: values.tolist() for name, values in metrics.per_class(matrix).items()},
-        "recall_interval": metrics.recall_intervals(matrix).tolist(),
-        "within_branch": within,
-        "within_branch_expected": expected,
-    }
 
 
 def recall_table(record, model):
@@ -98,37 +54,53 @@ def recall_table(record, model):
 
 def main():
     args = get_args()
-    with session(args.out, "q4_confusion", args.device) as device:
-        data = load_data(args.out)
-        networks = {"fcn": make_fcn(), "cnn": make_cnn()}
-        for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
-            load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
-            network.to(device)
-        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-        _, test_loader = make_loaders(data, "main", transform, batch_size=64, device=device)
-        train_counts, test_counts = (
-            torch.bincount(data[f"main_{subset}_labels"], minlength=NUM_CLASSES).tolist()
-            for subset in ("train", "test")
-        )
-        record = {
-            "source": data["source"],
-            "fingerprint": data["fingerprint"],
-            "made_from": {"q1_data": data["fingerprint"]},
-            "args": vars(args),
-            "class_names": data["class_names"][:NUM_CLASSES],
-            "train_counts": train_counts,
-            "test_counts": test_counts,
-            "models": {},
+    device = cli.start("q4_confusion", args.out, args.device)
+    data = load_data(args.out)
+    networks = {"fcn": make_fcn(), "cnn": make_cnn()}
+    for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
+        load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
+    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    task = place(make_loaders(data, "main", transform), device)
+
+    num_classes = len(task.class_names)
+    train_counts, test_counts = (
+        data[f"main_{subset}_labels"].bincount(minlength=num_classes) for subset in ("train", "test")
+    )
+    record = {
+        "source": data["source"],
+        "fingerprint": data["fingerprint"],
+        "args": vars(args),
+        "class_names": task.class_names,
+        "train_counts": train_counts.tolist(),
+        "test_counts": test_counts.tolist(),
+        "models": {},
+    }
+    branches = BRANCHES.get(tuple(data["class_names"]))
+    for name, network in networks.items():
+        logits, labels = predict(network.to(device), task.test_loader)
+        matrix = confusion_matrix(labels, logits.argmax(1), labels=range(num_classes))  # rows true, columns predicted
+        within_branch, expected = metrics.errors_within_branch(matrix, branches)
+        record["models"][name] = {
+            "weights_sha256": weights_hash(network.state_dict()),
+            "confusion": matrix.tolist(),
+            "accuracy": np.trace(matrix) / matrix.sum(),
+            **metrics.per_class(matrix),
+            "recall_interval": metrics.recall_intervals(matrix),
+            "within_branch": within_branch,
+            "within_branch_expected": expected,
         }
-        for name, network in networks.items():
-            record["made_from"][name] = weights_hash(network.state_dict())
-            logits, labels = predict(network, test_loader)
-            matrix = confusion_matrix(labels, logits.argmax(1), labels=range(NUM_CLASSES))  # rows true
-            record["models"][name] = analyse(matrix, BRANCHES.get(tuple(data["class_names"])))
-        record = without_nan(record)
-        for name in networks:
-            print(recall_table(record, name), describe_confusion(record, name), sep="\n", end="\n\n")
-        save_question(args.out, "q4_confusion", None, plots.confusion_and_recall(record), record)
+    record = without_nan(record)
+    for name in networks:
+        print(recall_table(record, name), describe_confusion(record, name), sep="\n", end="\n\n")
+    save_question(args.out, "q4_confusion", None, plots.confusion_and_recall(record), record)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    cli.add_force(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Reads q1_data.pt, and --backbone: a checkpoint of the CNN or of a cnn_backbone alone. Writes, under --out,
 q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json; and
-after every epoch q5_transfer.resume.pt, from which --resume continues.
+on the way q5_transfer.resume.pt, from which --resume continues.
 """
 
 import copy
@@ -18,16 +18,14 @@ from torch import nn
 from torchvision import transforms
 
 from common import cli, plots
-from common.data import Normalize, RandomCrop, make_loaders
-from common.hardware.device import adam_options
+from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.hardware.device import adam_options, place
 from common.metrics import accuracy_interval
-from common.report import save_training, training_record
 from common.sentences import describe_curves, describe_result, describe_transfer
-from common.session import session
-from common.storage.artifacts import load_data
-from common.storage.checkpoint import check_origin, load_backbone, weights_hash
+from common.storage.artifacts import save_question
+from common.storage.checkpoint import check_unchanged, cpu_state_dict, load_backbone, weights_hash
 from common.storage.resume import TrainingCheckpoint
-from common.train import loss_and_accuracy, predict, train
+from common.train import loss_and_accuracy, predict, train, training_record
 from q3_cnn import make_backbone
 
 EXAMPLES = (
@@ -35,16 +33,6 @@ EXAMPLES = (
     "python q5_transfer.py --backbone ckpt.pt --epochs 40",
     "python q5_transfer.py --resume  # after an interruption",
 )
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--backbone", metavar="PT", help="checkpoint to start from; unset: q3_cnn.pt under --out")
-    cli.add_force(parser)
-    cli.add_training(parser, epochs=20, lr=0.005)
-    cli.add_out_and_seed(parser)
-    cli.add_device(parser)
-    return parser.parse_args(argv)
 
 
 def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
@@ -63,7 +51,7 @@ def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
     return features, labels, logits, test_labels, torch.from_numpy(optimum.predict(test_features))
 
 
-def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, seed):
+def compare_with_optimum(model, criterion, task, epochs, seed):
     """Return how the trained head compares with the optimum on the same features, and the optimum on untrained ones.
 
     train_loss and head_train_loss are the mean losses of both on the features of all crops that the head was trained
@@ -71,11 +59,11 @@ def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, se
     the features of a backbone with the initial weights of `seed`.
     """
     cnn_backbone, classifier_head = model
-    arguments = train_loader, test_loader, epochs, seed
+    arguments = task.train_loader, task.test_loader, epochs, seed
     features, labels, logits, test_labels, predictions = fit_optimum(cnn_backbone, *arguments)
     with torch.no_grad():
         head_logits = copy.deepcopy(classifier_head).cpu()(features)
-    head_predictions = predict(model, test_loader)[0].argmax(1)
+    head_predictions = predict(model, task.test_loader)[0].argmax(1)
     torch.manual_seed(seed)
     untrained = make_backbone().to(next(model.parameters()).device)
     *_, untrained_predictions = fit_optimum(untrained, *arguments)
@@ -107,53 +95,49 @@ def transfer_figure(history, matrix, class_names, source):
 
 def main():
     args = get_args()
-    with session(args.out, "q5_transfer", args.device, args.deterministic) as device:
-        data = load_data(args.out)
-        transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-        # The test images get random crops too, but the same ones in every evaluation.
-        train_loader, test_loader = make_loaders(data, "transfer", transform, args.batch_size, device)
-        cnn_backbone = make_backbone()
-        path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
-        kind, file_hash = load_backbone(cnn_backbone, path)
-        check_origin(path, file_hash, data, args.force)
-        hash_before = weights_hash(cnn_backbone.state_dict())
-        print(f"{path}: {kind}; SHA-256 of the backbone's weights {hash_before[:16]}")
+    device = cli.start("q5_transfer", args.out, args.device, args.deterministic)  # locks q5_transfer.* while this runs
+    data = load_data(args.out)
+    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    # The test images get random crops too, but the same ones in every evaluation.
+    task = place(make_loaders(data, "transfer", transform, args.batch_size), device)
+    cnn_backbone = make_backbone()
+    path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
+    print(f"{path}: {load_backbone(cnn_backbone, path, data, args.force)}")
+    hash_before = weights_hash(cnn_backbone.state_dict())
+    checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, backbone=hash_before)
 
-        for parameter in cnn_backbone.parameters():
-            parameter.requires_grad = False
-        torch.manual_seed(args.seed)  # for the initial weights of the head
-        classifier_head = nn.Linear(64, 2)
-        model = nn.Sequential(cnn_backbone, classifier_head).to(device)
-        criterion = nn.CrossEntropyLoss()
-        optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
-        inputs = {"data or split": data["fingerprint"], "backbone": hash_before}
-        checkpoint = TrainingCheckpoint(args.out, "q5_transfer", vars(args), inputs)
-        history = train(
-            model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, args.precision, checkpoint
-        )
-        hash_after = weights_hash(cnn_backbone.state_dict())
-        if hash_after != hash_before:
-            raise AssertionError("the backbone's weights changed during training, though they are frozen")
-        print(f"The backbone is unchanged: SHA-256 of its weights {hash_after[:16]}")
+    for parameter in cnn_backbone.parameters():
+        parameter.requires_grad = False
+    torch.manual_seed(args.seed)  # for the initial weights of the head
+    classifier_head = nn.Linear(64, 2)
+    model = nn.Sequential(cnn_backbone, classifier_head).to(device)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
+    history = train(model, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
 
-        record = training_record(vars(args), data, "transfer", model, criterion, history, train_loader, test_loader)
-        record["made_from"]["backbone"] = hash_before
-        matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(2))
-        record |= {
-            "confusion": matrix.tolist(),
-            "backbone": str(path),
-            "backbone_sha256_before": hash_before,
-            "backbone_sha256_after": hash_after,
-        }
-        print(describe_result("Transfer", record))
-        first, second = record["class_names"]
-        for name, row in zip(record["class_names"], matrix, strict=True):
-            print(f"  {name:30} {row[0]:5,} predicted as {first}, {row[1]:5,} as {second}")
-        print(describe_curves(record))
-        record |= compare_with_optimum(model, criterion, train_loader, test_loader, args.epochs, args.seed)
-        print(describe_transfer(record))
-        figure = transfer_figure(history, matrix, record["class_names"], data["source"])
-        save_training(args.out, "q5_transfer", "Transfer", model, record, figure)
+    check_unchanged(cnn_backbone, hash_before)
+    record = training_record(vars(args), data, task, model, criterion, history)
+    matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(2))
+    record |= {"confusion": matrix.tolist(), "backbone": str(path), "backbone_sha256": hash_before}
+    print(describe_result("Transfer", record))
+    first, second = record["class_names"]
+    for name, row in zip(record["class_names"], matrix, strict=True):
+        print(f"  {name:30} {row[0]:5,} predicted as {first}, {row[1]:5,} as {second}")
+    print(describe_curves(record))
+    record |= compare_with_optimum(model, criterion, task, args.epochs, args.seed)
+    print(describe_transfer(record))
+    figure = transfer_figure(history, matrix, record["class_names"], data["source"])
+    save_question(args.out, "q5_transfer", cpu_state_dict(model), figure, record)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--backbone", metavar="PT", help="checkpoint to start from; unset: q3_cnn.pt under --out")
+    cli.add_force(parser)
+    cli.add_training(parser, epochs=20, lr=0.005)
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

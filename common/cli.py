@@ -4,6 +4,13 @@ import argparse
 import os
 import shlex
 import sys
+from contextlib import ExitStack
+
+from common.hardware.device import choose_device
+from common.hardware.distributed import process_group
+from common.storage.atomic import exclusive_lock
+
+until_exit = ExitStack()  # what `start` holds until `run` ends
 
 # What torch says, on a CPU or a GPU, in RuntimeErrors of several kinds.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
@@ -33,28 +40,35 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action) if has_one else action.help
 
 
+def number(text, kind, is_valid, description):
+    """Return `text` as a number of the type `kind`. Raises ArgumentTypeError unless `is_valid` says so."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not is_valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+    return value
+
+
 def positive_int(text):
-    """argparse type: an integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not an integer of at least 1")
-    return number
+    """argparse type: a whole number above 0."""
+    return number(text, int, lambda value: value > 0, "a whole number above 0")
 
 
 def positive_float(text):
     """argparse type: a finite number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
-    return number
+    return number(text, float, lambda value: 0 < value < float("inf"), "a finite number above 0")
+
+
+def fraction(text):
+    """argparse type: a number above 0 and at most 1."""
+    return number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
 def seed(text):
-    """argparse type: an integer from 0 to 2^63 - 1, as torch requires."""
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to 2^63 - 1")
-    return number
+    """argparse type: a whole number from 0 to 2^63 - 1, as torch requires."""
+    return number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
 
 
 def add_out_and_seed(parser):
@@ -74,19 +88,30 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
-    help = "bf16: train with bfloat16 products: faster where the processor has them, far slower where it lacks them"
+    help = "bf16: mixed precision; slow on CPUs without bf16 instructions"
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
-    help = "continue after the last finished epoch of an interrupted run; if-same: unless its settings were others"
+    help = "continue an interrupted run after its last finished epoch; if-same: only if its settings match"
     choices = ("always", "if-same")
     parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
-    help = "on a GPU: the same bits in every run, at some cost in speed; a CPU gives them anyway"
+    help = "on a GPU: the same bits in every run, at some cost in speed; CPU runs always are"
     parser.add_argument("--deterministic", action="store_true", help=help)
 
 
 def add_force(parser):
     """Add the option of a script that uses trained networks: --force."""
-    help = "use networks even if they were trained on other data or another split"
+    help = "use networks even if they were trained on different data or a different split"
     parser.add_argument("--force", action="store_true", help=help)
+
+
+def start(name, out, device="cpu", deterministic=False):
+    """Return the torch.device called `device`; until `run` ends, no other process may write {name}.* in `out`.
+
+    Under torchrun the process also joins its group. Raises ValueError, OSError and ConnectionError as `choose_device`,
+    `exclusive_lock` and `process_group` do.
+    """
+    chosen = until_exit.enter_context(process_group(choose_device(device, deterministic)))
+    until_exit.enter_context(exclusive_lock(out, name))
+    return chosen
 
 
 def run(main, trains=False):
@@ -95,7 +120,8 @@ def run(main, trains=False):
     trains: whether it takes --batch-size and --resume. `python -X dev SCRIPT` shows the traceback instead.
     """
     try:
-        main()
+        with until_exit:
+            main()
     except KeyboardInterrupt:
         print(f"interrupted; to resume: {how_to_resume(trains)}", file=sys.stderr)
         sys.exit(130)

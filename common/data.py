@@ -1,11 +1,15 @@
 """From uint8 images to normalised random crops: the dataset, its transforms and the loaders."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from common.hardware.gpu import ResidentLoader
+from common.galaxies.facts import MAIN_CLASSES, SUBSETS
+from common.storage.artifacts import load_tensors
 
 EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed says
 
@@ -84,10 +88,15 @@ class PerImage(nn.Module):
 
     def forward(self, images, seeds):
         """Transform images, float32 (n, 3, size, size), one by one; torch's global random state is left alone."""
-        transformed = []
-        with torch.random.fork_rng():
+        transformed, on_cpu = [], images.device.type == "cpu"
+        # torch.manual_seed seeds all devices, which takes 0.7 ms an image: here only those that the transform uses.
+        with torch.random.fork_rng(
+            [] if on_cpu else [images.device], device_type="cuda" if on_cpu else images.device.type
+        ):
             for image, seed in zip(images, seeds.tolist(), strict=True):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
+                if not on_cpu:
+                    getattr(torch, images.device.type).manual_seed(seed)
                 transformed.append(self.transform(image))
         return torch.stack(transformed)
 
@@ -174,15 +183,38 @@ def make_loader(images, labels, transform, batch_size=64, shuffle=False, weights
     )
 
 
-def make_loaders(data, task, transform, batch_size, device, train_transform=None):
-    """Return the loaders of a task, main or transfer, of Q1's data: the training images, shuffled, and the test images.
+class Task(NamedTuple):
+    """What a network is trained and tested on."""
 
-    transform: of both, unless the training images have a `train_transform` of their own. The batches are on
-    `device`. Those of the test loader always have the same size: the last bits of a sum depend on it.
+    name: str  # main (classes 0-7) or transfer (8 and 9)
+    train_loader: DataLoader  # shuffled
+    test_loader: DataLoader  # in order
+    class_names: list  # of the labels 0, 1, ...
+
+
+def make_loaders(data, task, transform, batch_size=64, train_transform=None, weights=None):
+    """Return the Task called `task`, main or transfer, of Q1's data.
+
+    transform: of all images, unless the training images have a `train_transform`; weights: of the training images, as
+    `make_loader` takes them. The batches of the test loader always have the same size: the last bits of a sum depend
+    on it.
     """
     train, test = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
-    loaders = (
-        make_loader(*train, train_transform or transform, batch_size, shuffle=True),
+    names = data["class_names"]
+    return Task(
+        task,
+        make_loader(*train, train_transform or transform, batch_size, shuffle=True, weights=weights),
         make_loader(*test, transform),
+        names[:MAIN_CLASSES] if task == "main" else names[MAIN_CLASSES:],
     )
-    return loaders if device.type == "cpu" else tuple(ResidentLoader(loader, device) for loader in loaders)
+
+
+def load_data(out):
+    """Return Q1's dict of tensors, names and source from the artifacts folder `out`."""
+    path = Path(out) / "q1_data.pt"
+    data = load_tensors(path, made_by="q1_data.py")
+    needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels", "indices")}
+    needed |= {"mean", "std", "class_names", "source", "fingerprint"}
+    if not isinstance(data, dict) or not needed <= set(data):
+        raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
+    return data

@@ -5,30 +5,49 @@ import scipy  # its stats, which take half a second to import, when they are use
 
 
 def per_class(matrix):
-    """Return metrics of each class, float64 (k,) by name, of a confusion matrix; NaN where undefined.
+    """Return metrics of each class, a list of k numbers by name, of a confusion matrix; NaN where undefined.
 
     Recall, precision, F1, and predicted_over_true: how often the class is predicted over how often it occurs. Precision
     is undefined for a class that is never predicted, recall and predicted_over_true for one without test images.
     """
     correct, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {
+        values = {
             "recall": correct / true,
             "precision": correct / predicted,
             "f1": 2 * correct / (true + predicted),
             "predicted_over_true": np.where(true, predicted / true, np.nan),
         }
+    return {name: each.tolist() for name, each in values.items()}
 
 
 def recall_intervals(matrix):
-    """Return the 95 % interval of each class's recall (Wilson 1927), float64 (k, 2); NaN without test images."""
-    tested = matrix.sum(1)
-    return np.array(
-        [
-            accuracy_interval(matrix[label, label], count) if count else (np.nan, np.nan)
-            for label, count in enumerate(tested)
-        ]
+    """Return the 95% interval of each class's recall, a list of k pairs, of a confusion matrix; NaN without images."""
+    return [
+        accuracy_interval(matrix[label, label], count) if count else (np.nan, np.nan)
+        for label, count in enumerate(matrix.sum(1))
+    ]
+
+
+def errors_within_branch(matrix, branches):
+    """Return the share of errors that stay within a branch, and the share to be expected from frequencies alone.
+
+    matrix: confusion matrix, int (k, k); branches: of similar classes, tuples of class numbers, or None where unknown.
+    Expected is what errors give that follow only how often each class is predicted: those of class i spread over the
+    other classes in proportion to their predictions. Both are NaN without errors or without branches.
+    """
+    branch = {label: number for number, labels in enumerate(branches or ()) for label in labels}
+    same = np.array(
+        [[i != j and branch.get(i) == branch.get(j) for j in range(len(matrix))] for i in range(len(matrix))]
     )
+    errors = matrix.sum(1) - np.diag(matrix)
+    if not branches or not errors.any():
+        return np.nan, np.nan
+    predicted = np.tile(matrix.sum(0), (len(matrix), 1))
+    np.fill_diagonal(predicted, 0)
+    failing = errors > 0  # each has an error, so another class is predicted
+    share = (predicted * same).sum(1)[failing] / predicted.sum(1)[failing]
+    return float((matrix * same).sum() / errors.sum()), float((errors[failing] * share).sum() / errors.sum())
 
 
 def majority_accuracy(train_labels, test_labels):
@@ -38,7 +57,7 @@ def majority_accuracy(train_labels, test_labels):
 
 
 def accuracy_interval(correct, count):
-    """Return the 95 % confidence interval (low, high) of an accuracy (Wilson 1927)."""
+    """Return the 95% confidence interval (low, high) of an accuracy (Wilson 1927)."""
     interval = scipy.stats.binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 

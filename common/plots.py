@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from common.galaxies.facts import MAIN_CLASSES
+from common.galaxies.facts import MAIN_CLASSES, source_title
 
 # Okabe & Ito's colours, distinct with any kind of colour vision.
 COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
@@ -17,8 +17,7 @@ plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.rig
 
 def titled(title, source):
     """Return the title of a figure, with the name of the data, SYNTHETIC where they are."""
-    data = {"galaxy10-sdss": "Galaxy10 SDSS", "galaxy10-decals": "Galaxy10 DECaLS", "synthetic": "SYNTHETIC Galaxy10"}
-    return f"{title} · {data.get(source, source.removeprefix('file:'))}"
+    return f"{title} · {source_title(source)}"
 
 
 def draw_curves(loss_axes, accuracy_axes, history):
@@ -128,9 +127,9 @@ def draw_recall(axes, record):
 
 
 def confusion_and_recall(record):
-    """Return the figure of Q4's record: both confusion matrices, and below them each class's recall."""
-    figure, axes = plt.subplot_mosaic([list(record["models"]), ["recall"] * 2], figsize=(12, 12.2), layout="constrained",
-                                      height_ratios=(2, 1.1))  # fmt: skip
+    """Return the figure of Q4's record: both confusion matrices, each class's recall below."""
+    panels = [list(record["models"]), ["recall"] * 2]
+    figure, axes = plt.subplot_mosaic(panels, figsize=(12, 12.2), layout="constrained", height_ratios=(2, 1.1))
     for model, results in record["models"].items():
         title = f"{model.upper()}: accuracy {results['accuracy']:.1%}"
         draw_confusion(axes[model], np.array(results["confusion"]), record["class_names"], title)

@@ -146,17 +146,13 @@ def short(name):
 def describe_confusion(record, model):
     """Return sentences, one per line, on a network's errors: imbalance, similarity, and the largest groups."""
     results, matrix = record["models"][model], np.array(record["models"][model]["confusion"])
-    untested = [name for name, count in zip(record["class_names"], record["test_counts"], strict=True) if not count]
-    missing = f" There are no test images of {'; '.join(untested)}." if untested else ""
     errors, total = int(matrix.sum() - np.trace(matrix)), int(matrix.sum())
-    if not errors:
-        return f"The {model.upper()} makes no error on {plural(total, 'test image')}.{missing}"
-    lines = [
-        f"The {model.upper()} misclassifies {errors:,} of {plural(total, 'test image')}.{missing}",
-        describe_imbalance(record, matrix),
-        describe_similarity(results, errors),
-        describe_groups(matrix, record["class_names"]),
-    ]
+    untested = [name for name, count in zip(record["class_names"], record["test_counts"], strict=True) if not count]
+    count = f"The {model.upper()} misclassifies {errors:,} of {plural(total, 'test image')}."
+    lines = [count + (f" There are no test images of {'; '.join(untested)}." if untested else "")]
+    if errors:
+        lines += [describe_imbalance(record, matrix), describe_similarity(results, errors)]
+        lines += [describe_groups(matrix, record["class_names"])]
     return "\n".join(filter(None, lines))
 
 
@@ -212,11 +208,11 @@ def describe_groups(matrix, names):
 def describe_transfer(record):
     """Return sentences on the head beside the optimum of the same loss, on trained and on untrained features."""
     optimum, untrained = record["logistic_regression"], record["untrained_backbone"]
-    points = 100 * (optimum["accuracy"] - untrained["accuracy"])
     return (
-        f"scikit-learn's logistic regression on the same features, the optimum of what the head is trained for, reaches "
-        f"{percent(optimum['accuracy'])} and agrees with the head on {percent(optimum['agreement'])} of the test images; "
-        f"its training loss is {optimum['train_loss']:.3f}, the head's {optimum['head_train_loss']:.3f}. On the features "
-        f"of an untrained backbone the same optimum reaches {percent(untrained['accuracy'])} (95% interval "
-        f"{interval(untrained['accuracy_interval'])}): here the trained features are worth {points:+.1f} points."
+        "scikit-learn's logistic regression on the same features, the optimum of what the head is trained for, reaches "
+        f"{percent(optimum['accuracy'])} ({interval(optimum['accuracy_interval'])}) and agrees with the head on "
+        f"{percent(optimum['agreement'])} of the test images; its training loss is {optimum['train_loss']:.3f}, the "
+        f"head's {optimum['head_train_loss']:.3f}. On the features of an untrained backbone the same optimum reaches "
+        f"{percent(untrained['accuracy'])} ({interval(untrained['accuracy_interval'])}): here the trained features are "
+        f"worth {100 * (optimum['accuracy'] - untrained['accuracy']):+.1f} points."
     )

@@ -1,57 +1,110 @@
-"""The training loop of Q2, Q3 and Q5, and the one function that predicts."""
+"""The training loop of Q2, Q3 and Q5, the one function that predicts, and the record of a trained network."""
 
 import math
 import time
 from functools import partial
 
+import scipy
 import torch
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from common.data import EVALUATION_SEED, seed_epoch
 from common.hardware.device import accelerate
 from common.hardware.layers import reorder_layers
+from common.metrics import accuracy_interval, majority_accuracy
+from common.storage.checkpoint import weights_hash
 
 HISTORY_KEYS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds")
 
 
-def train_step(model, criterion, optimizer, images, labels, totals):
-    """Take one optimizer step; add to `totals` the loss times the images, the correct predictions, and one.
-
-    The last only while the loss is finite: so the failed step is known without waiting for the GPU at each.
-    """
+def train_step(model, criterion, optimizer, images, labels):
+    """Take one optimizer step; return the batch's mean loss and number of correct predictions, from before it."""
     logits = model(images)
     loss = criterion(logits, labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    totals[0] += loss.detach() * len(labels)
-    totals[1] += (logits.argmax(1) == labels).sum()
-    totals[2] += totals[0].isfinite()
+    return loss.detach(), (logits.argmax(1) == labels).sum()
 
 
 def train_epoch(model, criterion, optimizer, loader, progress=iter):
-    """Take a step for each batch; return the totals of all steps, float32 (3,), and the number of images.
+    """Take a step for each batch; return each step's loss times its images, the correct predictions and the images.
 
-    `progress` wraps the batches.
+    The losses are float32 (steps,). `progress` wraps the batches.
     """
     model.train()
-    totals, count = torch.zeros(3, device=next(model.parameters()).device), 0
+    losses, correct, count = [], 0, 0
     for images, labels in progress(loader):
-        train_step(model, criterion, optimizer, images, labels, totals)
+        loss, hits = train_step(model, criterion, optimizer, images, labels)
+        losses.append(loss * len(labels))
+        correct += hits
         count += len(labels)
-    return totals, count
+    return torch.stack(losses), correct, count
 
 
-def epoch_means(totals, count):
-    """Return the mean loss and accuracy over the `count` images of an epoch, from the totals of `train_step`.
+def epoch_means(losses, correct, count):
+    """Return the mean loss and accuracy over the images of an epoch, from what `train_epoch` returns.
 
     They are running means: each batch is measured before its optimizer step. Raises FloatingPointError, naming
     the step, when a loss was NaN or infinite.
     """
-    loss_sum, correct, good_steps = totals.tolist()
-    if not math.isfinite(loss_sum):
-        raise FloatingPointError(f"step {good_steps + 1:.0f}: the loss became NaN or infinite")
-    return loss_sum / count, correct / count
+    losses = losses.cpu()
+    finite = losses.isfinite()
+    if not finite.all():
+        raise FloatingPointError(f"step {finite.int().argmin() + 1}: the loss became NaN or infinite")
+    return sum(losses).item() / count, correct.item() / count
+
+
+def train_epochs(model, criterion, optimizer, loader, epochs, seed, precision="float32", done=0, show_progress=False):
+    """Train `model` in place; yield the number, mean loss and accuracy of each epoch from `done` + 1 to `epochs`.
+
+    The order and crops of an epoch depend on `seed` and the epoch's number alone, so that a run that goes on after
+    `done` epochs ends with the same bits as one that was not interrupted. Raises FloatingPointError, with epoch, step
+    and learning rate, when a loss becomes NaN or infinite.
+    """
+    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
+    for epoch in range(done + 1, epochs + 1):
+        seed_epoch(loader, seed, epoch)
+        disable = None if show_progress else True  # None: where stderr is no terminal
+        progress = partial(tqdm, desc=f"epoch {epoch}/{epochs}", unit="batch", leave=False, disable=disable)
+        try:
+            loss, accuracy = epoch_means(*run_epoch(network, criterion, optimizer, loader, progress))
+        except FloatingPointError as error:
+            lr = optimizer.param_groups[0]["lr"]
+            raise FloatingPointError(f"epoch {epoch}, {error} with --lr {lr}: try a lower one") from None
+        yield epoch, loss, accuracy
+
+
+def train(model, criterion, optimizer, task, epochs, seed, precision="float32", checkpoint=None):
+    """Train `model` in place on a Task; return its history, a dict of lists with one entry per epoch.
+
+    criterion: from logits and labels to the mean loss over images. After each epoch the float32 network is evaluated on
+    the test images, a line is printed, and `checkpoint`, a TrainingCheckpoint, is saved: from it a later run resumes.
+    Raises FloatingPointError as `train_epochs` does, and when the test loss becomes NaN or infinite.
+    """
+    history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
+    history = history or {key: [] for key in HISTORY_KEYS}
+    done, start = len(history["test_loss"]), time.perf_counter()
+    for epoch, train_loss, train_accuracy in train_epochs(
+        model, criterion, optimizer, task.train_loader, epochs, seed, precision, done, show_progress=True
+    ):
+        test_loss, test_accuracy = loss_and_accuracy(criterion, *predict(model, task.test_loader))
+        if not math.isfinite(test_loss):
+            raise FloatingPointError(f"epoch {epoch}: the test loss became NaN or infinite: try a lower --lr")
+        seconds = time.perf_counter() - start
+        values = (train_loss, test_loss, train_accuracy, test_accuracy, seconds)
+        for key, value in zip(HISTORY_KEYS, values, strict=True):
+            history[key].append(value)
+        if checkpoint:
+            checkpoint.save(model, optimizer, history)
+        print(
+            f"epoch {epoch:3d}/{epochs}  loss: train {train_loss:.4f} test {test_loss:.4f}  "
+            f"accuracy: train {train_accuracy:6.2%} test {test_accuracy:6.2%}  {seconds:.1f} s",
+            flush=True,
+        )
+        start = time.perf_counter()
+    return history
 
 
 @torch.no_grad()
@@ -83,40 +136,50 @@ def loss_and_accuracy(criterion, logits, labels):
     return criterion(logits, labels).item(), correct / len(labels)
 
 
-def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, precision="float32", checkpoint=None):
-    """Train `model` in place; return its history, a dict of lists with one entry per epoch.
+def loss_error(loss, logits, labels):
+    """Return the standard error, over images, of a mean loss; NaN for a single image, or if it is not cross entropy."""
+    losses = cross_entropy(logits.double(), labels, reduction="none")
+    if len(labels) == 1 or not math.isclose(losses.mean().item(), loss, rel_tol=1e-3):
+        return float("nan")
+    return scipy.stats.sem(losses.numpy()).item()
 
-    criterion: from logits and labels to the mean loss over images. The order and crops of an epoch
-    depend on `seed` and the epoch's number alone, so that a run that resumes from its `checkpoint`, a
-    TrainingCheckpoint, ends with the same bits as one that was not interrupted. Test metrics are of the float32
-    network, whatever the precision. Raises FloatingPointError, with epoch, step and learning rate, when a loss becomes
-    NaN or infinite.
+
+def training_record(options, data, task, model, criterion, history):
+    """Return the JSON record of a trained network: its data, its options, its history and its final metrics.
+
+    options: the script's, by name; data: Q1's dict; task, criterion: as `train` takes them. The final network is
+    evaluated on all training images as on all test images, so that `final_train_loss` and `test_loss` can be compared;
+    the history's training loss is a running mean over the network as it changes.
     """
-    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
-    history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
-    history = history or {key: [] for key in HISTORY_KEYS}
-    for epoch in range(len(history["test_loss"]) + 1, epochs + 1):
-        start = time.perf_counter()
-        seed_epoch(train_loader, seed, epoch)
-        progress = partial(tqdm, desc=f"epoch {epoch}/{epochs}", unit="batch", leave=False, disable=None)
-        try:
-            totals = run_epoch(network, criterion, optimizer, train_loader, progress)
-            train_loss, train_accuracy = epoch_means(*totals)
-            test_loss, test_accuracy = loss_and_accuracy(criterion, *predict(model, test_loader))
-            if not math.isfinite(test_loss):
-                raise FloatingPointError(f"after its {len(train_loader)} steps: the test loss became NaN or infinite")
-        except FloatingPointError as error:
-            lr = optimizer.param_groups[0]["lr"]
-            kept = f"; {checkpoint.path} keeps the state after epoch {epoch - 1}" if checkpoint and epoch > 1 else ""
-            raise FloatingPointError(f"epoch {epoch}, {error} with --lr {lr}: try a lower one{kept}") from None
-        values = (train_loss, test_loss, train_accuracy, test_accuracy, time.perf_counter() - start)
-        for key, value in zip(HISTORY_KEYS, values, strict=True):
-            history[key].append(value)
-        if checkpoint:
-            checkpoint.save(model, optimizer, history)
-        print(
-            f"epoch {epoch:3d}/{epochs}  loss: train {train_loss:.4f} test {test_loss:.4f}  "
-            f"accuracy: train {train_accuracy:6.2%} test {test_accuracy:6.2%}  {values[-1]:.1f} s",
-            flush=True,
-        )
-    return history
+    on_train, on_test = predict(model, task.train_loader), predict(model, task.test_loader)
+    train_loss, train_accuracy = loss_and_accuracy(criterion, *on_train)
+    test_loss, test_accuracy = loss_and_accuracy(criterion, *on_test)
+    logits, labels = on_test
+    predictions = logits.argmax(1)
+    train_images, train_labels = data[f"{task.name}_train_images"], data[f"{task.name}_train_labels"]
+    return {
+        "source": data["source"],
+        "fingerprint": data["fingerprint"],
+        "weights_sha256": weights_hash(model.state_dict()),
+        "args": options,
+        "class_names": task.class_names,
+        "other_class_names": [name for name in data["class_names"] if name not in task.class_names],
+        "mean": data["mean"].tolist(),
+        "std": data["std"].tolist(),
+        "image_size": train_images.shape[-1],
+        "appearance": data.get("appearance", {}).get(task.name),
+        "train_counts": train_labels.bincount(minlength=len(task.class_names)).tolist(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
+        "final_train_loss": train_loss,
+        "final_train_loss_error": loss_error(train_loss, *on_train),
+        "final_train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_loss_error": loss_error(test_loss, *on_test),
+        "test_accuracy": test_accuracy,
+        "test_accuracy_interval": accuracy_interval((predictions == labels).sum(), len(labels)),
+        "test_count": len(labels),
+        "majority_accuracy": majority_accuracy(train_labels, labels),
+        "history": history,
+        "test_predictions": predictions.tolist(),
+    }

@@ -1,4 +1,4 @@
-"""The answer of a network on whole images: probabilities over a fixed grid of crops, and how far they disagree."""
+"""Predictions on whole images: mean probabilities over a fixed grid of crops, and how far these disagree."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from common.data import Normalize
 from common.hardware.layers import memory_format, reorder_layers
+from common.symmetries import transformed
 from use.trained import CROP_SIZE
 
 
@@ -53,14 +54,8 @@ def flat(layer):
     return [each for child in layer for each in flat(child)] if type(layer) is nn.Sequential else [layer]
 
 
-def symmetries(images):
-    """Return the images (n, 3, size, size) in the eight ways in which a square can be turned and mirrored."""
-    turned = [torch.rot90(images, turns, (2, 3)) for turns in range(4)]
-    return turned + [image.flip(3) for image in turned]
-
-
-class Answerer:
-    """A network, `network(normalised crops)`, that answers on whole images.
+class CropEnsemble:
+    """A network, `network(normalised crops)`, that predicts on whole images.
 
     mean, std: of 0-255 pixels, 3 values each; size: the images' side; crops, all_symmetries: what to average over.
     """
@@ -77,8 +72,10 @@ class Answerer:
         """Return the probabilities, (views, n, classes), of every crop of images, uint8 or float (n, 3, size, size)."""
         images = images.to(self.device)
         logits = []
-        for way in symmetries(images) if self.all_symmetries else [images]:
-            way = way.to(dtype=torch.float32, memory_format=memory_format(self.device), copy=True)
+        for symmetry in range(8 if self.all_symmetries else 1):
+            way = transformed(images, symmetry).to(
+                dtype=torch.float32, memory_format=memory_format(self.device), copy=True
+            )
             maps = self.shared(self.normalize(way))
             windows = (maps[:, :, top : top + self.side, left : left + self.side] for top, left in self.corners)
             logits += map(self.rest, windows)
@@ -92,7 +89,7 @@ class Answerer:
         return probabilities, disagreement
 
 
-def records(names, probabilities, disagreement, unlike, class_names):
+def records(names, probabilities, disagreement, out_of_range, class_names):
     """Return one dict per picture, as predict.py's --json writes it, from what the network says of a batch."""
     order = probabilities.argsort(dim=1, descending=True, stable=True).tolist()
     return [
@@ -105,7 +102,7 @@ def records(names, probabilities, disagreement, unlike, class_names):
             "second": order[row][1],
             "second_name": class_names[order[row][1]],
             "disagreement": disagreement[row].item(),
-            "unlike": unlike[row],
+            "out_of_range": out_of_range[row],
         }
         for row, values in enumerate(probabilities.tolist())
     ]

@@ -1,4 +1,4 @@
-"""What an answer hangs on: how far its probability falls when a part of the picture is covered."""
+"""Occlusion maps: how far the probability of a prediction falls when a part of the picture is covered."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ def require_captum():
     try:
         import captum  # noqa: F401
     except ImportError:
-        raise ValueError("--explain takes the package captum: pip install captum") from None
+        raise ValueError("--explain needs the package captum: pip install captum") from None
 
 
 def occlusion(answer, image, label):
@@ -43,7 +43,7 @@ def occlusion(answer, image, label):
 
 
 def explain(folder, number, record, answer, image, source):
-    """Write a PNG into `folder`: the picture, and what its answer hangs on; `number` makes its name unique."""
+    """Write a PNG into `folder`: the picture and its occlusion map; `number` makes its name unique."""
     effect = occlusion(answer, image, record["class"])
     most = max(effect.abs().max().item(), 1e-6)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")

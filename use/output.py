@@ -43,7 +43,9 @@ class Table:
             f"{record['probabilities'][record['second']]:.1%}",
             f"{round(record['disagreement'] * self.views)} of {self.views}",
         )
-        return "\n".join([line, *(f"    unlike the training images: {reason}" for reason in record["unlike"])])
+        return "\n".join(
+            [line, *(f"    outside the range of the training images: {reason}" for reason in record["out_of_range"])]
+        )
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def csv_writer(path, class_names):
         def write(record):
             nonlocal writer
             row = {key: value for key, value in record.items() if key != "probabilities"}
-            row["unlike"] = "; ".join(record["unlike"])
+            row["out_of_range"] = "; ".join(record["out_of_range"])
             row |= {f"p({name})": value for name, value in zip(class_names, record["probabilities"], strict=True)}
             if writer is None:
                 writer = csv.DictWriter(file, list(row))

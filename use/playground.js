@@ -213,10 +213,10 @@ function showProbabilities(kind, probabilities) {
   bars.forEach((row, label) => {
     const cell = row.querySelector(`.${kind}`);
     cell.firstChild.style.width = `${100 * probabilities[label]}%`;
-    cell.lastChild.textContent = `${(100 * probabilities[label]).toFixed(1)} %`;
+    cell.lastChild.textContent = `${(100 * probabilities[label]).toFixed(1)}%`;
     cell.classList.toggle("best", label === best);
   });
-  return `${DATA.class_names[best]}, ${(100 * probabilities[best]).toFixed(0)} %` +
+  return `${DATA.class_names[best]}, ${(100 * probabilities[best]).toFixed(0)}%` +
     (state.truth === null ? "" : best === state.truth ? " – correct" : " – wrong");
 }
 
@@ -241,7 +241,7 @@ function update() {
   spoken = setTimeout(() => { $("spoken").textContent = verdict; }, 150);
   for (const name of ["left", "top", "turn", "light", "noise"]) {
     $(name).value = state[name];
-    $(`${name}-value`).textContent = state[name] + {left: " px", top: " px", turn: "°", light: " %", noise: ""}[name];
+    $(`${name}-value`).textContent = state[name] + {left: " px", top: " px", turn: "°", light: "%", noise: ""}[name];
   }
   page.frames++;
   page.milliseconds = performance.now() - start;

@@ -1,4 +1,4 @@
-"""Make a page in which the trained CNN, and the FCN, run in the browser: for a class room.
+"""Make a page in which the trained CNN, and the FCN, run in the browser: for the classroom.
 
 Reads q1_data.pt, q3_cnn.pt and, if it exists, q2_fcn.pt, with their .json. Writes, under --out, playground.html: one
 file with weights, test galaxies and code inside, which needs no network.
@@ -14,23 +14,17 @@ import torch
 from markupsafe import Markup
 
 from common import cli
-from common.storage.artifacts import load_data, save_text
+from common.data import load_data
+from common.sentences import interval
+from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
-from use.answer import Answerer
-from use.trained import CROP_SIZE, load_network, trained_on
+from use.answer import CropEnsemble
+from use.trained import CROP_SIZE, describe_classes, load_network, trained_on
 
 EXAMPLES = ("python -m use.playground", "python -m use.playground --out smoke --galaxies 2")
 MOST_BYTES = 3_000_000  # of the page
 LARGE = 100_000  # weights in a tensor, above which 16 bits are stored for each
 CONTROLS = (("turn", "turn", 0, 360, 0), ("light", "brightness", 10, 200, 100), ("noise", "noise", 0, 60, 0))
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    help = "test galaxies of each class, half of them classified correctly where there are both kinds"
-    parser.add_argument("--galaxies", type=cli.positive_int, default=4, metavar="N", help=help)
-    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
-    return parser.parse_args(argv)
 
 
 def encoded(array):
@@ -73,7 +67,7 @@ def page(data, networks, records, number):
     """Return the page as text; data: Q1's dict; networks, records: of `cnn` and perhaps `fcn`; number: per class."""
     record, size = records["cnn"], records["cnn"]["image_size"]
     images, labels = data["main_test_images"], data["main_test_labels"]
-    answer = Answerer(networks["cnn"], record["mean"], record["std"], size, crops=1)
+    answer = CropEnsemble(networks["cnn"], record["mean"], record["std"], size, crops=1)
     predictions = torch.cat([answer(batch)[0].argmax(1) for batch in images.split(500)])
     chosen = choose_galaxies(labels, predictions, number)
     payload = {
@@ -105,6 +99,7 @@ def page(data, networks, records, number):
         data=trained_on(record),
         fcn="fcn" in networks,
         accuracy=describe_accuracies(records),
+        classes=describe_classes(record),
         controls=(("left", "left", 0, room, room // 2), ("top", "top", 0, room, room // 2), *CONTROLS),
         payload=Markup(json.dumps(payload).replace("<", "\\u003c")),
         script=Markup((here / "playground.js").read_text(encoding="utf-8")),
@@ -114,8 +109,7 @@ def page(data, networks, records, number):
 def describe_accuracies(records):
     """Return a sentence with the test accuracies of the networks, by name."""
     accuracies = [
-        f"{name.upper()} {record['test_accuracy']:.1%} (95 % interval {record['test_accuracy_interval'][0]:.1%} to "
-        f"{record['test_accuracy_interval'][1]:.1%})"
+        f"{name.upper()} {record['test_accuracy']:.1%} (95% interval {interval(record['test_accuracy_interval'])})"
         for name, record in records.items()
     ]
     return f"Accuracy on {records['cnn']['test_count']:,} test images: {', '.join(accuracies)}."
@@ -135,6 +129,14 @@ def main():
         raise ValueError(f"the page would have {size:,} bytes, more than {MOST_BYTES:,}: lower --galaxies")
     save_text(text, out / "playground.html")
     print(f"{out / 'playground.html'}: {size:,} bytes")
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    help = "test galaxies of each class, half of them classified correctly where there are both kinds"
+    parser.add_argument("--galaxies", type=cli.positive_int, default=4, metavar="N", help=help)
+    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

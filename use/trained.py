@@ -1,8 +1,11 @@
 """A trained network and what must be known to use it: classes, normalisation and sizes."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
+from common.galaxies.facts import source_title
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import load_weights, record_of, shapes_of, weights_hash
 from q2_fcn import make_fcn
@@ -20,8 +23,16 @@ def make_transfer():
 NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}
 
 
+class TrainedNetwork(NamedTuple):
+    """A network and what its training recorded."""
+
+    network: nn.Module
+    record: dict  # the JSON beside it
+    name: str  # in NETWORKS
+
+
 def load_network(path):
-    """Return the network in a checkpoint, its record, a dict, and its name in NETWORKS.
+    """Return the TrainedNetwork in a checkpoint.
 
     path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it, or what export.py writes: the
     folder, or the .safetensors file in it. Raises FileNotFoundError, or ValueError when the file holds another
@@ -39,12 +50,12 @@ def load_network(path):
     network.load_state_dict(weights)
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:
-        raise ValueError(f"{path} and {record_path.name} are of two different runs: copy both from one folder")
+        raise ValueError(f"{path} and {record_path.name} are come from different runs: copy both from one folder")
     if len(record["class_names"]) != list(network.parameters())[-1].numel():
         raise ValueError(
             f"{record_path} names {len(record['class_names'])} classes, not the network's: rerun {name}.py"
         )
-    return network.eval(), record, name
+    return TrainedNetwork(network.eval(), record, name)
 
 
 def recognise(path, weights):
@@ -59,9 +70,14 @@ def recognise(path, weights):
 
 def trained_on(record):
     """Return in words which data a network was trained on."""
-    names = {
-        "galaxy10-sdss": "Galaxy10 SDSS",
-        "galaxy10-decals": "Galaxy10 DECaLS",
-        "synthetic": "SYNTHETIC galaxies, so its answers say nothing about real ones",
-    }
-    return names.get(record["source"], record["source"].removeprefix("file:"))
+    remark = ", so its predictions say nothing about real ones" if record["source"] == "synthetic" else ""
+    return source_title(record["source"]) + remark
+
+
+def describe_classes(record):
+    """Return a sentence on the classes that a network knows, and on those of its data that it cannot predict."""
+    names, counts = record["class_names"], record.get("train_counts") or [1] * len(record["class_names"])
+    unknown = [name for name, count in zip(names, counts, strict=True) if not count]
+    unknown += record.get("other_class_names", [])
+    sentence = f"It knows {len(names)} classes: {'; '.join(names)}."
+    return sentence + (f" It never learned, and cannot recognize: {'; '.join(unknown)}." if unknown else "")

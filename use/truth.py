@@ -52,7 +52,7 @@ def describe_truth(pairs, class_names):
     low, high = accuracy_interval(correct, count)
     width = max(map(len, class_names))
     lines = [
-        f"Accuracy {correct / count:.1%} (95 % interval {low:.1%} to {high:.1%}) on {count:,} pictures.",
+        f"Accuracy {correct / count:.1%} (95% interval {100 * low:.1f} to {high:.1%}) on {count:,} pictures.",
         "true \\ predicted".ljust(width + 3) + "".join(f"{label:7}" for label in range(len(matrix))),
     ]
     lines += [

@@ -1,4 +1,4 @@
-"""How pictures look, in four numbers each: to notice one that is unlike those a network was trained on."""
+"""How pictures look, in four numbers each: to notice one outside the range of those a network was trained on."""
 
 import torch
 
@@ -39,8 +39,8 @@ def appearance_range(images):
     return {name: list(pair) for name, pair in zip(MEASURES, zip(low, high, strict=True), strict=True)}
 
 
-def unlike(images, ranges):
-    """Return a list of sentences for each image, uint8 (n, 3, size, size): how it is unlike the training images.
+def out_of_range(images, ranges):
+    """Return a list of sentences for each image, uint8 (n, 3, size, size): how it differs from the training images.
 
     ranges: as `appearance_range` returns them, or None when they are unknown: then no image is marked.
     """

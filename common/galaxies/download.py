@@ -75,7 +75,7 @@ def fetch_locked(path, published):
             return fetch_alone(path, published)
     except BlockingIOError:
         print(f"Another process is downloading {published.name}: waiting for it.", flush=True)
-    with exclusive_lock(path.parent, published.name, patience=-1):
+    with exclusive_lock(path.parent, published.name, timeout=-1):
         return fetch_alone(path, published)
 
 
@@ -100,7 +100,7 @@ def fetch_alone(path, published):
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             failures.append(f"{url}: {reason(error)}")
             print(failures[-1], flush=True)
-    raise ConnectionError(f"no mirror gave {published.name} ({'; '.join(failures)})")
+    raise ConnectionError(f"{published.name} could not be downloaded from any mirror ({'; '.join(failures)})")
 
 
 def receive(url, path, published):
@@ -146,10 +146,6 @@ def reason(error):
     return " ".join(str(error).split())
 
 
-def source_of(path):
-    """Return the name of the data in a file: galaxy10-sdss or -decals for a published file, else file:NAME."""
-    path = Path(path)
-    for name, published in PUBLISHED.items():
-        if path.stat().st_size == published.size and pooch.file_hash(str(path)) == published.sha256:
-            return f"galaxy10-{name}"
-    return f"file:{path.name}"
+def published_as(path):
+    """Return the key in PUBLISHED of the file at `path`, by its size and SHA-256; None for any other file."""
+    return next((name for name, published in PUBLISHED.items() if is_whole(path, published)), None)

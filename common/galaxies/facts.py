@@ -39,5 +39,15 @@ BRANCHES = {
     CLASS_NAMES: ((0, 7, 8, 9), (1, 2, 3), (4, 5, 6)),
     DECALS_CLASS_NAMES: ((0, 1), (2, 3, 4), (5, 6, 7), (8, 9)),
 }
+SOURCES = {  # by the name under which a JSON file records where its galaxies came from
+    "galaxy10-sdss": "Galaxy10 SDSS",
+    "galaxy10-decals": "Galaxy10 DECaLS",
+    "synthetic": "SYNTHETIC galaxies",
+}
 # The course's own solution on Galaxy10 SDSS: one unseeded run, the file's order, one T4. (accuracy, loss)
 COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}
+
+
+def source_title(source):
+    """Return what to call the data of a record's `source` in titles: SYNTHETIC where they are, or the file's name."""
+    return SOURCES.get(source, source.removeprefix("file:"))

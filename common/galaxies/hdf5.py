@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -15,46 +16,41 @@ BLOCK_BYTES = 16_000_000  # read in one call
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # what h5py raises for damaged files
 
 
-def open_galaxy10(path, size=IMAGE_SIZE):
-    """Return the class names and labels, uint8 (n,), of an HDF5 file, and an iterator over its images.
+def check_galaxy10(path):
+    """Return the names of the ten classes, after checking the form of a whole HDF5 file.
 
-    The images come in blocks, uint8 (m, size, size, 3), resized by area if the file's are of another size.
-    The form of the whole file is checked before anything is returned, and no memory is allocated for data that
-    the file only declares. Raises OSError or ValueError with a sentence that says what is wrong, also from the
-    iterator: when images are damaged, or the file was changed while it was read.
+    No memory is allocated for data that the file only declares. Raises OSError or ValueError with a sentence that says
+    what is wrong.
     """
     path = Path(path)
-    before = state_of(path)
-    file = open_hdf5(path)
+    with open_hdf5(path) as file:
+        try:
+            images, ans = (dataset(path, file, key) for key in ("images", "ans"))
+            check_images(path, images)
+            check_storage(path, images, len(images) * IMAGE_SIZE**2 * 3)
+            names = DECALS_CLASS_NAMES if images.shape[1] == DECALS_SIZE else CLASS_NAMES
+            check_labels(path, ans, len(images), names)
+        except READ_ERRORS as error:
+            raise ValueError(f"{path} is damaged: HDF5 cannot read its structure ({error})") from None
+    return names
+
+
+@contextmanager
+def reading(path):
+    """Raise ValueError, with a sentence, when the data read from a checked file inside the with block are damaged.
+
+    Also when the file was changed meanwhile.
+    """
+    before = file_signature(path)
     try:
-        images, ans = (dataset(path, file, key) for key in ("images", "ans"))
-        check_images(path, images)
-        check_storage(path, images, len(images) * size**2 * 3)
-        names = DECALS_CLASS_NAMES if images.shape[1] == DECALS_SIZE else CLASS_NAMES
-        labels = check_labels(path, ans, len(images), names)
-        rows = block_rows(images)
+        yield
     except READ_ERRORS as error:
-        file.close()
-        raise ValueError(f"{path} is damaged: HDF5 cannot read its structure ({error})") from None
-    except BaseException:
-        file.close()
-        raise
-
-    def blocks():
-        with file:
-            for start in range(0, len(images), rows):
-                try:
-                    block = images[start : start + rows]
-                except READ_ERRORS as error:
-                    raise ValueError(f"{path} is damaged: cannot read the images from {start:,} on ({error})") from None
-                yield resize(block, size)
-        if state_of(path) != before:
-            raise ValueError(f"{path} was changed while it was read: rerun when it is complete")
-
-    return names, labels, blocks()
+        raise ValueError(f"{path} is damaged: its data cannot be read ({error})") from None
+    if file_signature(path) != before:
+        raise ValueError(f"{path} was changed while it was read: rerun when it is complete")
 
 
-def state_of(path):
+def file_signature(path):
     """Return what changes when a file is written to or replaced."""
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns
@@ -79,11 +75,12 @@ def dataset(path, file, key):
     return found
 
 
-def block_rows(images):
-    """Return the number of images to read in one call: BLOCK_BYTES of them, rounded up to whole chunks."""
+def row_blocks(images):
+    """Return slices that cover an HDF5 dataset of images, (n, h, w, 3): of some BLOCK_BYTES, in whole chunks."""
     rows = max(1, BLOCK_BYTES // (images.shape[1] * images.shape[2] * 3))
     chunk = images.chunks[0] if images.chunks else 1
-    return math.ceil(rows / chunk) * chunk
+    rows = math.ceil(rows / chunk) * chunk
+    return [slice(start, min(start + rows, len(images))) for start in range(0, len(images), rows)]
 
 
 def resize(images, size):
@@ -161,7 +158,7 @@ def check_storage(path, dataset, needed):
 
 
 def check_labels(path, ans, count, names):
-    """Return the labels, uint8 (count,); raise ValueError unless there is one integer 0-9 per image."""
+    """Raise ValueError unless there is one integer 0-9 per image, and the classes that the questions need."""
     if ans.ndim == 2 and ans.shape[1] == 10:
         raise ValueError(f"{path}: labels are one-hot ({len(ans):,} x 10): store the class numbers, ans.argmax(1)")
     if ans.ndim != 1:
@@ -182,4 +179,3 @@ def check_labels(path, ans, count, names):
     for label in range(MAIN_CLASSES, 10):
         if counts[label] == 0:
             raise ValueError(f"{path}: no images of class {label} ({names[label]}), which Q5 needs")
-    return labels.astype(np.uint8)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from common.galaxies.hdf5 import READ_ERRORS, block_rows, check_storage, dataset, open_hdf5
+from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
@@ -64,12 +64,12 @@ def read_pictures(paths, size, field=1.0, threads=2):
         for name, read in readers(paths, size, field):
             waiting.append((name, pool.submit(read)))
             if len(waiting) > READ_AHEAD * threads:
-                yield finished(*waiting.popleft())
+                yield result_or_error(*waiting.popleft())
         while waiting:
-            yield finished(*waiting.popleft())
+            yield result_or_error(*waiting.popleft())
 
 
-def finished(name, future):
+def result_or_error(name, future):
     """Return (name, what was read), or (name, the exception) if it failed."""
     try:
         return name, future.result()
@@ -169,17 +169,17 @@ def hdf5_readers(path, size, field):
             shape = " x ".join(map(str, images.shape))
             raise ValueError(f"images are {images.dtype} {shape}, not uint8 n x height x width x 3")
         check_pixels(images.shape[1] * images.shape[2], MAX_ARRAY_PIXELS)
-        rows = block_rows(images)
-        needed = max(rows * math.prod(images.shape[1:]), math.prod(images.chunks or ()))
+        blocks = row_blocks(images)
+        needed = max(blocks[0].stop * math.prod(images.shape[1:]), math.prod(images.chunks or ())) if blocks else 0
         if needed > MAX_BLOCK_BYTES:
             raise ValueError(f"is stored in chunks of {needed / 1e6:,.0f} MB, which are not decoded: use smaller ones")
         check_storage(path, images, needed)
-        for start in range(0, len(images), rows):
+        for rows in blocks:
             try:
-                block = images[start : start + rows]
+                block = images[rows]
             except READ_ERRORS as error:
-                raise ValueError(f"is damaged: cannot read images {start:,} and on ({error})") from None
-            for row, pixels in enumerate(block, start):
+                raise ValueError(f"is damaged: cannot read images {rows.start:,} and on ({error})") from None
+            for row, pixels in enumerate(block, rows.start):
                 small = np.asarray(to_size(Image.fromarray(pixels), size, field))
                 yield f"{path}[{row}]", partial(np.asarray, small)
 

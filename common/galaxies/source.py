@@ -1,11 +1,13 @@
 """Where the galaxies come from: a file, the mirrors of Galaxy10, or the synthetic renderer."""
 
 import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
 
 from common.galaxies import download
-from common.galaxies.facts import CLASS_NAMES
-from common.galaxies.hdf5 import open_galaxy10, resize
-from common.galaxies.synthetic import synthetic_galaxy10
+from common.galaxies.synthetic import write_synthetic
 
 WARNING = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
@@ -16,24 +18,42 @@ WARNING = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!"""
 
 
-def open_source(data, source, dataset, cache, count, image_size, seed):
-    """Return the data's name, the class names, the labels, uint8 (n,), and an iterator over blocks of images.
+class Galaxies(NamedTuple):
+    """An HDF5 file in Galaxy10's form."""
 
-    The arguments are the options of q1_data.py. The blocks are numpy arrays, uint8 (m, image_size, image_size, 3). With
-    source "auto" a warning is printed when the real set cannot be downloaded; with "real" that raises OSError.
+    path: Path
+    source: str  # what records call it: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
+
+
+def find_galaxies(data, source, dataset, cache, count, seed, out):
+    """Return the file of galaxies that the options of q1_data.py ask for.
+
+    A published set is downloaded into `cache` once. A synthetic one is written to synthetic.h5 in `out`: with source
+    "auto" after a warning, when the real set cannot be downloaded; with "real" that raises OSError instead.
     """
     if data:
-        return download.source_of(data), *open_galaxy10(data, image_size)
+        return Galaxies(Path(data), source_of(Path(data)))
     if source != "synthetic":
         try:
-            path = download.fetch(cache, download.PUBLISHED[dataset])
+            return Galaxies(download.fetch(cache, download.PUBLISHED[dataset]), f"galaxy10-{dataset}")
         except OSError as error:  # no mirror has it, or the cache cannot be written
             if source == "real" or dataset == "decals":  # of which there is no synthetic one
                 raise
             if not isinstance(error, ConnectionError):  # the mirrors' failures have been printed
                 print(f"{error.filename}: {error.strerror}", file=sys.stderr)
             print(WARNING, file=sys.stderr, flush=True)
-        else:
-            return f"galaxy10-{dataset}", *open_galaxy10(path, image_size)
-    labels, blocks = synthetic_galaxy10(count, seed)
-    return "synthetic", CLASS_NAMES, labels, (resize(block, image_size) for block in blocks)
+    path = Path(out) / "synthetic.h5"
+    write_synthetic(path, count, seed)
+    return Galaxies(path, "synthetic")
+
+
+def source_of(path):
+    """Return what records call the data in a file: a published set by its checksum, or else by the file's name."""
+    if published := download.published_as(path):
+        return f"galaxy10-{published}"
+    try:
+        with h5py.File(path, "r") as file:
+            is_synthetic = bool(file.attrs.get("synthetic", False))
+    except OSError:  # what is wrong with it, `check_galaxy10` says
+        is_synthetic = False
+    return "synthetic" if is_synthetic else f"file:{path.name}"

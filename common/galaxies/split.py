@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import torch
 
-from common.galaxies.facts import CLASS_COUNTS, CLASS_NAMES, MAIN_CLASSES, SUBSETS
+from common.galaxies.facts import CLASS_COUNTS, MAIN_CLASSES, SUBSETS
 
 
 def apportion(total, sizes, low, high):
@@ -15,7 +15,7 @@ def apportion(total, sizes, low, high):
     Raises ValueError when no such numbers exist.
     """
     if not low.sum() <= total <= high.sum():
-        raise ValueError(f"{total:,} images cannot be divided: between {low.sum():,} and {high.sum():,} can")
+        raise ValueError(f"{total}: must be from {low.sum()} to {high.sum()}, for every class to have its part")
     exact = total * sizes / sizes.sum()
     shares = np.clip(np.floor(exact).astype(np.int64), low, high)
     while shares.sum() != total:
@@ -61,45 +61,49 @@ SPLITS = {"stratified": stratified_split, "file": file_order_split}
 ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images, of Galaxy10 SDSS
 
 
-def assignment_sizes(counts):
-    """Return the train sizes of main and transfer in the proportion of the assignment's to Galaxy10's counts per class.
+def train_sizes(labels, given):
+    """Return the number of training images of each task, main and transfer, for labels, int (n,).
 
-    At most as many as `stratified_split` can take: it keeps one image of every class for testing.
+    given: the same, of the options --main-train and --transfer-train, None where unset. The assignment's numbers are
+    for Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says so.
+    Raises ValueError, naming the option, for more images than there are beside at least one to test.
     """
-    counts = np.asarray(counts)
-    tasks = {"main": (counts[:MAIN_CLASSES], 18000 / 20360), "transfer": (counts[MAIN_CLASSES:], 1000 / 1425)}
-    return {task: int(min(round(n.sum() * share), trainable(n).sum())) for task, (n, share) in tasks.items()}
+    counts = np.bincount(labels, minlength=10)
+    of_task = {"main": counts[:MAIN_CLASSES], "transfer": counts[MAIN_CLASSES:]}
+    sizes = ASSIGNMENT_SIZES
+    if tuple(counts) != CLASS_COUNTS:
+        sizes = {
+            task: int(min(round(n.sum() * ASSIGNMENT_SIZES[task] / total), trainable(n).sum()))
+            for (task, n), total in zip(of_task.items(), (20360, 1425), strict=True)
+        }
+        if None in given.values():
+            print(
+                f"These are not Galaxy10 SDSS's 21,785 images: of {of_task['main'].sum():,} of classes 0-7 "
+                f"{given['main'] or sizes['main']:,} are for training, and of {of_task['transfer'].sum():,} of 8 and 9 "
+                f"{given['transfer'] or sizes['transfer']:,} (--main-train, --transfer-train)."
+            )
+    sizes = {task: given[task] or sizes[task] for task in of_task}
+    for task, n in of_task.items():
+        if sizes[task] >= n.sum():
+            raise ValueError(
+                f"--{task}-train {sizes[task]}: there are {n.sum():,} images, and at least one is needed to test"
+            )
+    return sizes
 
 
-def default_sizes(class_names, count, labels):
-    """Return the numbers of training images, by task, for labels, uint8 (n,), of these classes.
+def split_indices(labels, sizes, split, seed):
+    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS.
 
-    They are the assignment's, unless the classes are not those of Galaxy10 SDSS or `count`, the number of images of a
-    synthetic set, is another: then as `assignment_sizes` returns.
+    sizes: the numbers of training images, by task; split: one of SPLITS. Raises ValueError, naming the option, when a
+    size leaves no room for every class, and as `check_classes` does.
     """
-    if class_names == CLASS_NAMES and count == sum(CLASS_COUNTS):
-        return ASSIGNMENT_SIZES
-    return assignment_sizes(np.bincount(labels, minlength=10))
-
-
-def split_indices(labels, groups, train_sizes, split, seed):
-    """Return the int64 indices in `labels`, uint8 (n,), of each of SUBSETS.
-
-    groups: for each task, main and transfer, the indices of its images; train_sizes: their numbers of training
-    images; split: one of SPLITS. Raises ValueError, with sizes that would do, when there are too few images;
-    and as `check_classes` does.
-    """
-    if any(len(group) <= train_sizes[task] for task, group in groups.items()):
-        proposed = assignment_sizes(np.bincount(labels, minlength=10))
-        raise ValueError(
-            f"there are {len(groups['main']):,} images of classes 0-7 and {len(groups['transfer']):,} of 8 and 9, "
-            f"too few to train on {train_sizes['main']:,} and {train_sizes['transfer']:,} and test on the rest; "
-            "in the assignment's proportion: "
-            f"--main-train {proposed['main']} --transfer-train {proposed['transfer']}"
-        )
+    groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
     indices = {}
     for task, group in groups.items():
-        train, test = SPLITS[split](labels[group], train_sizes[task], seed)
+        try:
+            train, test = SPLITS[split](labels[group], sizes[task], seed)
+        except ValueError as error:
+            raise ValueError(f"--{task}-train {error}") from None
         indices |= {f"{task}_train": group[train], f"{task}_test": group[test]}
         check_classes(labels, group, group[train], f"{task}_train")
         check_classes(labels, group, group[test], f"{task}_test")

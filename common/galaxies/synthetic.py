@@ -5,11 +5,13 @@ with logarithmic spiral arms where its class asks for them, blurred by the seein
 sky noise, and shown through the asinh stretch of Lupton et al. (2004) that SDSS pictures use.
 """
 
+import h5py
 import numpy as np
 import torch
 
 from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.split import apportion
+from common.storage.atomic import atomic_write
 
 SIZE = 69  # pixels
 BLOCK = 32  # images rendered at once: few enough to stay in the processor's cache
@@ -177,3 +179,18 @@ def synthetic_galaxy10(count, seed):
             yield render(block, generator).numpy()
 
     return labels, blocks()
+
+
+def write_synthetic(path, count, seed):
+    """Write a synthetic Galaxy10 as an HDF5 file of its form, with the attribute `synthetic`.
+
+    Raises ValueError as `class_counts` does, and OSError as `atomic_write` does.
+    """
+    labels, blocks = synthetic_galaxy10(count, seed)
+    with atomic_write(path) as [temporary], h5py.File(temporary, "w") as file:
+        file.attrs["synthetic"] = True
+        file["ans"] = labels
+        images, start = file.create_dataset("images", (count, SIZE, SIZE, 3), np.uint8), 0
+        for block in blocks:
+            images[start : start + len(block)] = block
+            start += len(block)

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from common.hardware import distributed
-from common.hardware.gpu import GraphedEpoch
+from common.hardware.gpu import GraphedEpoch, ResidentLoader
 from common.hardware.layers import Autocast, reorder_layers
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -16,22 +16,42 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 def choose_device(name, deterministic=False):
     """Return the torch.device called `name`: auto, cpu, cuda or mps.
 
-    `auto` takes the first of CUDA, MPS and the CPU that this machine has. `deterministic` asks torch for
-    algorithms that give the same bits in every run; where it has none, it warns.
-    Raises ValueError when the device asked for does not exist.
+    `auto` takes the first of CUDA, MPS and the CPU on which this installation of torch computes. `deterministic` asks
+    torch for algorithms that give the same bits in every run; where it has none, it warns.
+    Raises ValueError when the device asked for does not exist or does not compute.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, exists in available.items() if exists)
-    if not available[name]:
-        raise ValueError(f"--device {name}: torch {torch.__version__} finds no such device here; try --device auto")
+    reasons = {}
+    names = ("cuda", "mps", "cpu") if name == "auto" else (name,)
+    device = next((each for each in names if not reasons.setdefault(each, why_unusable(each))), None)
+    if device is None:
+        raise ValueError(f"--device {name}: {reasons[name]}; try --device auto")
+    if reasons.get("cuda") and torch.cuda.is_available():
+        print(f"Not using the GPU: {reasons['cuda']}.", file=sys.stderr)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
         torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.allow_tf32 = False  # its ten-bit products would move a GPU's losses away from a CPU's
-    if name == "cpu" and sys.platform == "linux":
+    # TF32's ten-bit products would move a GPU's losses away from a CPU's.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if device == "cpu" and sys.platform == "linux":
         keep_freed_memory()
-    return torch.device(name)
+    return torch.device(device)
+
+
+def why_unusable(name):
+    """Return why the device called `name` cannot compute here; an empty text if it can."""
+    if name == "cpu":
+        return ""
+    backend = torch.cuda if name == "cuda" else torch.backends.mps
+    if not backend.is_available():
+        return f"torch {torch.__version__} finds no such device here"
+    if name == "mps" and distributed.is_launched():
+        return "processes of torchrun cannot exchange gradients on MPS"
+    try:
+        (torch.ones(1, device=name) + 1).item()
+    except RuntimeError as error:  # of a GPU that is older or newer than what this torch was built for
+        return f"torch {torch.__version__} cannot compute on it ({str(error).splitlines()[0]})"
+    return ""
 
 
 def keep_freed_memory():
@@ -54,6 +74,14 @@ def adam_options(device):
     Capturable: on CUDA the step count lives on the device, so that a step can be captured in a graph.
     """
     return {"fused": True, "capturable": device.type == "cuda"}
+
+
+def place(task, device):
+    """Return a Task whose loaders give batches on `device`: a GPU gets the images once, and crops them itself."""
+    if device.type == "cpu":
+        return task
+    loaders = (ResidentLoader(loader, device) for loader in (task.train_loader, task.test_loader))
+    return task._replace(**dict(zip(("train_loader", "test_loader"), loaders, strict=True)))
 
 
 def accelerate(model, train_step, train_epoch, precision="float32"):

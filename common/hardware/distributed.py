@@ -13,35 +13,42 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+def is_launched():
+    """Return whether this process was started by torchrun."""
+    return "RANK" in os.environ
+
+
 @contextmanager
 def process_group(device):
     """Join torchrun's process group, if the script was started by it; give the device of this process.
 
-    Raises ConnectionError when another process has died, which ends the run.
+    Raises ValueError for more processes than GPUs, and ConnectionError when another process has died.
     """
-    if "RANK" not in os.environ:
+    if not is_launched():
         yield device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        gpus, rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+        if rank >= gpus:
+            processes = os.environ.get("LOCAL_WORLD_SIZE", rank + 1)
+            raise ValueError(
+                f"{processes} processes but {gpus} GPU(s) here: lower --nproc-per-node, or use --device cpu"
+            )
+        device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    uses_nccl = device.type == "cuda" and distributed.is_nccl_available()  # Windows has none
+    distributed.init_process_group("nccl" if uses_nccl else "gloo")
     if distributed.get_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
     try:
         yield device
-    except distributed.DistError as error:
-        raise ConnectionError(lost_peer(error)) from error
     except RuntimeError as error:
-        if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
+        words = str(error).lower()
+        if not isinstance(error, distributed.DistError) and "gloo" not in words and "connection" not in words:
             raise
-        raise ConnectionError(lost_peer(error)) from error
-    finally:
-        distributed.destroy_process_group()
-
-
-def lost_peer(error):
-    return f"rank {distributed.get_rank()} lost another process, which has died: the run is over ({error})"
+        raise ConnectionError(f"rank {distributed.get_rank()}: another process died; aborting ({error})") from error
+    # After success only: under nccl it would wait for processes that still wait for this one.
+    distributed.destroy_process_group()
 
 
 class Sharded(nn.Module):
@@ -68,13 +75,10 @@ class Sharded(nn.Module):
         # Gathered tensors must have one size: the shards are padded to that of rank 0, the largest.
         padded = own.new_zeros(-(-len(images) // self.processes), own.shape[1])
         padded[: len(own)] = own.detach()
-        shards = [torch.empty_like(padded) for _ in range(self.processes)]
-        distributed.all_gather(shards, padded)
-        shards = [shard[: len(images[rank :: self.processes])] for rank, shard in enumerate(shards)]
-        shards[self.rank] = own
-        logits = own.new_empty(len(images), own.shape[1])
-        for rank, shard in enumerate(shards):
-            logits[rank :: self.processes] = shard
+        gathered = torch.stack([torch.empty_like(padded) for _ in range(self.processes)])
+        distributed.all_gather(list(gathered), padded)
+        logits = gathered.transpose(0, 1).flatten(0, 1)[: len(images)].contiguous()
+        logits[self.rank :: self.processes] = own
         return logits
 
 

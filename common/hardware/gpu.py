@@ -76,16 +76,20 @@ class GraphedEpoch:
         self.steps_taken = 0
 
     def __call__(self, model, criterion, optimizer, loader, progress=iter):
-        """Take a step for each batch; return the totals of all steps, float32 (3,), and the number of images."""
+        """Take a step for each batch; return what `train_epoch` returns."""
         model.train()
         batches = loader.sample_epoch()
         if self.steps_taken == 0:
-            self.totals = torch.zeros(3, device=loader.labels.device)  # of losses, correct predictions, good steps
+            self.losses = torch.zeros(len(batches), device=loader.labels.device)
+            self.counts = torch.zeros(2, dtype=torch.long, device=loader.labels.device)  # steps, correct predictions
             self.batch = [tensor.clone() for tensor in batches[0]]
-        self.totals.zero_()
+        self.counts.zero_()
 
         def step(batch):
-            self.train_step(model, criterion, optimizer, *loader.gather_batch(*batch), self.totals)
+            images, labels = loader.gather_batch(*batch)
+            loss, correct = self.train_step(model, criterion, optimizer, images, labels)
+            self.losses[self.counts[:1]] = loss * len(labels)
+            self.counts += torch.stack((torch.ones_like(correct), correct))
 
         for batch in progress(batches):
             if self.capture and self.steps_taken >= self.WARM_UP and len(batch[0]) == len(self.batch[0]):
@@ -97,7 +101,7 @@ class GraphedEpoch:
             else:
                 step(batch)
             self.steps_taken += 1
-        return self.totals, len(loader.labels)
+        return self.losses, self.counts[1], len(loader.labels)
 
     def try_to_capture(self, step, optimizer):
         """Return a replay of `step`, or `step` itself where it cannot be captured."""

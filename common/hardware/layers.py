@@ -24,17 +24,21 @@ def reorder_layers(model):
     A network that is no nn.Sequential is returned unchanged, and so is every network on MPS.
     """
     device = next(model.parameters()).device
-    model.to(memory_format=memory_format(device))
-    return model if device.type == "mps" else faster(model)
+    wanted = memory_format(device)
+    if not all(
+        parameter.is_contiguous(memory_format=wanted) for parameter in model.parameters() if parameter.ndim == 4
+    ):
+        model.to(memory_format=wanted)
+    return model if device.type == "mps" else rewrite_layers(model)
 
 
-def faster(layer):
+def rewrite_layers(layer):
     """Return `layer`, or in place of an nn.Sequential or nn.ReLU a faster one that shares its parameters."""
     if type(layer) is nn.ReLU:
         return nn.ReLU(inplace=True)  # nothing needs its input again: a pass over memory is saved
     if type(layer) is not nn.Sequential:
         return layer
-    layers = [faster(child) for child in layer]
+    layers = [rewrite_layers(child) for child in layer]
     for i, (first, second) in enumerate(pairwise(layers)):
         if isinstance(first, nn.ReLU) and isinstance(second, nn.MaxPool2d):
             layers[i : i + 2] = second, first

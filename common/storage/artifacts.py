@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from common.galaxies.facts import SUBSETS
-from common.storage.atomic import atomic_write
+from common.storage.atomic import atomic_write, is_writer
 
 
 def write_tensors(tensors, path):
@@ -61,7 +60,12 @@ def save_json(record, path):
 
 
 def save_question(out, name, tensors, figure, record):
-    """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
+    """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json.
+
+    Under torchrun only rank 0 does this.
+    """
+    if not is_writer():
+        return
     contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
     if tensors is None:
         del contents["pt"]
@@ -87,7 +91,7 @@ def load_tensors(path, made_by, mmap=True):
     Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for any other kind of file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or give the folder it is in with --out")
+        raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or point --out at its folder")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -136,14 +140,3 @@ def diagnose(path, error):
     if start.isascii():
         return "it is a text file"
     return "it is not a file of torch.save, or a damaged one"
-
-
-def load_data(out):
-    """Return Q1's dict of tensors, names and source from the artifacts folder `out`."""
-    path = Path(out) / "q1_data.pt"
-    data = load_tensors(path, made_by="q1_data.py")
-    needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels")}
-    needed |= {"mean", "std", "class_names", "source", "fingerprint"}
-    if not isinstance(data, dict) or not needed <= set(data):
-        raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
-    return data

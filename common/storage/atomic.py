@@ -5,13 +5,12 @@ import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 
 def is_writer():
     """Return whether this process is the one to write: rank 0 of torchrun's, or the only one."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 # Errors of locking on file systems without locks, such as some of NFS, FUSE and Lustre.
@@ -19,10 +18,10 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def exclusive_lock(folder, name, patience=0):
+def exclusive_lock(folder, name, timeout=0):
     """Create `folder`, and keep other processes from writing the files `name`.* there inside the with block.
 
-    Temporary files of a killed process are removed. patience: seconds to wait for another process, -1 for no limit.
+    Temporary files of a killed process are removed. timeout: seconds to wait for another process, -1 for no limit.
     Raises BlockingIOError when it still holds the lock, and OSError when the folder cannot be written: now, not after
     an hour's training. On a file system without locks other processes are not excluded. After an error, a folder
     and a lock file that were created here are removed, unless something else was written. Under torchrun only rank 0
@@ -35,7 +34,7 @@ def exclusive_lock(folder, name, patience=0):
     lock_path = folder / f".{name}.lock"
     created = [path for path in (lock_path, folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_path, timeout=patience)
+    lock = FileLock(lock_path, timeout=timeout)
     acquire(lock, folder, name)
     try:
         for leftover in folder.glob(f".{name}.*.tmp"):

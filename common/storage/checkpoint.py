@@ -38,7 +38,7 @@ def load_weights(path, made_by):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
-        raise ValueError(f"{path}: reading it takes the package safetensors: pip install safetensors") from None
+        raise ValueError(f"{path}: reading it requires the package safetensors: pip install safetensors") from None
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -76,28 +76,35 @@ def check_origin(path, weights_sha256, data, force):
     path = Path(path)
     record_path = record_of(path)
     if not record_path.is_file():
-        print(f"{path}: there is no {record_path.name} beside it, so what it was trained on is unknown.")
+        print(f"{path}: no {record_path.name} next to it, so what it was trained on is unknown.")
         return
     record = load_json(record_path)
     complaint = None
     if record.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
-        complaint = f"{path} was trained on other data or another split than the q1_data.pt that is used now"
+        complaint = f"{path} was trained on different data or a different split than this q1_data.pt"
     elif weights_sha256 and record.get("weights_sha256", weights_sha256) != weights_sha256:
-        complaint = f"{path} and {record_path.name} are of two different runs"
+        complaint = f"{path} and {record_path.name} come from different runs"
     if complaint and not force:
-        raise ValueError(f"{complaint}: train it again, or add --force to use it all the same")
+        raise ValueError(f"{complaint}: train it again, or add --force to use it anyway")
     if complaint:
-        print(f"{complaint}: used all the same (--force).")
+        print(f"{complaint}: using it anyway (--force).")
 
 
-def load_backbone(cnn_backbone, path):
-    """Load the weights of a backbone in a checkpoint into `cnn_backbone`.
+def check_unchanged(model, hash_before):
+    """Raise AssertionError unless the weights of `model` have the hash that they had before: those of a frozen one."""
+    if weights_hash(model.state_dict()) != hash_before:
+        raise AssertionError("the backbone's weights changed during training, though they are frozen")
+    print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
 
-    Returns a phrase that says what the file was, and the hash of the whole CNN in it. Accepted are the state_dicts of
-    nn.Sequential(cnn_backbone, head), with a linear head of any size, and of a cnn_backbone alone (the hash is None
-    then), written by torch.save or safetensors, in any floating-point precision, bare or inside a dict under one of
-    CONTAINERS, also with the prefixes of WRAPPERS. Nothing in the file is executed. Raises FileNotFoundError, or
-    ValueError that says what was expected and what was found.
+
+def load_backbone(cnn_backbone, path, data, force=False):
+    """Load the weights of a backbone in a checkpoint into `cnn_backbone`; return what the file was, as a phrase.
+
+    Accepted are the state_dicts of nn.Sequential(cnn_backbone, head), with a linear head of any size, and of a
+    cnn_backbone alone, written by torch.save or safetensors, in any floating-point precision, bare or inside a dict
+    under one of CONTAINERS, also with the prefixes of WRAPPERS. Nothing in the file is executed. Raises
+    FileNotFoundError, or ValueError that says what was expected and what was found; and as `check_origin` does when it
+    was not trained on `data`.
     """
     path = Path(path)
     content, remarks = load_weights(path, made_by="q3_cnn.py"), []
@@ -130,10 +137,11 @@ def load_backbone(cnn_backbone, path):
 
     if found == expected:
         cnn_backbone.load_state_dict(weights)
-        return ", ".join(["a cnn_backbone", *remarks]), None
+        check_origin(path, None, data, force)
+        return ", ".join(["a cnn_backbone", *remarks])
     cnn_backbone.load_state_dict({key: weights[f"0.{key}"] for key in expected})
-    kind = ", ".join([f"the backbone of a CNN of {classes} classes", *remarks])
-    return kind, weights_hash({key: weights[key] for key in whole})
+    check_origin(path, weights_hash({key: weights[key] for key in whole}), data, force)
+    return ", ".join([f"the backbone of a CNN of {classes} classes", *remarks])
 
 
 def unwrapped(path, content):

@@ -1,6 +1,9 @@
 """What a training run needs to resume after an interruption, saved beside its artifacts after every epoch."""
 
+import time
 from pathlib import Path
+
+import torch
 
 from common.storage.artifacts import is_intact, load_tensors, save_tensors
 from common.storage.atomic import is_writer
@@ -10,25 +13,30 @@ FREE_OPTIONS = {"out", "device", "deterministic", "epochs", "resume", "backbone"
 
 
 class TrainingCheckpoint:
-    """The file {name}.resume.pt in `out`: weights, Adam's moments and history after the last finished epoch.
+    """The file {name}.resume.pt: weights, Adam's moments and history after the last finished epoch.
 
     It holds no random state, as the random numbers of an epoch depend on the seed and the epoch's number alone.
-    options: the script's, by name; all but FREE_OPTIONS must agree when a run resumes. inputs: what the run
-    depends on beside them, by a phrase that names it: the fingerprint of the data, the hash of a backbone.
+    options: the script's, by name, `out` the folder of the file; all but FREE_OPTIONS must agree when a run resumes.
+    data: Q1's dict; inputs: what the run depends on beside it, by name, such as the hash of a backbone.
     """
 
-    def __init__(self, out, name, options, inputs):
-        self.path = Path(out) / f"{name}.resume.pt"
+    def __init__(self, name, options, data, **inputs):
+        self.path = Path(options["out"]) / f"{name}.resume.pt"
         self.resume = options["resume"]
         settings = {f"--{key.replace('_', '-')}": value for key, value in options.items() if key not in FREE_OPTIONS}
-        self.settings = settings | inputs
+        self.settings = settings | {"data or split": data["fingerprint"]} | inputs
+        self.epochs = options["epochs"]
+        self.last_saved = float("-inf")
 
     def save(self, model, optimizer, history):
-        """Save the state after an epoch, in place of the previous one."""
-        if is_writer():
-            weights, moments = model.state_dict(), optimizer.state_dict()["state"]
-            state = {"settings": self.settings, "model": weights, "optimizer": moments, "history": history}
-            save_tensors(state, self.path)
+        """Save the state after an epoch, in place of the previous one: at most once a second, and after the last."""
+        is_last = len(history["test_loss"]) == self.epochs
+        if not is_writer() or not (is_last or time.monotonic() - self.last_saved > 1):
+            return
+        weights, moments = model.state_dict(), optimizer.state_dict()["state"]
+        state = {"settings": self.settings, "model": weights, "optimizer": moments, "history": history}
+        save_tensors(state, self.path)
+        self.last_saved = time.monotonic()
 
     def restore(self, model, optimizer, epochs):
         """Load the saved state into `model` and `optimizer`; return its history, or None to start from the beginning.
@@ -41,21 +49,24 @@ class TrainingCheckpoint:
             self.warn_of_interrupted_run(epochs)
             return None
         if not self.path.is_file():
-            print(f"There is no {self.path} to resume: starting from the beginning.")
+            print(f"{self.path} not found, so nothing to resume: starting from the beginning.")
             return None
         state = self.read()
         different, done = self.differences(state), len(state["history"]["test_loss"])
         if self.resume == "if-same" and (different or done > epochs):
-            print(f"{self.path} is of a run with {different or f'{done} epochs'}: starting from the beginning.")
+            print(f"{self.path} belongs to a run with {different or f'{done} epochs'}: starting from the beginning.")
             return None
         if different:
-            raise ValueError(f"{self.path} is of a run with {different}: rerun without --resume to start again")
+            raise ValueError(
+                f"{self.path} belongs to a run with {different}: rerun without --resume to start from the beginning"
+            )
         if done > epochs:
             raise ValueError(f"--epochs {epochs}: {self.path} already has {done} epochs")
         try:
             model.load_state_dict(state["model"])
             # The optimizer's own options stay: those saved may be of another device.
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
+            match_strides(optimizer)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{self.path} does not fit this network: delete it ({error})") from None
         print(f"Resuming {self.path}: {done} of {epochs} epochs are done.")
@@ -94,4 +105,12 @@ class TrainingCheckpoint:
         except (FileNotFoundError, ValueError):
             return
         if done < epochs and not self.differences(state):
-            print(f"{self.path} holds {done} epochs of this very run: interrupt it and add --resume to keep them.")
+            print(f"{self.path} holds {done} epochs of this same run; stop and add --resume to keep them.")
+
+
+def match_strides(optimizer):
+    """Give each moment the strides of its parameter, which fused optimizers rely on: those saved may differ."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter).copy_(value)

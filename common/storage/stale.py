@@ -9,7 +9,27 @@ import json
 import sys
 from pathlib import Path
 
-from common.defaults import DEFAULTS, NO_SETTINGS
+# The scripts' default options, to be looked up without importing the scripts or torch; a test holds them equal.
+_TRAINING = {"batch_size": 64, "precision": "float32", "deterministic": False, "seed": 0, "device": "auto"}
+DEFAULTS = {
+    "q1_data": {
+        "data": None,
+        "source": "auto",
+        "dataset": "sdss",
+        "count": 21785,
+        "image_size": 69,
+        "main_train": None,
+        "transfer_train": None,
+        "split": "stratified",
+        "stats_images": 1000,
+        "seed": 0,
+    },
+    "q2_fcn": _TRAINING | {"epochs": 50, "lr": 0.001},
+    "q3_cnn": _TRAINING | {"epochs": 50, "lr": 0.002},
+    "q4_confusion": {"seed": 0, "device": "auto", "force": False},
+    "q5_transfer": _TRAINING | {"epochs": 20, "lr": 0.005, "backbone": None, "force": False},
+}
+NO_SETTINGS = ("out", "cache", "resume")  # where files lie, and how a run came to its end, change no result
 
 
 def differences(recorded, name, given):
