@@ -1,16 +1,44 @@
-"""Features of a pretrained image encoder of timm (optional: pip install -r requirements-extra.txt), frozen."""
+"""Does a larger encoder, pretrained on other images and frozen, beat the assignment's CNN? (Optional: needs timm.)
+
+The encoder sees whole images, the networks of the assignment crops. On the main classes a linear head on its features
+is compared with the CNN as `OMP_NUM_THREADS=1 make all SEED=s` trains it, on the two transfer classes with the same
+kind of head on the frozen backbone of Q3. Heads are scikit-learn's logistic regression, their regularisation by
+cross-validation.
+
+Reads q1_data.pt and q3_cnn.pt under --out. Writes, in its folder studies/, encoder.json, encoder.png, the features and
+a file per run.
+"""
 
 import hashlib
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch.nn import functional
 from tqdm import tqdm
 
+from common import cli, plots
+from common.data import load_data
+from common.galaxies.facts import SUBSETS
+from common.hardware.device import choose_device
 from common.storage.artifacts import load_tensors, save_tensors
-from common.storage.checkpoint import weights_hash
+from common.storage.checkpoint import load_backbone, weights_hash
+from common.train import predict
+from q3_cnn import make_backbone
+from studies.methods.heads import head_accuracy
+from studies.methods.page import table
+from studies.methods.runs import add_study_options, collect, save_study, select
+from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
+from studies.methods.training import COLOURS, main_task, seed_network
+from studies.transfer import backbone_features, sample
 
+EXAMPLES = (
+    "python -m studies.encoder --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano  # trained on Galaxy Zoo",
+    "python -m studies.encoder --encoder tf_efficientnet_lite0 --encoder-weights tf_efficientnet_lite0.pth",
+)
 BATCH_SIZE = 32
+TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # and what the encoder is compared with
 
 
 def load_encoder(name, weights=None):
@@ -53,28 +81,28 @@ def load_encoder_weights(encoder, path, name):
 
 
 @torch.inference_mode()
-def encode(encoder, config, images, progress=None):
+def encode(encoder, config, images, device, progress=None):
     """Return the features, float32 (n, d), of whole images, uint8 (n, 3, h, w).
 
     They are resized to the encoder's own input size and normalised with its own mean and std, of values from 0 to 1.
     progress: what a progress bar says.
     """
     _, height, width = config["input_size"]
-    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(config[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     mode = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
-    features = []
+    features, encoder = [], encoder.to(device)
     for batch in tqdm(images.split(BATCH_SIZE), desc=progress, unit="batch", leave=False, disable=None):
-        resized = functional.interpolate(batch.float() / 255, (height, width), mode=mode, antialias=True)
-        features.append(encoder((resized.clamp(0, 1) - mean) / std))
+        pixels = batch.to(device).float() / 255
+        resized = functional.interpolate(pixels, (height, width), mode=mode, antialias=True)
+        features.append(encoder((resized.clamp(0, 1) - mean) / std).cpu())
     return torch.cat(features)
 
 
-def transfer_features(name, weights, size, data, folder):
-    """Compute the encoder's features of all transfer images of Q1's `data`; return their file and what made them.
+def encoder_features(name, weights, size, data, folder, device):
+    """Compute the encoder's features of all images of Q1's `data`; return the name of their file and what made them.
 
-    The file has `features`, float32 (n, d): rows of the training images, then of the test images. It is kept in
-    `folder`, one for each encoder, its weights, input size and the fingerprint of the data. size: pixels, in place of
-    the encoder's own input size.
+    The file in `folder` has `features`, float32 (n, d), in the order of the galaxies' file, for each encoder, its
+    weights, input size and the fingerprint of the data one. size: pixels, in place of the encoder's own input size.
     """
     encoder, config = load_encoder(name, weights)
     if size:
@@ -83,14 +111,107 @@ def transfer_features(name, weights, size, data, folder):
         "encoder": name,
         "encoder_weights": weights_hash(encoder.state_dict()),
         "fingerprint": data["fingerprint"],
+        **{key: config[key] for key in ("mean", "std", "interpolation")},
         "input_size": list(config["input_size"]),
-        "mean": list(config["mean"]),
-        "std": list(config["std"]),
-        "interpolation": config["interpolation"],
     }
     key = hashlib.sha256(repr(sorted(made_from.items())).encode()).hexdigest()[:16]
     path = Path(folder) / f"encoder-{key}.pt"
     if not path.is_file():
-        images = torch.cat([data["transfer_train_images"], data["transfer_test_images"]])
-        save_tensors({"features": encode(encoder, config, images, f"features of {name}"), **made_from}, path)
-    return path, made_from
+        place = np.argsort(np.concatenate([data[f"{subset}_indices"] for subset in SUBSETS]))
+        images = torch.cat([data[f"{subset}_images"] for subset in SUBSETS])[place]
+        save_tensors({"features": encode(encoder, config, images, device, f"features of {name}")}, path)
+    return path.name, made_from
+
+
+def measure(out, device, seed, task, epochs, features, **_):
+    """Return the test accuracies of a linear head on the encoder's features, and of what it is compared with."""
+    data = sample(out, seed)
+    encoded = load_tensors(Path(out) / "studies" / features, made_by="studies.encoder")["features"]
+    pairs = [(encoded[data[f"{task}_{each}_indices"]], data[f"{task}_{each}_labels"]) for each in ("train", "test")]
+    result = {"encoder": head_accuracy(*pairs, seed)}
+    if task == "main":
+        cnn, data = seed_network("cnn", out, seed, epochs, device)
+        logits, labels = predict(cnn, main_task(data, device).test_loader)
+        result["other"] = (logits.argmax(1) == labels).double().mean().item()
+    else:
+        trained = make_backbone()
+        load_backbone(trained, Path(out) / "q3_cnn.pt", data, force=True)  # `main` has checked where it comes from
+        result["other"] = head_accuracy(*backbone_features(trained, data, task), seed)
+    return result
+
+
+def summarise(rows):
+    """Return for each task the accuracies of encoder and other with intervals, each seed's, and their difference."""
+    tasks = {}
+    for task in TASKS:
+        values = {name: [row[name] for row in select(rows, task=task)] for name in ("encoder", "other")}
+        tasks[task] = {
+            "seeds": values,
+            "accuracy": {name: mean_interval(each) for name, each in values.items()},
+            "difference": paired_difference(values["encoder"], values["other"]),
+        }
+    return tasks
+
+
+def describe(tasks, name):
+    """Return the answer in a sentence."""
+    parts = [f"{judged(found['difference'])}, over the {TASKS[task]} on the {task} classes"
+             for task, found in tasks.items()]  # fmt: skip
+    return f"{name}, frozen, gains {' and '.join(parts)}."
+
+
+def tables(record):
+    """Return the table of docs/studies.md."""
+    rows = [
+        (task, percent(found["accuracy"]["encoder"]), TASKS[task], percent(found["accuracy"]["other"]),
+         points(found["difference"]))
+        for task, found in record["tasks"].items()
+    ]  # fmt: skip
+    return table(("classes", "encoder, frozen", "compared with", "accuracy", "difference"), rows)
+
+
+def encoder_figure(tasks, name, source):
+    """Return a figure of the accuracies on both tasks: a point per seed, the mean and its interval."""
+    figure, ax = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    rows = [(task, which) for task in tasks for which in ("encoder", "other")]
+    for row, (task, which) in enumerate(rows):
+        found, colour = tasks[task]["accuracy"][which], "black" if which == "encoder" else COLOURS["cnn"]
+        seeds = 100 * np.array(tasks[task]["seeds"][which])
+        ax.plot(seeds, np.full(len(seeds), row), "o", color=colour, alpha=0.35)
+        ax.plot([100 * found["low"], 100 * found["high"]], [row, row], color=colour, linewidth=2)
+        ax.plot(100 * found["mean"], row, "|", color=colour, markersize=14, markeredgewidth=2)
+    labels = [f"{task}: {name.rpartition('/')[2] if which == 'encoder' else TASKS[task]}" for task, which in rows]
+    ax.set_yticks(range(len(rows)), labels)
+    ax.invert_yaxis()
+    ax.set_xlabel("test accuracy (%): a point per seed; the line is the 95% interval of their mean")
+    ax.grid(alpha=0.25, axis="x")
+    figure.suptitle(plots.titled("A larger encoder, frozen", source))
+    return figure
+
+
+def main():
+    args = get_args()
+    data, trained, device = load_data(args.out), make_backbone(), choose_device(args.device)
+    load_backbone(trained, Path(args.out) / "q3_cnn.pt", data, args.force)
+    folder = Path(args.out) / "studies"
+    features, made_from = encoder_features(args.encoder, args.encoder_weights, args.encoder_size, data, folder, device)
+    settings = {"epochs": args.epochs, "features": features, "backbone": weights_hash(trained.state_dict())}
+    runs = [{"seed": seed, "task": task} for task in TASKS for seed in args.seeds]
+    tasks = summarise(collect("encoder", measure, runs, args, data, **settings))
+    figure = encoder_figure(tasks, args.encoder, data["source"])
+    save_study("encoder", args, data, figure, describe(tasks, args.encoder), encoder=made_from, tasks=tasks)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add = parser.add_argument
+    add("--encoder", required=True, metavar="NAME", help="a model of timm, hf_hub:OWNER/MODEL included")
+    add("--encoder-weights", metavar="PTH", help="its state_dict, in place of those that timm downloads")
+    add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="side of its input (default: its own)")
+    add_study_options(parser)
+    cli.add_force(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -8,8 +8,6 @@ hard only for being rare, these would bring their recall to that of the others.
 Reads q1_data.pt under --out. Writes, in its folder studies/, imbalance.json, imbalance.png and a file per run.
 """
 
-from functools import partial
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -17,15 +15,13 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from common import cli, metrics, plots
-from common.data import make_loader
+from common.data import load_data
 from common.galaxies.facts import MAIN_CLASSES
-from common.hardware.device import choose_device
-from common.hardware.gpu import ResidentLoader
-from common.storage.artifacts import load_data
 from common.train import predict
-from studies.runs import collect, draw_split, number_list, save_study
-from studies.statistics import bootstrap_interval, certain_sign, percent, points
-from studies.training import NETWORKS, crop_and_normalise, seed_network, train_network
+from studies.methods.page import table
+from studies.methods.runs import add_study_options, collect, resplit, save_study, select
+from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
+from studies.methods.training import NETWORKS, main_task, seed_network, train_network
 
 EXAMPLES = (
     "python -m studies.imbalance",
@@ -44,16 +40,6 @@ METRICS = ("accuracy", "balanced accuracy", "macro F1")
 COLOURS = dict(zip(TITLES, ("#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00"), strict=True))
 
 
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add = parser.add_argument
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
-    add("--seeds", type=number_list, default="0-4", metavar="LIST", help="random seeds, such as 0-4 or 0,3")
-    add("--epochs", type=cli.positive_int, default=50, metavar="N", help="passes over the training set")
-    cli.add_device(parser)
-    return parser.parse_args(argv)
-
-
 def class_weights(counts, power):
     """Return n^-power of each class, float32 (k,), mean 1 over the training images; 0 for a class without any."""
     counts = counts.double()
@@ -69,28 +55,20 @@ def adjusted_logits(logits, counts):
     return logits - torch.where(counts > 0, (counts / counts.sum()).log(), torch.inf)
 
 
-def measure(key, out, epochs, threads, device):
-    """Return the test predictions of the CNN trained in one way; key: seed-SEED-METHOD.
-
-    threads: those that Q3's own CNN, of METHOD none, is trained with.
-    """
-    _, seed, method = key.split("-")
-    seed, device = int(seed), choose_device(device)
-    data = draw_split(load_data(out), seed)
-    transform, labels = crop_and_normalise(data), data["main_train_labels"]
-    counts = torch.bincount(labels, minlength=MAIN_CLASSES)
-    sampled = class_weights(counts, 1)[labels] if method == "sampler" else None
-    train_loader = make_loader(data["main_train_images"], labels, transform, shuffle=True, weights=sampled)
-    test_loader = make_loader(data["main_test_images"], data["main_test_labels"], transform)
-    if device.type != "cpu":
-        train_loader, test_loader = (ResidentLoader(loader, device) for loader in (train_loader, test_loader))
-    power = {"root": 0.5, "inverse": 1}.get(method, 0)
-    criterion = nn.CrossEntropyLoss(class_weights(counts, power)).to(device) if power else None
+def measure(out, device, seed, method, epochs):
+    """Return the test predictions of the CNN trained in one way, and for none also those of the adjusted logits."""
     if method == "none":
-        cnn = seed_network("cnn", data, train_loader, epochs, seed, device, out, threads)
+        cnn, data = seed_network("cnn", out, seed, epochs, device)
     else:
-        cnn = train_network(*NETWORKS["cnn"], train_loader, epochs, seed, device, criterion)
-    logits, labels = predict(cnn, test_loader)
+        data = resplit(load_data(out), seed)
+    labels = data["main_train_labels"]
+    counts = torch.bincount(labels, minlength=MAIN_CLASSES)
+    task = main_task(data, device, weights=class_weights(counts, 1)[labels] if method == "sampler" else None)
+    if method != "none":
+        power = {"root": 0.5, "inverse": 1}.get(method, 0)
+        criterion = nn.CrossEntropyLoss(class_weights(counts, power)).to(device) if power else None
+        cnn = train_network(*NETWORKS["cnn"], task.train_loader, epochs, seed, device, criterion)
+    logits, labels = predict(cnn, task.test_loader)
     result = {"predictions": logits.argmax(1).tolist(), "labels": labels.tolist(), "train_counts": counts.tolist()}
     if method == "none":
         result["adjusted"] = adjusted_logits(logits, counts).argmax(1).tolist()
@@ -98,68 +76,85 @@ def measure(key, out, epochs, threads, device):
 
 
 def class_metrics(labels, predictions):
-    """Return accuracy, balanced accuracy, macro F1 and each class's recall, float64 (3 + 8,), NaN where undefined.
+    """Return METRICS and each class's recall, float64 (3 + 8,), NaN where undefined.
 
     Balanced accuracy is the mean recall, macro F1 the mean F1, over the classes with test images.
     """
     matrix = confusion_matrix(labels, predictions, labels=range(MAIN_CLASSES))
     tested, by_class = matrix.sum(1) > 0, metrics.per_class(matrix)
-    means = np.trace(matrix) / matrix.sum(), by_class["recall"][tested].mean(), by_class["f1"][tested].mean()
-    return np.array([*means, *by_class["recall"]])
+    recall, f1 = np.array(by_class["recall"]), np.array(by_class["f1"])
+    return np.array([np.trace(matrix) / matrix.sum(), recall[tested].mean(), f1[tested].mean(), *recall])
 
 
-def summarise(results, seeds):
-    """Return each method's metrics and recalls, and their differences from those of `none`, with intervals.
-
-    Differences are of the same seeds and images. Intervals of values end at 0 and 1.
-    """
-    samples = []
-    for seed in seeds:
-        none = results[f"seed-{seed}-none"]
-        predictions = [results[f"seed-{seed}-{method}"]["predictions"] for method in TITLES if method != "adjusted"]
-        samples.append(np.array([none["labels"], *predictions, none["adjusted"]]).T)
-
-    def statistic(rows):
-        values = np.array([class_metrics(rows[:, 0], column) for column in rows[:, 1:].T])
-        return np.concatenate([values, values - values[0]]).ravel()
-
-    bounds = [array.reshape(2, len(TITLES), -1) for array in bootstrap_interval(statistic, samples)]
-    for array in bounds:
-        array[0] = array[0].clip(0, 1)
-    sides, summary = ("mean", "low", "high"), {}
-    for place, method in enumerate(TITLES):
-        summary[method] = {}
-        for kind, name in enumerate(("value", "change")):
-            intervals = [
-                dict(zip(sides, map(float, each), strict=True))
-                for each in zip(*(array[kind, place] for array in bounds), strict=True)
-            ]
-            summary[method][name] = dict(zip(METRICS, intervals, strict=False)) | {"recall": intervals[len(METRICS) :]}
+def summarise(rows):
+    """Return each method's METRICS and recalls, and their differences from those of `none`, with intervals."""
+    none = select(rows, method="none")
+    values = {"none": [class_metrics(row["labels"], row["predictions"]) for row in none]}
+    for method in list(TITLES)[1:-1]:
+        values[method] = [class_metrics(row["labels"], row["predictions"]) for row in select(rows, method=method)]
+    values["adjusted"] = [class_metrics(row["labels"], row["adjusted"]) for row in none]
+    summary = {}
+    for method, seeds in values.items():
+        intervals = {
+            "value": [mean_interval(column) for column in zip(*seeds, strict=True)],
+            "change": [
+                paired_difference(*pair)
+                for pair in zip(zip(*seeds, strict=True), zip(*values["none"], strict=True), strict=True)
+            ],
+        }
+        summary[method] = {
+            name: dict(zip(METRICS, each, strict=False)) | {"recall": each[len(METRICS) :]}
+            for name, each in intervals.items()
+        }
     return summary
 
 
-def describe(summary, class_names, train_counts, test_counts):
-    """Return the answer in sentences; train_counts, test_counts: of each class."""
-    none = summary["none"]["value"]
-    sentences = ["The CNN as in Q3: " + ", ".join(f"{metric} {percent(none[metric])}" for metric in METRICS) + "."]
-    for method, title in TITLES.items():
-        if method != "none":
-            change = summary[method]["change"]
-            words = {1: "up", -1: "down", 0: "cannot be told"}
-            changes = [f"{each} {points(change[each])} ({words[certain_sign(change[each])]})" for each in METRICS]
-            sentences.append(f"{title[0].upper()}{title[1:]}: {', '.join(changes)}.")
-    tested = [label for label, recall in enumerate(none["recall"]) if np.isfinite(recall["mean"])]
-    for label in sorted(tested, key=lambda label: train_counts[label])[:2]:
-        best = max(TITLES, key=lambda method: summary[method]["value"]["recall"][label]["mean"])
-        before, after = (summary[method]["value"]["recall"][label] for method in ("none", best))
-        change = summary[best]["change"]["recall"][label]
-        images = f"{train_counts[label]:,} training and {test_counts[label]:,} test images"
-        chosen = f", {points(change)}, not counting that the highest of five was chosen"
+def describe(summary):
+    """Return the answer in a sentence."""
+    change = summary["sampler"]["change"]
+    return (
+        f"A balanced sampler changes the CNN's mean recall by {judged(change['balanced accuracy'])}, and its accuracy "
+        f"by {judged(change['accuracy'])}."
+    )
+
+
+def describe_adjustment(summary, class_names, train_counts):
+    """Return sentences on what adjusting the logits changes, and which class it costs most."""
+    change = summary["adjusted"]["change"]
+    sentences = [
+        f"Adjusting the logits changes the mean recall by {judged(change['balanced accuracy'])}, and the accuracy by "
+        f"{judged(change['accuracy'])}."
+    ]
+    worst = min(
+        (label for label, each in enumerate(change["recall"]) if np.isfinite(each["mean"])),
+        key=lambda label: change["recall"][label]["mean"],
+    )
+    if change["recall"][worst]["mean"] < 0:
+        recall = (percent(summary[method]["value"]["recall"][worst], 0) for method in ("none", "adjusted"))
         sentences.append(
-            f"{class_names[label]} ({images}): recall {percent(before)}; highest, {percent(after)}, {TITLES[best]}"
-            f"{'' if best == 'none' else chosen}."
+            f"It makes things worse for {class_names[worst]} ({train_counts[worst]:,} training images): recall "
+            f"{' before, '.join(recall)} after."
         )
     return sentences
+
+
+def tables(record):
+    """Return the tables of docs/studies.md: the metrics, and the recalls by class."""
+    methods = record["methods"]
+    rows = [(TITLES[method], *(percent(each["value"][name]) for name in METRICS)) for method, each in methods.items()]
+    rows += [
+        (f"{TITLES[method]}, minus {TITLES['none']}", *(points(each["change"][name]) for name in METRICS))
+        for method, each in methods.items()
+        if method != "none"
+    ]
+    recalls = [
+        (name, train, test, *(percent(each["value"]["recall"][label], 0) for each in methods.values()))
+        for label, (name, train, test) in enumerate(
+            zip(record["class_names"], record["train_counts"], record["test_counts"], strict=True)
+        )
+        if test
+    ]
+    return table(("method", *METRICS), rows) + table(("recall", "train", "test", *TITLES.values()), recalls)
 
 
 def imbalance_figure(summary, class_names, train_counts, source):
@@ -174,7 +169,7 @@ def imbalance_figure(summary, class_names, train_counts, source):
             intervals = [value[name] if isinstance(name, str) else value["recall"][name] for name in names]
             mean, low, high = (100 * np.array([each[side] for each in intervals]) for side in ("mean", "low", "high"))
             x = np.arange(len(names)) + 0.15 * (place - 2)
-            spread = np.nan_to_num([mean - low, high - mean])
+            spread = np.nan_to_num([mean - low.clip(0, 100), high.clip(0, 100) - mean])
             ax.errorbar(x, mean, spread, fmt="o", markersize=5, color=COLOURS[method], label=TITLES[method])
         ax.grid(alpha=0.25, axis="y")
     axes[0].set_xticks(range(len(METRICS)), [name.replace(" ", "\n") for name in METRICS])
@@ -193,26 +188,21 @@ def imbalance_figure(summary, class_names, train_counts, source):
 def main():
     args = get_args()
     data = load_data(args.out)
-    methods = [method for method in TITLES if method != "adjusted"]
-    keys = [f"seed-{seed}-{method}" for seed in args.seeds for method in methods]
-    settings = {"epochs": args.epochs}
-    compute = partial(measure, out=args.out, device=args.device, threads=torch.get_num_threads(), **settings)
-    results = collect(args.out, "imbalance", keys, compute, settings, data["fingerprint"], args.device)
-    summary = summarise(results, args.seeds)
-    class_names = data["class_names"][:MAIN_CLASSES]
-    train_counts = results[keys[0]]["train_counts"]
-    test_counts = np.bincount(results[keys[0]]["labels"], minlength=MAIN_CLASSES).tolist()
-    sentences = describe(summary, class_names, train_counts, test_counts)
-    record = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args)}
-    record |= {
-        "class_names": class_names,
-        "train_counts": train_counts,
-        "test_counts": test_counts,
-        "methods": summary,
-        "answer": sentences,
-    }
+    runs = [{"seed": seed, "method": method} for seed in args.seeds for method in TITLES if method != "adjusted"]
+    rows = collect("imbalance", measure, runs, args, data, epochs=args.epochs)
+    summary = summarise(rows)
+    class_names, train_counts = data["class_names"][:MAIN_CLASSES], rows[0]["train_counts"]
+    test_counts = np.bincount(rows[0]["labels"], minlength=MAIN_CLASSES).tolist()
     figure = imbalance_figure(summary, class_names, train_counts, data["source"])
-    save_study(args.out, "imbalance", figure, record)
+    counts = {"class_names": class_names, "train_counts": train_counts, "test_counts": test_counts}
+    notes = describe_adjustment(summary, class_names, train_counts)
+    save_study("imbalance", args, data, figure, describe(summary), notes, **counts, methods=summary)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add_study_options(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

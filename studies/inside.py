@@ -1,42 +1,120 @@
-"""What the networks see: confident mistakes, filters, shifted crops, and the transfer's features in a plane.
+"""What do the networks see? Shifted crops, over seeds; and of one run confident mistakes, filters and features.
 
-Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes, in its folder studies/,
-inside_mistakes.png, inside_filters.png, inside_shifts.png, inside_features.png and inside.json.
+For each seed, the networks of `OMP_NUM_THREADS=1 make all SEED=s` predict its test images with all crops shifted off
+the centre by the same number of pixels, in four directions.
+
+Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes, in its folder studies/, inside.json,
+inside.png (the shifts), inside_mistakes.png, inside_filters.png, inside_features.png and a file per run.
 """
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import nn
-from torchvision import transforms
 
 from common import cli, plots
-from common.data import Normalize, RandomCrop, make_loaders
-from common.storage import artifacts
+from common.data import load_data, make_loaders
+from common.storage.artifacts import save_figure
 from common.storage.checkpoint import load_trained
 from common.train import predict
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
-from studies.shifts import (
-    compare_shifts,
-    crop_at,
-    describe_changes,
-    possible_shifts,
-    shifted_predictions,
-    shifts_figure,
-    under_shifts,
-)
+from studies.methods.page import table
+from studies.methods.runs import add_study_options, collect, save_study, select
+from studies.methods.statistics import judged, mean_interval, paired_difference, percent
+from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, seed_network
 
-EXAMPLES = ("python -m studies.inside", "python -m studies.inside --out artifacts")
-CPU = torch.device("cpu")
+EXAMPLES = ("python -m studies.inside", "python -m studies.inside --seeds 0-9")
+SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
 
 
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    cli.add_out_and_seed(parser)
-    cli.add_force(parser)
-    return parser.parse_args(argv)
+def crop_at(data, right, down):
+    """Return the main test images, cropped `right` and `down` pixels off the centre, float32 and normalised."""
+    images = data["main_test_images"]
+    top, left = ((side - 48) // 2 for side in images.shape[2:])
+    crops = images[:, :, top + down :, left + right :][:, :, :48, :48].float()
+    return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
+
+
+def possible_shifts(data):
+    """Return those of SHIFTS with which a crop stays within the images; images of 48 pixels allow none but 0."""
+    margin = (min(data["main_test_images"].shape[2:]) - 48) // 2
+    return [shift for shift in SHIFTS if shift <= margin]
+
+
+@torch.no_grad()
+def measure(out, device, seed, network, epochs):
+    """Return a network's accuracy, and the share of its predictions that differ from those at the centre, by shift.
+
+    Both are means over images and the four directions.
+    """
+    model, data = seed_network(network, out, seed, epochs, device)
+    model, labels, predictions = model.cpu(), data["main_test_labels"], []
+    for shift in possible_shifts(data):
+        ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
+        predictions.append(torch.stack([model(crop_at(data, *way)).argmax(1) for way in ways]))
+    predictions = torch.stack(predictions)  # (shifts, 4, n)
+    return {
+        "accuracy": (predictions == labels).double().mean((1, 2)).tolist(),
+        "changed": (predictions != predictions[0, 0]).double().mean((1, 2)).tolist(),
+    }
+
+
+def summarise(rows):
+    """Return each network's accuracy and changed predictions by shift, and FCN minus CNN of these, with intervals."""
+    values = {name: select(rows, network=name) for name in NETWORKS}
+    networks = {
+        name: {
+            key: [mean_interval(column) for column in zip(*(row[key] for row in mine), strict=True)]
+            for key in ("accuracy", "changed")
+        }
+        for name, mine in values.items()
+    }
+    furthest = {name: [row["changed"][-1] for row in mine] for name, mine in values.items()}
+    return {"networks": networks, "fcn_minus_cnn": paired_difference(furthest["fcn"], furthest["cnn"])}
+
+
+def describe(summary, furthest):
+    """Return the answer in a sentence; furthest: the largest shift, in pixels."""
+    changed = {name: percent(each["changed"][-1]) for name, each in summary["networks"].items()}
+    return (
+        f"Shifting all test crops by {furthest} pixels changes {changed['fcn']} of the FCN's predictions and "
+        f"{changed['cnn']} of the CNN's: {judged(summary['fcn_minus_cnn'])}."
+    )
+
+
+def tables(record):
+    """Return the table of docs/studies.md: both networks by the shift of the test crops."""
+    columns = [each[key] for each in record["networks"].values() for key in ("accuracy", "changed")]
+    rows = [(shift, *map(percent, each)) for shift, *each in zip(record["shifts"], *columns, strict=True)]
+    titles = [f"{name.upper()}, {what}" for name in record["networks"] for what in ("accuracy", "changed")]
+    return table(("shift (pixels)", *titles), rows)
+
+
+def shifts_figure(networks, shifts, source):
+    """Return a figure of both networks under shifted crops; networks: of `summarise`."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
+        for (name, each), marker in zip(networks.items(), "os", strict=True):
+            mean, low, high = (
+                100 * np.array([interval[side] for interval in each[key]]) for side in ("mean", "low", "high")
+            )
+            ax.fill_between(shifts, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+            ax.plot(shifts, mean, color=COLOURS[name], marker=marker, label=name.upper())
+        ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
+        ax.grid(alpha=0.25)
+        ax.legend()
+    figure.suptitle(plots.titled("The same test pictures, shifted", source))
+    return figure
+
+
+def confident_mistakes(logits, labels, most=6):
+    """Return (index, predicted class, probability) of the misclassified images with the most confident predictions."""
+    probability, predicted = logits.softmax(1).max(1)
+    surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:most].tolist()
+    return [(i, predicted[i].item(), probability[i].item()) for i in surest if predicted[i] != labels[i]]
 
 
 def mistakes_figure(confident, data):
@@ -47,9 +125,9 @@ def mistakes_figure(confident, data):
         for ax, (index, predicted, probability) in zip(row, mistakes, strict=False):
             true = data["class_names"][int(data["main_test_labels"][index])]
             ax.imshow(data["main_test_images"][index].permute(1, 2, 0))
-            text = f"{name.upper()}, {probability:.0%} sure of\n{lines(data['class_names'][predicted])}"
+            text = f"{name.upper()}, {probability:.0%} sure:\n{wrap_name(data['class_names'][predicted])}"
             ax.set_title(text, fontsize=9.5, color=plots.TEST_COLOUR)
-            ax.set_xlabel(f"is {lines(true)}", fontsize=9.5)
+            ax.set_xlabel(f"is {wrap_name(true)}", fontsize=9.5)
             ax.set(xticks=[], yticks=[])
         for ax in row[len(mistakes) :]:
             ax.axis("off")
@@ -57,14 +135,14 @@ def mistakes_figure(confident, data):
     return figure
 
 
-def lines(name):
+def wrap_name(name):
     """Return a class name broken into two lines."""
     return "\n".join(name.rsplit(", ", 1))
 
 
 def filters_figure(cnn, data):
-    """Return a figure of the eight first-layer filters and what they answer to three test crops."""
-    crops, labels = crop_at(data, "main", 0, 0), data["main_test_labels"]
+    """Return a figure of the eight first-layer filters and their responses to three test crops."""
+    crops, labels = crop_at(data, 0, 0), data["main_test_labels"]
     shown = [torch.nonzero(labels == label).flatten()[0].item() for label in labels.unique()[[0, -2, -1]]]
     with torch.no_grad():
         responses = cnn[0][:2](crops[shown])
@@ -75,7 +153,7 @@ def filters_figure(cnn, data):
         ax.imshow(kernel.permute(1, 2, 0))
     for row, index, maps in zip(grid[1:], shown, responses, strict=True):
         row[0].imshow(data["main_test_images"][index].permute(1, 2, 0))
-        row[0].set_title(lines(data["class_names"][int(labels[index])]), fontsize=9.5)
+        row[0].set_title(wrap_name(data["class_names"][int(labels[index])]), fontsize=9.5)
         for ax, response in zip(row[1:], maps, strict=True):
             ax.imshow(response, cmap="magma", vmin=0, vmax=maps.max())
     for ax in grid.flat:
@@ -113,54 +191,36 @@ def features_figure(plane, labels, class_names, source):
 
 def main():
     args = get_args()
-    out = Path(args.out)
-    data = artifacts.load_data(out)
-    networks = {"fcn": make_fcn(), "cnn": make_cnn()}
-    for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
-        load_trained(network, out / f"{script}.pt", data, f"{script}.py", args.force)
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    data, folder = load_data(args.out), Path(args.out) / "studies"
     shifts = possible_shifts(data)
-    confident, measured, shifted, answer = {}, {}, {}, []
-    for name, network in networks.items():
-        _, test_loader = make_loaders(data, "main", transform, 64, CPU)
-        logits, labels = predict(network, test_loader)
-        probability, predicted = logits.softmax(1).max(1)
-        surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:6].tolist()
-        wrong = [index for index in surest if predicted[index] != labels[index]]
-        confident[name] = [(index, predicted[index].item(), probability[index].item()) for index in wrong]
-        shifted[name] = shifted_predictions(network, data, shifts)
-        measured[name] = under_shifts(shifted[name], data["main_test_labels"])
-        at_centre, furthest = (f"{measured[name]['accuracy'][place]:.1%}" for place in (0, -1))
-        sentence = f"{name.upper()}: accuracy {at_centre} at the centre, {furthest} with a shift of {shifts[-1]} pixels"
-        answer.append(f"{sentence}, the furthest in these images.")
-    paired = compare_shifts(**shifted)
-    answer.append(describe_changes(measured, paired, shifts[-1]))
-    print(*answer, sep="\n")
+    networks = {"fcn": make_fcn(), "cnn": make_cnn(), "transfer": nn.Sequential(make_backbone(), nn.Linear(64, 2))}
+    for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=True):
+        load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
+    runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
+    summary = summarise(collect("inside", measure, runs, args, data, epochs=args.epochs))
 
-    transfer = nn.Sequential(make_backbone(), nn.Linear(64, 2))
-    load_trained(transfer, out / "q5_transfer.pt", data, "q5_transfer.py", args.force)
-    _, test_loader = make_loaders(data, "transfer", transform, 64, CPU)
-    features, labels = predict(transfer[0], test_loader)
+    main, transfer = (make_loaders(data, task, crop_and_normalise(data)) for task in ("main", "transfer"))
+    confident = {name: confident_mistakes(*predict(networks[name], main.test_loader)) for name in NETWORKS}
+    features, labels = predict(networks["transfer"][0], transfer.test_loader)
     with torch.no_grad():
-        plane = features_in_a_plane(features, transfer[1])
+        plane = features_in_a_plane(features, networks["transfer"][1])
     figures = {
         "mistakes": mistakes_figure(confident, data),
         "filters": filters_figure(networks["cnn"], data),
-        "shifts": shifts_figure(measured, shifts, data["source"]),
-        "features": features_figure(plane, labels, data["class_names"][8:], data["source"]),
+        "features": features_figure(plane, labels, transfer.class_names, data["source"]),
     }
     for name, figure in figures.items():
-        artifacts.save_figure(figure, out / "studies" / f"inside_{name}.png")
-    record = {
-        "source": data["source"],
-        "fingerprint": data["fingerprint"],
-        "shifts": shifts,
-        "under_shifts": measured,
-        "paired": paired,
-        "confident_mistakes": confident,
-        "answer": answer,
-    }
-    artifacts.save_json(record, out / "studies" / "inside.json")
+        save_figure(figure, folder / f"inside_{name}.png")
+    figure = shifts_figure(summary["networks"], shifts, data["source"])
+    answer = describe(summary, shifts[-1])
+    save_study("inside", args, data, figure, answer, shifts=shifts, **summary, confident_mistakes=confident)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add_study_options(parser)
+    cli.add_force(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How much do the answers vary from seed to seed, and is it the split's doing or the training's?
+"""How much do the results vary from seed to seed, and does the split or the training make them vary?
 
-For each seed, FCN, CNN and transfer as `make all SEED=s` makes them, to the last digit: its own split, initial weights
+For each seed, FCN, CNN and transfer as `OMP_NUM_THREADS=1 make all SEED=s` trains them: its own split, initial weights
 and crops. Beside them three baselines on the same images: the majority class, softmax regression (one linear layer,
 trained like the FCN) and the k nearest neighbours of downsampled pixels (scikit-learn; k by cross-validation on the
-training images). The first --grid seeds are also crossed, each split with each training seed, which tells
-the split's variance from the training's. With --split file the file's own order, the course's, stands beside.
+training images). The first --grid seeds are also crossed, each split with each training seed, which separates the
+split's variance from the training's. With --split file the file's own order, the course's, stands beside.
 
 Reads q1_data.pt under --out. Writes, in its folder studies/, seeds.json, seeds.png and a file per run.
 """
@@ -13,21 +13,20 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from torch import nn
 
 from common import cli, plots
-from common.data import make_loaders
+from common.data import load_data, make_loaders
 from common.galaxies.facts import COURSE
-from common.hardware.device import choose_device
+from common.hardware.device import place
 from common.metrics import majority_accuracy
-from common.storage.artifacts import load_data
 from common.storage.checkpoint import weights_hash
 from common.train import loss_and_accuracy, predict
-from studies.baselines import nearest_neighbours, softmax_regression
-from studies.runs import collect, draw_split, number_list, save_study
-from studies.statistics import certain_sign, mean_interval, paired_difference, percent, points, variance_parts
-from studies.training import COLOURS, NETWORKS, crop_and_normalise, seed_network, train_network
+from studies.methods.baselines import nearest_neighbours, softmax_regression
+from studies.methods.page import table
+from studies.methods.runs import add_study_options, collect, save_study, select
+from studies.methods.statistics import judged, mean_interval, paired_difference, percent, variance_components
+from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
 
 EXAMPLES = (
     "python -m studies.seeds",
@@ -46,41 +45,21 @@ TITLES = {
 COURSE_NAMES = {"fcn": "q2", "cnn": "q3", "transfer": "q5"}
 
 
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add, whole = parser.add_argument, cli.positive_int
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
-    add("--seeds", type=number_list, default="0-4", metavar="LIST", help="random seeds, such as 0-4 or 0,3")
-    add("--grid", type=whole, default=3, metavar="N", help="seeds whose splits and trainings are crossed; 1: none")
-    add("--split", choices=("stratified", "file"), default="stratified", help="file: the file's order, beside ours")
-    add("--epochs", type=whole, default=50, metavar="N", help="passes over the main training set")
-    add("--transfer-epochs", type=whole, default=20, metavar="N", help="passes over the transfer training set")
-    help = "threads per process; unset: those of a script by itself, on whose number the last digits depend"
-    add("--threads", type=whole, metavar="N", help=help)
-    cli.add_device(parser)
-    return parser.parse_args(argv)
-
-
-def measure(key, out, epochs, transfer_epochs, device):
+def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
     """Return the results of a run by name, each with test_accuracy and more.
 
-    key: seed-S and file-S, of everything, with the split of seed S or the file's order; split-S-training-T, of the
-    networks alone with the split of one seed and the initial weights, order and crops of another.
+    split: stratified, by `split_seed`, or file. Where split_seed is not `seed`, the networks alone are trained.
     """
-    kind, seed, *others = key.split("-")
-    device, training = choose_device(device), int(others[-1] if others else seed)
-    data = draw_split(load_data(out), int(seed), "file" if kind == "file" else "stratified")
-    train_loader, test_loader = make_loaders(data, "main", crop_and_normalise(data), 64, device)
-    trained = {
-        name: seed_network(name, data, train_loader, epochs, training, device, out, torch.get_num_threads())
-        for name in NETWORKS
-    }
-    results = {name: tested(network, test_loader) for name, network in trained.items()}
-    if others:
+    networks, results = {}, {}
+    for name in NETWORKS:
+        networks[name], data = seed_network(name, out, seed, epochs, device, split, split_seed)
+    task = main_task(data, device)
+    results = {name: tested(network, task.test_loader) for name, network in networks.items()}
+    if split_seed != seed:
         return results
-    softmax = train_network(softmax_regression, NETWORKS["fcn"][1], train_loader, epochs, training, device)
-    results |= {"softmax": tested(softmax, test_loader), "neighbours": nearest_neighbours(data, training)}
-    results["transfer"] = transfer(trained["cnn"][0], data, transfer_epochs, training, device)
+    softmax = train_network(softmax_regression, NETWORKS["fcn"][1], task.train_loader, epochs, seed, device)
+    results |= {"softmax": tested(softmax, task.test_loader), "neighbours": nearest_neighbours(data, seed)}
+    results["transfer"] = transfer(networks["cnn"][0], data, transfer_epochs, seed, device)
     for name, task in (("majority", "main"), ("transfer_majority", "transfer")):
         accuracy = majority_accuracy(data[f"{task}_train_labels"], data[f"{task}_test_labels"])
         results[name] = {"test_accuracy": accuracy, "test_count": len(data[f"{task}_test_labels"])}
@@ -97,17 +76,15 @@ def tested(network, test_loader):
 
 def transfer(cnn_backbone, data, epochs, seed, device):
     """Return the metrics of a new head on the frozen backbone, trained as q5_transfer.py does with `--seed SEED`."""
-    loaders = make_loaders(data, "transfer", crop_and_normalise(data), 64, device)
-    for parameter in cnn_backbone.parameters():
-        parameter.requires_grad = False
+    task = place(make_loaders(data, "transfer", crop_and_normalise(data)), device)
+    cnn_backbone.requires_grad_(False)
     head = partial(nn.Linear, 64, 2)
-    network = train_network(lambda: nn.Sequential(cnn_backbone, head()), 0.005, loaders[0], epochs, seed, device)
-    return tested(network, loaders[1])
+    network = train_network(lambda: nn.Sequential(cnn_backbone, head()), 0.005, task.train_loader, epochs, seed, device)
+    return tested(network, task.test_loader)
 
 
-def protocol(results, kind, seeds):
-    """Return mean and interval of each method, each seed's accuracy, and CNN minus FCN, of runs `kind`-S."""
-    rows = [results[f"{kind}-{seed}"] for seed in seeds]
+def protocol(rows):
+    """Return mean and interval of each method, each seed's accuracy, and CNN minus FCN, of one kind of split."""
     accuracies = {name: [row[name]["test_accuracy"] for row in rows] for name in TITLES}
     losses = {name: [row[name]["test_loss"] for row in rows] for name in ("softmax", "fcn", "cnn", "transfer")}
     return {
@@ -119,37 +96,44 @@ def protocol(results, kind, seeds):
     }
 
 
-def grid_keys(seeds):
-    """Return the keys of the crossed runs, a row of training seeds for each split."""
-    return [[f"seed-{s}" if s == t else f"split-{s}-training-{t}" for t in seeds] for s in seeds]
+def describe(protocols):
+    """Return the answer in a sentence."""
+    found = protocols["stratified"]
+    accuracy = found["accuracy"]
+    return (
+        f"Over {accuracy['cnn']['n']} seeds the FCN reaches {percent(accuracy['fcn'])} and the CNN "
+        f"{percent(accuracy['cnn'])}; CNN minus FCN is {judged(found['cnn_minus_fcn'])}."
+    )
 
 
-def describe(protocols, variance):
-    """Return the answer in sentences."""
+def describe_variance(variance):
+    """Return a sentence per network on what makes its accuracy vary; variance: of `variance_components`, by name."""
     sentences = []
-    for kind, found in protocols.items():
-        where = "File's order" if kind == "file" else "Stratified splits"
-        names = [f"{TITLES[name]} {percent(interval)}" for name, interval in found["accuracy"].items()]
-        sentences.append(f"{where}, {found['accuracy']['cnn']['n']} seeds: {'; '.join(names)}.")
-        difference = found["cnn_minus_fcn"]
-        verdict = {1: "the CNN is better", -1: "the FCN is better", 0: "which is better cannot be told"}
-        sentences.append(f"CNN minus FCN: {points(difference)}: {verdict[certain_sign(difference)]}.")
     for name, parts in variance.items():
         if np.isnan(parts["share"]):
             sentences.append(f"{name.upper()}: all crossed runs have the same accuracy.")
-            continue
-        if parts["high"] == 0:  # the means of the splits lie closer together than the trainings alone explain
-            sentences.append(f"{name.upper()}: the split's share of the variance cannot be told from so few runs.")
-            continue
-        verdict = "whether the split matters cannot be told"
-        if parts["low"] > 0:
-            verdict = "the split matters"
-        sentences.append(
-            f"{name.upper()}: standard deviation {100 * parts['between_sd']:.1f} points from split to split and "
-            f"{100 * parts['within_sd']:.1f} from training to training on one split; the split's share of the variance "
-            f"is {parts['share']:.0%} [{parts['low']:.0%}, {parts['high']:.0%}]: {verdict}."
-        )
+        else:
+            sentences.append(
+                f"{name.upper()}: standard deviation {100 * parts['between_sd']:.1f} points between splits and "
+                f"{100 * parts['within_sd']:.1f} between training runs on one split; the split's share of the variance "
+                f"is {parts['share']:.0%} [{100 * parts['low']:.0f}, {100 * parts['high']:.0f}]."
+            )
     return sentences
+
+
+def tables(record):
+    """Return the tables of docs/studies.md: each method's accuracy, of each kind of split."""
+    lines = []
+    for kind, found in record["protocols"].items():
+        lines += ["The file's own order:" if kind == "file" else "Stratified splits, one per seed:", ""]
+        rows = [
+            (TITLES[name], percent(each), f"{100 * each['sd']:.1f}" if each["n"] > 1 else "–",
+             f"{100 * each['lowest']:.1f} – {100 * each['highest']:.1f}", found["test_count"][name])
+            for name, each in found["accuracy"].items()
+        ]  # fmt: skip
+        header = ("method", "accuracy, mean over seeds", "standard deviation", "lowest – highest", "test images")
+        lines += table(header, rows)
+    return lines
 
 
 def seeds_figure(protocols, course, source):
@@ -167,7 +151,7 @@ def seeds_figure(protocols, course, source):
                 low, high = 100 * interval["low"], 100 * interval["high"]
                 ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
             ax.plot(mean, row + shift, "|", color=colour, markersize=14, markeredgewidth=2)
-            label = f"{mean:.1f} %" + (", file's order" if kind == "file" else "")
+            label = f"{mean:.1f}%" + (", file's order" if kind == "file" else "")
             right = np.nanmax([values.max(), min(100 * interval["high"], 100)])
             ax.annotate(label, (right, row + shift), xytext=(10, 0), textcoords="offset points", va="center")
             furthest = max(furthest, right)
@@ -177,39 +161,46 @@ def seeds_figure(protocols, course, source):
             "course", (100 * accuracy, rows[name] + 0.25), xytext=(7, 0), textcoords="offset points", va="center"
         )
     ax.set_yticks(list(rows.values()), list(TITLES.values()))
-    xlabel = "test accuracy (%): a point per seed; the line is the 95 % interval of their mean"
+    xlabel = "test accuracy (%): a point per seed; the line is the 95% interval of their mean"
     ax.set(xlabel=xlabel, xlim=(0, furthest + 19))
     ax.grid(alpha=0.25, axis="x")
-    figure.suptitle(plots.titled("How much the answers vary", source))
+    figure.suptitle(plots.titled("How much the results vary", source))
     return figure
 
 
 def main():
     args = get_args()
     data = load_data(args.out)
-    kinds = ["seed", "file"] if args.split == "file" else ["seed"]
-    gridded = args.seeds[: args.grid]
-    grid = grid_keys(gridded) if len(gridded) > 1 else []
-    keys = [f"{kind}-{seed}" for kind in kinds for seed in args.seeds]
-    settings = {"epochs": args.epochs, "transfer_epochs": args.transfer_epochs}
-    compute = partial(measure, out=args.out, device=args.device, **settings)
-    settings["threads"] = args.threads  # unless given, results of a machine with another number of cores count too
-    args.threads = args.threads or torch.get_num_threads()
-    run = partial(collect, args.out, "seeds", compute=compute, settings=settings, fingerprint=data["fingerprint"])
-    results = run(keys, device=args.device, threads=args.threads)
-    if crossed := [key for row in grid for key in row if key not in keys]:
-        # No script makes these, so their last digits may be those of one thread, with which two runs are faster.
-        results |= run(crossed, device=args.device)
-    protocols = {kind: protocol(results, kind, args.seeds) for kind in kinds}
-    accuracies = {
-        name: [[results[key][name]["test_accuracy"] for key in row] for row in grid] for name in NETWORKS if grid
+    kinds = ["stratified", "file"] if args.split == "file" else ["stratified"]
+    runs = [{"split": kind, "split_seed": seed, "seed": seed} for kind in kinds for seed in args.seeds]
+    grid = args.seeds[: args.grid] if min(args.grid, len(args.seeds)) > 1 else []
+    crossed = [(split_seed, seed) for split_seed in grid for seed in grid if split_seed != seed]
+    runs += [{"split": "stratified", "split_seed": split_seed, "seed": seed} for split_seed, seed in crossed]
+    rows = collect("seeds", measure, runs, args, data, epochs=args.epochs, transfer_epochs=args.transfer_epochs)
+
+    protocols = {
+        kind: protocol([row for row in select(rows, split=kind) if row["split_seed"] == row["seed"]]) for kind in kinds
     }
-    variance = {name: variance_parts(values) for name, values in accuracies.items()}
+    variance = {}
+    for name in NETWORKS if grid else ():
+        accuracies = {
+            (row["split_seed"], row["seed"]): row[name]["test_accuracy"] for row in select(rows, split="stratified")
+        }
+        variance[name] = variance_components([[accuracies[split, seed] for seed in grid] for split in grid])
     course = {name: COURSE[q] for name, q in COURSE_NAMES.items()} if data["source"] == "galaxy10-sdss" else {}
-    sentences = describe(protocols, variance)
-    record = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args), "protocols": protocols}
-    record |= {"grid": accuracies, "variance": variance, "course": course, "answer": sentences}
-    save_study(args.out, "seeds", seeds_figure(protocols, course, data["source"]), record)
+    figure = seeds_figure(protocols, course, data["source"])
+    notes = describe_variance(variance)
+    save_study("seeds", args, data, figure, describe(protocols), notes, protocols=protocols, variance=variance)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add_study_options(parser)
+    add, whole = parser.add_argument, cli.positive_int
+    add("--grid", type=whole, default=3, metavar="N", help="seeds in the split × training grid; 1: none")
+    add("--split", choices=("stratified", "file"), default="stratified", help="file: the file's order, beside ours")
+    add("--transfer-epochs", type=whole, default=20, metavar="N", help="passes over the transfer training set")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

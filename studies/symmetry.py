@@ -2,140 +2,124 @@
 
 FCN and CNN are trained with and without the eight symmetries of the square, a random one per image and epoch, and
 predict with and without the mean over the eight; on an eighth, a quarter, half and all of the training images.
-The fewer images, the more epochs, so that all trainings take about the same number of steps: what differs is the
+The fewer images, the more epochs, so that all training runs take about the same number of steps: what differs is the
 images. The split, initial weights and crops of seed s are those of `make all SEED=s`.
 
 Reads q1_data.pt under --out. Writes, in its folder studies/, symmetry.json, symmetry.png and a file per run.
 """
 
-from functools import partial
-
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 from common import cli, plots
-from common.data import make_loaders
+from common.data import load_data
 from common.galaxies.split import stratified_split
-from common.hardware.device import choose_device
-from common.storage.artifacts import load_data
+from common.symmetries import RandomSymmetry, SymmetryMean
 from common.train import predict
-from studies.runs import collect, draw_split, number_list, save_study
-from studies.statistics import certain_sign, mean_interval, paired_difference, percent, points
-from studies.symmetries import RandomSymmetry, SymmetryMean
-from studies.training import COLOURS, NETWORKS, crop_and_normalise, seed_network, train_network
+from studies.methods.page import table
+from studies.methods.runs import add_study_options, collect, number_list, resplit, save_study, select
+from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
+from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
 
 EXAMPLES = (
     "python -m studies.symmetry",
-    "python -m studies.symmetry --seeds 0-9 --parts 1",
+    "python -m studies.symmetry --seeds 0-9 --fractions 1",
     "python -m studies.symmetry --seeds 3  # one of them, as a job of its own",
 )
-USES = ("neither", "predicting", "training", "both")  # of the symmetries
+USES = ("none", "test-time", "train-time", "both")  # of the symmetries
 
 
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add = parser.add_argument
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
-    add("--seeds", type=number_list, default="0-4", metavar="LIST", help="random seeds, such as 0-4 or 0,3")
-    add("--parts", type=number_list, default="1,2,4,8", metavar="LIST", help="train on one n-th of the images, each n")
-    add("--epochs", type=cli.positive_int, default=50, metavar="N", help="passes over all images; n times with an n-th")
-    cli.add_device(parser)
-    args = parser.parse_args(argv)
-    if args.parts[0] != 1:
-        parser.error(f"--parts {','.join(map(str, args.parts))}: must begin with 1, the whole training set")
-    return args
-
-
-def measure(key, out, epochs, threads, device):
-    """Return the accuracies of a network with each of USES, and `train_count`; key: seed-SEED-NETWORK-PART.
-
-    threads: those that Q2's and Q3's own networks, trained on all images without symmetries, are trained with.
-    """
-    _, seed, name, part = key.split("-")
-    seed, part, device = int(seed), int(part), choose_device(device)
-    data = draw_split(load_data(out), seed)
-    if part > 1:
+def measure(out, device, seed, network, fraction, epochs):
+    """Return the accuracies of a network with each of USES, on one `fraction`-th of the images, and `train_count`."""
+    data = resplit(load_data(out), seed)
+    if fraction > 1:
         labels = data["main_train_labels"]
-        kept, _ = stratified_split(labels.numpy(), len(labels) // part, seed)
+        kept, _ = stratified_split(labels.numpy(), len(labels) // fraction, seed)
         data |= {"main_train_images": data["main_train_images"][kept], "main_train_labels": labels[kept]}
-    transform = crop_and_normalise(data)
     result = {"train_count": len(data["main_train_labels"])}
-    for uses, train_transform in ((USES[:2], transform), (USES[2:], crop_and_normalise(data, RandomSymmetry()))):
-        train_loader, test_loader = make_loaders(data, "main", transform, 64, device, train_transform)
-        if part == 1 and uses == USES[:2]:
-            network = seed_network(name, data, train_loader, epochs, seed, device, out, threads)
+    for uses, train_transform in ((USES[:2], None), (USES[2:], crop_and_normalise(data, RandomSymmetry()))):
+        task = main_task(data, device, train_transform=train_transform)
+        if fraction == 1 and train_transform is None:
+            trained, _ = seed_network(network, out, seed, epochs, device)
         else:
-            network = train_network(*NETWORKS[name], train_loader, part * epochs, seed, device)
-        for use, model in zip(uses, (network, SymmetryMean(network)), strict=True):
-            logits, labels = predict(model, test_loader)
+            trained = train_network(*NETWORKS[network], task.train_loader, fraction * epochs, seed, device)
+        for use, model in zip(uses, (trained, SymmetryMean(trained)), strict=True):
+            logits, labels = predict(model, task.test_loader)
             result[use] = (logits.argmax(1) == labels).double().mean().item()
     return result
 
 
-def summarise(results, seeds, parts):
-    """Return per network and part the accuracies with intervals, the gains, and what the symmetries are worth."""
+def summarise(rows, fractions):
+    """Return per network and fraction the accuracies with intervals, the gains, and what the symmetries are worth."""
     networks = {}
     for name in NETWORKS:
-        rows = {part: [results[f"seed-{seed}-{name}-{part}"] for seed in seeds] for part in parts}
-        values = {part: {use: [row[use] for row in rows[part]] for use in USES} for part in parts}
+        by_fraction = {fraction: select(rows, network=name, fraction=fraction) for fraction in fractions}
+        values = {fraction: {use: [row[use] for row in mine] for use in USES} for fraction, mine in by_fraction.items()}
         networks[name] = {
-            "train_count": {part: rows[part][0]["train_count"] for part in parts},
+            "train_count": {fraction: mine[0]["train_count"] for fraction, mine in by_fraction.items()},
             "seeds": values,
-            "accuracy": {part: {use: mean_interval(values[part][use]) for use in USES} for part in parts},
+            "accuracy": {
+                fraction: {use: mean_interval(each[use]) for use in USES} for fraction, each in values.items()
+            },
             "gain": {
-                part: {use: paired_difference(values[part][use], values[part]["neither"]) for use in USES[1:]}
-                for part in parts
+                fraction: {use: paired_difference(each[use], each["none"]) for use in USES[1:]}
+                for fraction, each in values.items()
             },
             # With the symmetries on an n-th of the images, minus without them on all.
             "worth": {
-                part: paired_difference(values[part]["both"], values[1]["neither"]) for part in parts if part > 1
+                fraction: paired_difference(each["both"], values[1]["none"])
+                for fraction, each in values.items()
+                if fraction > 1
             },
         }
     return networks
 
 
 def describe(networks):
-    """Return the answer in sentences."""
-    labels = {"training": "training with them", "predicting": "predicting with their mean", "both": "both"}
-    sentences = []
-    for name, network in networks.items():
-        accuracy, gain, count = network["accuracy"][1], network["gain"][1], network["train_count"]
-        verdicts = {1: "better", -1: "worse", 0: "whether better cannot be told"}
-        gains = [f"{label} {points(gain[use])}: {verdicts[certain_sign(gain[use])]}" for use, label in labels.items()]
-        sentences.append(
-            f"{name.upper()}, {count[1]:,} training images: {percent(accuracy['neither'])} without the symmetries; "
-            f"{'; '.join(gains)}."
-        )
-        for part, worth in network["worth"].items():
-            verdict = {
-                1: f"the symmetries are worth more than {part} times the labelled galaxies",
-                -1: f"the symmetries are worth less than {part} times the labelled galaxies",
-                0: f"whether they are worth {part} times the labelled galaxies cannot be told",
-            }[certain_sign(worth)]
-            compared = f"both on {count[part]:,} images minus neither on {count[1]:,}"
-            sentences.append(f"{name.upper()}: {compared}: {points(worth)}: {verdict}.")
-    return sentences
+    """Return the answer in a sentence."""
+    gains = {name: judged(network["gain"][1]["both"]) for name, network in networks.items()}
+    return f"Trained on the symmetries and averaged over them, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
+
+
+def describe_worth(networks):
+    """Return a sentence on what the symmetries are worth in labelled galaxies, per network."""
+    return [
+        f"{name.upper()}, with the symmetries on fewer images minus without them on all: "
+        + "; ".join(f"{network['train_count'][n]:,} images {judged(each)}" for n, each in network["worth"].items())
+        + "."
+        for name, network in networks.items()
+        if network["worth"]
+    ]
+
+
+def tables(record):
+    """Return the tables of docs/studies.md: accuracies and gains by network and training images."""
+    lines = []
+    for name, network in record["networks"].items():
+        rows = [
+            (network["train_count"][n], *map(percent, network["accuracy"][n].values()), points(gain["both"]))
+            for n, gain in network["gain"].items()
+        ]
+        lines += table((f"{name.upper()}: training images", *USES, "both minus none"), rows)
+    return lines
 
 
 def symmetry_figure(networks, source):
     """Return a figure of accuracy against training images, with and without the symmetries."""
     figure, axes = plt.subplots(1, len(networks), figsize=(10, 4.4), layout="constrained", sharey=True)
-    styles = {"neither": ("--", "o", 0.55), "both": ("-", "o", 1.0)}
+    styles = {"none": ("--", "o", 0.55), "both": ("-", "o", 1.0)}
     for ax, (name, network) in zip(axes, networks.items(), strict=True):
         counts = np.array(list(network["train_count"].values()))
         for use, (line, marker, alpha) in styles.items():
-            intervals = [network["accuracy"][part][use] for part in network["accuracy"]]
+            intervals = [each[use] for each in network["accuracy"].values()]
             mean, low, high = (100 * np.array([each[side] for each in intervals]) for side in ("mean", "low", "high"))
             ax.plot(counts, mean, line, marker=marker, color=COLOURS[name], alpha=alpha)
             ax.fill_between(counts, low.clip(0, 100), high.clip(0, 100), color=COLOURS[name], alpha=0.15, linewidth=0)
-            for count, part in zip(counts, network["seeds"], strict=True):
-                seeds = 100 * np.array(network["seeds"][part][use])
+            for count, each in zip(counts, network["seeds"].values(), strict=True):
+                seeds = 100 * np.array(each[use])
                 ax.plot(np.full(len(seeds), count), seeds, ".", color=COLOURS[name], alpha=0.4, markersize=4)
-            label = (
-                "- - without the symmetries" if use == "neither" else "— trained and predicting\nwith the symmetries"
-            )
-            height, vertical = (0.03, "bottom") if use == "neither" else (0.97, "top")
+            label = "- - without the symmetries" if use == "none" else "— trained and predicting\nwith the symmetries"
+            height, vertical = (0.03, "bottom") if use == "none" else (0.97, "top")
             ax.text(0.97, height, label, transform=ax.transAxes, ha="right", va=vertical, color=COLOURS[name])
         ax.set_xscale("log")
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
@@ -153,20 +137,27 @@ def main():
     args = get_args()
     data = load_data(args.out)
     # The longest first, so that no core waits for another at the end.
-    keys = [f"seed-{seed}-{name}-{part}" for name in ("cnn", "fcn") for seed in args.seeds for part in args.parts]
-    settings = {"epochs": args.epochs}
-    compute = partial(measure, out=args.out, device=args.device, threads=torch.get_num_threads(), **settings)
-    results = collect(args.out, "symmetry", keys, compute, settings, data["fingerprint"], args.device)
-    networks = summarise(results, args.seeds, args.parts)
-    sentences = describe(networks)
-    record = {
-        "source": data["source"],
-        "fingerprint": data["fingerprint"],
-        "args": vars(args),
-        "networks": networks,
-        "answer": sentences,
-    }
-    save_study(args.out, "symmetry", symmetry_figure(networks, data["source"]), record)
+    runs = [
+        {"seed": seed, "network": name, "fraction": fraction}
+        for name in ("cnn", "fcn")
+        for seed in args.seeds
+        for fraction in args.fractions
+    ]
+    rows = collect("symmetry", measure, runs, args, data, epochs=args.epochs)
+    networks = summarise(rows, args.fractions)
+    figure = symmetry_figure(networks, data["source"])
+    save_study("symmetry", args, data, figure, describe(networks), describe_worth(networks), networks=networks)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add_study_options(parser)
+    help = "train on one n-th of the images, for each n of the list; on an n-th, --epochs are multiplied by n"
+    parser.add_argument("--fractions", type=number_list, default="1,2,4,8", metavar="LIST", help=help)
+    args = parser.parse_args(argv)
+    if args.fractions[0] != 1:
+        parser.error(f"--fractions {','.join(map(str, args.fractions))}: must begin with 1, the whole training set")
+    return args
 
 
 if __name__ == "__main__":

@@ -1,190 +1,194 @@
 """What is the pretrained backbone worth, in labelled galaxies of the two new classes?
 
-Four networks of the same layers: the trained backbone of Q3 frozen, with a new head (Q5); a random backbone frozen;
-the network from scratch; and the trained one with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and
-all labelled galaxies, in ten samples: seed s takes the split, and so the test images, of `make all SEED=s`, the first n
-of its training images, and its own initial weights. Heads follow Q5 (20 epochs, learning rate 0.005), whole networks
-run 30 epochs at Q3's rate, 0.002; fewer galaxies are repeated until the number of steps is that of all. Frozen
-backbones compute the features of 20 crops per galaxy once. The head of Q5 is compared with the exact optimum of
-logistic regression on the same features. --encoder adds a larger backbone of timm, frozen, that sees whole images.
+Four networks of the same layers: the trained backbone of Q3 frozen, and an untrained one frozen, both with a head at
+its optimum (scikit-learn's logistic regression, its regularisation by cross-validation); the network from scratch; and
+the trained one with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies, in ten
+samples: seed s takes the split, and so the test images, of `make all SEED=s`, the first n of its training images, and
+its own initial weights. Whole networks run 30 epochs at Q3's rate, 0.002; fewer galaxies are repeated until the number
+of steps is that of all.
 
-Reads q1_data.pt and q3_cnn.pt. Writes, in studies/ under --out, transfer.json, transfer.png and a file per seed.
+Reads q1_data.pt and q3_cnn.pt. Writes, in studies/ under --out, transfer.json, transfer.png and a file per run.
 """
 
 import copy
-from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import nn
 
-from common import cli
-from common.data import make_loader, make_loaders, seed_epoch
-from common.hardware.device import accelerate, adam_options, choose_device
+from common import cli, plots
+from common.data import load_data, make_loader, make_loaders
+from common.hardware.device import adam_options, place
 from common.metrics import majority_accuracy
-from common.storage.artifacts import load_data, load_tensors
-from common.storage.checkpoint import check_origin, load_backbone, weights_hash
-from common.train import predict, train_epoch, train_step
+from common.storage.checkpoint import load_backbone, weights_hash
+from common.train import predict, train_epochs
 from q3_cnn import make_backbone
-from studies import encoders, heads
-from studies.runs import collect, draw_split, number_list, save_study
-from studies.training import crop_and_normalise
-from studies.transfer_report import describe, summarise, transfer_figure
+from studies.methods.heads import epochs_for, head_accuracy
+from studies.methods.page import table
+from studies.methods.runs import add_study_options, collect, resplit, save_study
+from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
+from studies.methods.training import crop_and_normalise
 
 EXAMPLES = (
     "python -m studies.transfer",
-    "python -m studies.transfer --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano  # trained on Galaxy Zoo",
-    "python -m studies.transfer --encoder tf_efficientnet_lite0 --encoder-weights tf_efficientnet_lite0.pth",
+    "python -m studies.transfer --seeds 3  # one of them, as a job of its own",
 )
 SIZES = (25, 50, 100, 200, 400)  # labelled galaxies, and all
-VERSIONS = 20  # crops per galaxy whose features are computed
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add, whole = parser.add_argument, cli.positive_int
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
-    add("--seeds", type=number_list, default="0-9", metavar="LIST", help="random seeds, such as 0-9 or 0,3")
-    add("--epochs", type=whole, default=30, metavar="N", help="passes of whole networks over all labelled galaxies")
-    add("--head-epochs", type=whole, default=20, metavar="N", help="passes of heads over all labelled galaxies")
-    add("--encoder", metavar="NAME", help="a model of timm, hf_hub:OWNER/MODEL included, as one more backbone")
-    add("--encoder-weights", metavar="PTH", help="its state_dict, in place of those that timm downloads")
-    add("--encoder-size", type=whole, metavar="PIXELS", help="side that images are resized to (default: its own)")
-    cli.add_force(parser)
-    cli.add_device(parser)
-    args = parser.parse_args(argv)
-    if not args.encoder and (args.encoder_weights or args.encoder_size):
-        parser.error("--encoder-weights and --encoder-size need --encoder")
-    return args
-
-
-def fit_network(network, data, transform, epochs, seed, device):
-    """Train all weights of `network` in place on the transfer task as Q3 does, without each epoch's test metrics."""
-    loader, _ = make_loaders(data, "transfer", transform, 64, device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.002, **adam_options(device))
-    faster, run_epoch = accelerate(network, train_step, train_epoch)
-    for epoch in range(1, epochs + 1):
-        seed_epoch(loader, seed, epoch)
-        run_epoch(faster, nn.CrossEntropyLoss(), optimizer, loader)
+LABELS = {
+    "frozen": "trained backbone, frozen",
+    "untrained": "untrained backbone, frozen",
+    "tuned": "trained backbone, all fine-tuned",
+    "scratch": "from scratch",
+}
+# The CNN's own colour for Q5's network, as in studies.seeds; the others are of Okabe & Ito too.
+COLOURS = {"frozen": plots.TEST_COLOUR, "untrained": "#777777", "tuned": "#CC79A7", "scratch": "#009E73"}
+PAIRS = (("frozen", "untrained"), ("frozen", "scratch"), ("tuned", "scratch"), ("tuned", "frozen"))
 
 
 def sample(out, seed):
-    """Return Q1's dict in the split of `seed`, with the backbone's mean and std, its transform and a test loader."""
+    """Return Q1's dict in the split of `seed`, with the mean and std that the backbone was trained with."""
     original = load_data(out)
-    data = draw_split(original, seed) | {name: original[name] for name in ("mean", "std")}
+    return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
+
+
+def backbone_features(backbone, data, task):
+    """Return a frozen backbone's features of one crop per image, and the labels, of training and test images."""
     transform = crop_and_normalise(data)
-    return data, transform, make_loader(data["transfer_test_images"], data["transfer_test_labels"], transform)
+    pairs = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
+    return [predict(backbone, make_loader(*pair, transform)) for pair in pairs]
 
 
-def first(data, size):
-    """Return `data` with the first `size` of the transfer training images alone."""
-    return data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
+def labelled_sizes(data):
+    """Return the numbers of labelled galaxies of the transfer task to train on: SIZES, and all."""
+    whole = len(data["transfer_train_labels"])
+    return [size for size in SIZES if size < whole] + [whole]
 
 
-def accuracy(logits, labels):
-    """Return the share of labels, int64 (n,), that have the largest of logits, float (n, k)."""
+def fine_tune(network, data, size, epochs, seed, device):
+    """Train all weights of `network` in place on the first `size` labelled galaxies, and return its test accuracy."""
+    whole = len(data["transfer_train_labels"])
+    few = data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
+    task = place(make_loaders(few, "transfer", crop_and_normalise(data)), device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.002, **adam_options(device))
+    passes = epochs_for(size, whole, epochs)
+    for _ in train_epochs(network, nn.CrossEntropyLoss(), optimizer, task.train_loader, passes, seed):
+        pass
+    logits, labels = predict(network, task.test_loader)
     return (logits.argmax(1) == labels).double().mean().item()
 
 
-def measure(key, out, backbone, sizes, epochs, head_epochs, device):
-    """Return the result of one sample, key seed-N: each network's test accuracy by size, and how the heads compare.
-
-    out: folder of q1_data.pt; backbone: the checkpoint of the trained one; sizes: numbers of labelled galaxies.
-    """
-    seed, device = int(key.removeprefix("seed-")), choose_device(device)
-    data, transform, test_loader = sample(out, seed)
-    labels, test_labels = data["transfer_train_labels"], data["transfer_test_labels"]
+def measure(out, device, seed, epochs, backbone):
+    """Return the accuracies of one sample, of each method by size; backbone: the hash of the trained one's weights."""
+    data, original = sample(out, seed), load_data(out)
     trained = make_backbone()
-    load_backbone(trained, backbone)
+    load_backbone(trained, Path(out) / "q3_cnn.pt", original, force=True)  # `main` has checked where it comes from
+    if weights_hash(trained.state_dict()) != backbone:
+        raise ValueError("q3_cnn.pt was changed while the study ran: rerun it")
     torch.manual_seed(seed)
-    starts = {"trained": trained, "random": make_backbone()}
-    result = {"majority": majority_accuracy(labels, test_labels), "accuracy": {}, "optimum_accuracy": {}, "head": {}}
-
-    in_order = make_loader(data["transfer_train_images"], labels, transform)
-    for name, start in starts.items():
-        versions = torch.stack([predict(start, in_order, seed, epoch)[0] for epoch in range(1, VERSIONS + 1)])
-        test_features, _ = predict(start, test_loader)
-        accuracies = result["accuracy"]["frozen" if name == "trained" else "random"] = []
-        for size in sizes:
-            head = heads.train_head(
-                versions[:, :size], labels[:size], heads.epochs_for(size, len(labels), head_epochs), 0.005, seed
-            )
-            accuracies.append(accuracy(head(test_features), test_labels))
-        crops = versions.flatten(0, 1), labels.repeat(VERSIONS)  # and `head` is that of all labelled galaxies
-        if optimum := heads.optimal_head(*crops):
-            result["optimum_accuracy"][name] = accuracy(optimum(test_features.double()), test_labels)
-            result["head"][name] = heads.compare_heads(head, optimum, crops, (test_features, test_labels))
-
-    for name, start in starts.items():
-        accuracies = result["accuracy"]["tuned" if name == "trained" else "scratch"] = []
+    untrained = make_backbone()
+    sizes, labels = labelled_sizes(data), data["transfer_train_labels"]
+    result = {"majority": majority_accuracy(labels, data["transfer_test_labels"])}
+    for name, start in (("frozen", trained), ("untrained", untrained)):
+        (features, _), test = backbone_features(start, data, "transfer")
+        result[name] = [head_accuracy((features[:size], labels[:size]), test, seed) for size in sizes]
+    for name, start in (("tuned", trained), ("scratch", untrained)):
+        result[name] = []
         for size in sizes:
             torch.manual_seed(seed)
             network = nn.Sequential(copy.deepcopy(start), nn.Linear(64, 2)).to(device)
-            passes = heads.epochs_for(size, len(labels), epochs)
-            fit_network(network, first(data, size), transform, passes, seed, device)
-            accuracies.append(accuracy(*predict(network.cpu(), test_loader)))
+            result[name].append(fine_tune(network, data, size, epochs, seed, device))
     return result
 
 
-def measure_encoder(key, out, backbone, sizes, features):
-    """Return the accuracies by size of logistic regression on one sample, key seed-N: of encoder and trained backbone.
-
-    features: the file of `encoders.transfer_features`. Both have one view of each galaxy and the same kind of head,
-    its regularisation chosen by cross-validation.
-    """
-    seed = int(key.removeprefix("seed-"))
-    original = load_data(out)
-    data, transform, test_loader = sample(out, seed)
-    order = torch.cat([original[f"transfer_{subset}_indices"] for subset in ("train", "test")])
-    row_of = torch.empty(int(order.max()) + 1, dtype=torch.long)
-    row_of[order] = torch.arange(len(order))
-    encoded = load_tensors(features, made_by="studies.transfer")["features"]
-
-    trained = make_backbone()
-    load_backbone(trained, backbone)
-    in_order = make_loader(data["transfer_train_images"], data["transfer_train_labels"], transform)
-    pairs = {
-        "encoder": [encoded[row_of[data[f"transfer_{subset}_indices"]]] for subset in ("train", "test")],
-        "trained": [predict(trained, loader)[0] for loader in (in_order, test_loader)],
-    }
-    labels, test_labels = data["transfer_train_labels"], data["transfer_test_labels"]
+def summarise(rows, sizes):
+    """Return the mean accuracies and paired differences by size, with intervals, and the majority class's accuracy."""
+    accuracy = {name: np.array([row[name] for row in rows]) for name in LABELS}
     return {
-        name: [
-            heads.cross_validated_accuracy((train[:size], labels[:size]), (test, test_labels), seed) for size in sizes
-        ]
-        for name, (train, test) in pairs.items()
+        "sizes": sizes,
+        "samples": len(rows),
+        "majority": float(np.mean([row["majority"] for row in rows])),
+        "accuracy": {name: [mean_interval(column) for column in values.T] for name, values in accuracy.items()},
+        "differences": {
+            f"{first} - {second}": [
+                paired_difference(*columns) for columns in zip(accuracy[first].T, accuracy[second].T, strict=True)
+            ]
+            for first, second in PAIRS
+        },
     }
+
+
+def describe(record):
+    """Return the answer in a sentence."""
+    whole = record["sizes"][-1]
+    gain, scratch = (record["differences"][f"frozen - {other}"][-1] for other in ("untrained", "scratch"))
+    return (
+        f"With {whole:,} labelled galaxies a head on the frozen trained backbone gains {judged(gain)}, over one on an "
+        f"untrained backbone, and {judged(scratch)}, over training from scratch."
+    )
+
+
+def tables(record):
+    """Return the tables of docs/studies.md: accuracies and differences by the number of labelled galaxies."""
+    lines = []
+    for found, write in ((record["accuracy"], percent), (record["differences"], points)):
+        rows = [(size, *map(write, each)) for size, *each in zip(record["sizes"], *found.values(), strict=True)]
+        titles = [" minus ".join(LABELS[part] for part in name.split(" - ")) for name in found]
+        lines += table(("labelled galaxies", *titles), rows)
+    return lines
+
+
+def transfer_figure(record, source):
+    """Return a figure of accuracy against the number of labelled galaxies, with 95% bands over samples."""
+    figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
+    sizes, ends = record["sizes"], {}
+    for name, intervals in record["accuracy"].items():
+        mean, low, high = (100 * np.array([each[key] for each in intervals]) for key in ("mean", "low", "high"))
+        ax.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+        ax.plot(sizes, mean, color=COLOURS[name], marker="o")
+        ends[name] = mean[-1]
+    ax.axhline(100 * record["majority"], color="0.6", linestyle="--")
+    ends["majority"] = 100 * record["majority"]
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    heights = spread_labels(ends, (ax.get_ylim()[1] - ax.get_ylim()[0]) / 20)
+    for name, height in heights.items():
+        ax.annotate(
+            LABELS.get(name, "majority class"), (sizes[-1], ends[name]), (sizes[-1] * 1.2, height), va="center",
+            annotation_clip=False, color=COLOURS.get(name, "0.45"),
+            arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
+        )  # fmt: skip
+    ax.set(xlabel="labelled galaxies of the two new classes", ylabel="test accuracy (%)")
+    ax.grid(alpha=0.25)
+    figure.suptitle(plots.titled("What is the pretrained backbone worth?", source))
+    return figure
+
+
+def spread_labels(heights, least):
+    """Return heights by name, in order from the lowest, moved up so that neighbours are at least `least` apart."""
+    moved, last = {}, -np.inf
+    for name, height in sorted(heights.items(), key=lambda item: item[1]):
+        moved[name] = last = max(height, last + least)
+    return moved
 
 
 def main():
     args = get_args()
-    out = Path(args.out)
-    data, backbone = load_data(out), out / "q3_cnn.pt"
-    trained = make_backbone()
-    _, file_hash = load_backbone(trained, backbone)
-    check_origin(backbone, file_hash, data, args.force)
-    whole = len(data["transfer_train_labels"])
-    sizes = [size for size in SIZES if size < whole] + [whole]
-    keys = [f"seed-{seed}" for seed in args.seeds]
-    shared = {"out": out, "backbone": backbone, "sizes": sizes}
-    made_from = {"backbone": weights_hash(trained.state_dict()), "sizes": sizes}
+    data, trained = load_data(args.out), make_backbone()
+    load_backbone(trained, Path(args.out) / "q3_cnn.pt", data, args.force)
+    settings = {"epochs": args.epochs, "backbone": weights_hash(trained.state_dict())}
+    rows = collect("transfer", measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
+    record = summarise(rows, labelled_sizes(data))
+    save_study("transfer", args, data, transfer_figure(record, data["source"]), describe(record), **record)
 
-    encoded, encoder = None, None
-    if args.encoder:  # first: what is missing for it is said at once
-        features, encoder = encoders.transfer_features(
-            args.encoder, args.encoder_weights, args.encoder_size, data, out / "studies"
-        )
-    options = {"epochs": args.epochs, "head_epochs": args.head_epochs}
-    compute = partial(measure, **shared, **options, device=args.device)
-    results = collect(out, "transfer", keys, compute, made_from | options, data["fingerprint"], args.device)
-    if encoder:
-        compute = partial(measure_encoder, **shared, features=features)
-        encoded = collect(out, "transfer_encoder", keys, compute, made_from | encoder, data["fingerprint"])
 
-    record = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args), "encoder": encoder}
-    record |= summarise(results, encoded, sizes, len(data["transfer_test_labels"]))
-    record["answer"] = describe(record)
-    save_study(out, "transfer", transfer_figure(record), record)
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add_study_options(parser, seeds="0-9", epochs=30)
+    cli.add_force(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

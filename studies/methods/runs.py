@@ -1,19 +1,14 @@
-"""What all studies share: the split of a seed, the results of seeds as files, and how they are computed side by side.
+"""The runs of a study: their options, the split of a seed, and their results as files, computed side by side.
 
-The result of a key, such as seed-3, is a file of its own, {out}/studies/{study}/seed-3.json. So a study that was
-interrupted resumes with what is there, and a cluster's job array can compute one key per job.
+A run is a dict of what distinguishes it, such as dict(seed=0, network="cnn"). Its result is a file of its own,
+{out}/studies/{study}/seed-0-network-cnn.json. So a study that was interrupted resumes with what is there, and a
+cluster's job array can compute one seed per job.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
 import re
-import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +16,18 @@ import torch
 from torchvision import transforms
 from tqdm import tqdm
 
-from common import plots
-from common.cli import one_line
+from common import cli, plots
 from common.data import RandomCrop, make_loader
 from common.galaxies import split as splits
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 from common.hardware.device import choose_device
+from common.hardware.parallel import side_by_side
 from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from q1_data import channel_statistics
 
 STATS_IMAGES = 1000  # training images that q1_data.py measures mean and std on by default
+NOT_STORED = {"out", "device", "seeds"}  # options that change no result
 
 
 def number_list(text):
@@ -45,40 +41,39 @@ def number_list(text):
     return sorted(numbers)
 
 
-def draw_split(data, seed, split="stratified"):
+def add_study_options(parser, seeds="0-4", epochs=50):
+    """Add the options of every study: --out, --seeds, --epochs and --device."""
+    add = parser.add_argument
+    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
+    add("--seeds", type=number_list, default=seeds, metavar="LIST", help="random seeds, such as 0-4 or 0,3")
+    add("--epochs", type=cli.positive_int, default=epochs, metavar="N", help="passes over the training set")
+    cli.add_device(parser)
+
+
+def resplit(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
 
     data: Q1's dict, of any split; the numbers of training images stay. Images, uint8 (n, 3, h, w), labels and
     indices, int64 (n,), of each subset, mean, std and fingerprint are new.
-    Raises ValueError for a dict without indices, or whose mean and std come from another number of images.
+    Raises ValueError for a dict whose mean and std come from another number of images.
     """
-    if not all(f"{subset}_indices" in data for subset in SUBSETS):
-        raise ValueError("q1_data.pt holds no indices, without which no other split can be made: rerun q1_data.py")
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
         raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
-    old = {subset: data[f"{subset}_indices"].numpy() for subset in SUBSETS}
-    count = sum(map(len, old.values()))
-    labels, subset_of, row_of = np.empty(count, np.uint8), np.empty(count, int), np.empty(count, int)
-    for number, (subset, chosen) in enumerate(old.items()):
-        first_class = MAIN_CLASSES if subset.startswith("transfer") else 0
-        labels[chosen] = data[f"{subset}_labels"].numpy() + first_class
-        subset_of[chosen], row_of[chosen] = number, np.arange(len(chosen))
-
-    groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
-    sizes = {task: len(old[f"{task}_train"]) for task in groups}
-    drawn = dict(data)
-    for subset, chosen in splits.split_indices(labels, groups, sizes, split, seed).items():
-        height, width = data[f"{subset}_images"].shape[2:]
-        pixels = np.empty((len(chosen), height, width, 3), np.uint8)
-        for number, name in enumerate(SUBSETS):
-            here = subset_of[chosen] == number
-            pixels[here] = data[f"{name}_images"].permute(0, 2, 3, 1).numpy()[row_of[chosen[here]]]
-        drawn[f"{subset}_images"] = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        drawn[f"{subset}_labels"] = torch.from_numpy(labels[chosen].astype(np.int64)) % MAIN_CLASSES
-        drawn[f"{subset}_indices"] = torch.from_numpy(chosen)
-    drawn["fingerprint"] = splits.fingerprint(drawn)
-    drawn["mean"], drawn["std"] = first_statistics(drawn)
-    return drawn
+    place = np.argsort(np.concatenate([data[f"{subset}_indices"] for subset in SUBSETS]))
+    # In the order of the file, the colours of a pixel side by side.
+    images = torch.cat([data[f"{subset}_images"].permute(0, 2, 3, 1) for subset in SUBSETS])
+    first_class = {"main": 0, "transfer": MAIN_CLASSES}
+    labels = [data[f"{subset}_labels"] + first_class[subset.partition("_")[0]] for subset in SUBSETS]
+    labels = torch.cat(labels)[place].numpy()
+    sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class}
+    new = dict(data)
+    for subset, chosen in splits.split_indices(labels, sizes, split, seed).items():
+        new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
+        new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]
+        new[f"{subset}_indices"] = torch.from_numpy(chosen)
+    new["fingerprint"] = splits.fingerprint(new)
+    new["mean"], new["std"] = first_statistics(new)
+    return new
 
 
 def first_statistics(data):
@@ -87,119 +82,71 @@ def first_statistics(data):
     return channel_statistics(make_loader(*first, transforms.Compose([RandomCrop(48)])))
 
 
-def collect(out, study, keys, compute, settings, fingerprint, device="cpu", threads=1):
-    """Return the results of a study, a dict by key in the order of `keys`; compute those that are not there yet.
+def collect(study, measure, runs, args, data, **settings):
+    """Return the results of a study's runs, a list of dicts: each run's own keys and values, and its results.
 
-    The result of a key is the file {out}/studies/{study}/{key}.json: what `compute(key)` returned, a dict of plain
-    values, with `fingerprint` and `args`, the settings. A file of another fingerprint or other settings is replaced.
-    compute: a function at the top level of a module, or a functools.partial of one. On the CPU as many
-    processes as there are cores for compute, each with `threads` threads; on a GPU one key after another.
-    Raises ValueError, naming the key, when `compute` raises an error that a user can put right, and MemoryError when
-    a process was killed.
+    Those that are not there yet are computed: measure(out, device, **run, **settings) returns a dict of plain values.
+    args: the study's options; data: Q1's dict; settings: what the results depend on beside the runs' keys. A file of
+    another fingerprint or other settings is replaced. On the CPU one process per core computes; on a GPU one run
+    follows another. Raises ValueError, naming the run, when `measure` raises an error that a user can put right, and
+    MemoryError when a process was killed.
     """
-    folder = Path(out) / "studies" / study
-    settings = json.loads(json.dumps(settings))
-    results = {key: stored_result(folder, key, settings, fingerprint) for key in keys}
-    missing = [key for key, result in results.items() if result is None]
-    arguments = (folder, compute, settings, fingerprint)
-    with tqdm(total=len(keys), initial=len(keys) - len(missing), desc=study, unit="run", disable=None) as bar:
-        for key, result in computed(missing, arguments, device, threads):
-            results[key] = result
+    folder = Path(args.out) / "studies" / study
+    described = {"fingerprint": data["fingerprint"], "args": json.loads(json.dumps(settings))}
+    found = [stored_result(folder, run, described) for run in runs]
+    missing = [run for run, result in zip(runs, found, strict=True) if result is None]
+    compute = partial(
+        compute_one, folder=folder, described=described, measure=measure, out=args.out, device=args.device
+    )
+    processes = None if choose_device(args.device).type == "cpu" else 1
+    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=study, unit="run", disable=None) as bar:
+        for _ in side_by_side(compute, missing, processes):
             bar.update()
-    return results
+    return [run | stored_result(folder, run, described) for run in runs]
 
 
-def stored_result(folder, key, settings, fingerprint):
-    """Return the result in {folder}/{key}.json, or None if it is not there or of other data or settings."""
+def file_of(folder, run):
+    """Return the path of a run's result in `folder`."""
+    return Path(folder) / f"{'-'.join(f'{key}-{value}' for key, value in run.items())}.json"
+
+
+def stored_result(folder, run, described):
+    """Return the result in the file of a run, or None if it is not there or of other data or settings."""
     try:
-        result = load_json(Path(folder) / f"{key}.json")
+        stored = load_json(file_of(folder, run))
     except (FileNotFoundError, ValueError):
         return None
-    return result if (result.get("fingerprint"), result.get("args")) == (fingerprint, settings) else None
+    same = all(stored.get(key) == value for key, value in described.items())
+    return stored.get("result") if same else None
 
 
-def computed(keys, arguments, device, threads):
-    """Compute the results of `keys`; give each key and its result as soon as it is there, in any order."""
-    cores = os.cpu_count() or 1
-    # With several threads each, two processes fill each other's gaps, and more of them would wait for each other.
-    processes = min(len(keys), cores if threads == 1 else max(2, cores // threads))
-    if processes <= 1 or choose_device(device).type != "cpu":
-        with torch_threads(threads):
-            yield from ((key, compute_one(key, *arguments)) for key in keys)
-        return
-    with worker_processes(processes, threads) as executor:
-        futures = {executor.submit(compute_one, key, *arguments): key for key in keys}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+def compute_one(run, folder, described, measure, out, device):
+    """Compute the result of a run and write its file, unless another process has just written it.
 
-
-@contextmanager
-def torch_threads(count):
-    """Compute with `count` threads inside the block: on their number the last digits of a result depend."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def worker_processes(count, threads):
-    """Give an executor of `count` processes; end them at once when an error or Ctrl-C ends the block.
-
-    Raises MemoryError when one of them was killed.
+    Raises ValueError, naming the run, for an error that a user can put right.
     """
-    others = set(multiprocessing.active_children())
-    # Threads that wait give up their core. Spinning, as is the default, they keep it from other processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Not forked from this process, whose torch has threads already, but from one that has only imported it.
-    servers = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if servers else "spawn")
-    context.set_forkserver_preload(["studies.runs"])
-    executor = ProcessPoolExecutor(count, context, initializer=start_worker, initargs=(threads,))
+    path = file_of(folder, run)
     try:
-        yield executor
-    except BaseException as error:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise MemoryError("a process of the study was killed: rerun it, with fewer cores (taskset)") from None
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def start_worker(threads):
-    """Set up a process that computes results: its threads, and its end when Ctrl-C or a signal ends the study."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study itself ends its processes
-    torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def compute_one(key, folder, compute, settings, fingerprint):
-    """Return the result of a key, computed and written to its file, or read if another process has just written it.
-
-    What `compute` prints is discarded. Raises ValueError, naming the key, for an error that a user can put right.
-    """
-    try:
-        with exclusive_lock(folder, key):
-            result = stored_result(folder, key, settings, fingerprint)
-            if result is None:
-                with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                    result = compute(key)
-                result = {"fingerprint": fingerprint, "args": settings} | result
-                save_json(result, folder / f"{key}.json")
-                result = load_json(folder / f"{key}.json")
-        return result
+        with exclusive_lock(folder, path.stem, timeout=-1):
+            if stored_result(folder, run, described) is None:
+                result = measure(out=out, device=choose_device(device), **run, **described["args"])
+                save_json(described | {"result": result}, path)
     except (OSError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{folder.name}, {key}: {one_line(error)}") from error
+        raise ValueError(f"{path.parent.name}, {path.stem}: {cli.one_line(error)}") from error
 
 
-def save_study(out, study, figure, record):
-    """Print the answer, a list of sentences, and write {study}.png and {study}.json into {out}/studies."""
-    print(plots.titled(f"studies.{study}", record["source"]), *record["answer"], sep="\n")
-    folder = Path(out) / "studies"
-    with exclusive_lock(folder, study, patience=-1):
-        save_question(folder, study, None, figure, record)
+def select(rows, **values):
+    """Return those of a list of dicts that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
+def save_study(study, args, data, figure, answer, notes=(), **record):
+    """Print the answer, a sentence, and the notes; write {study}.png and {study}.json into the folder of studies.
+
+    record: what the JSON has beside source, fingerprint, args, answer and notes.
+    """
+    print(plots.titled(f"studies.{study}", data["source"]), answer, *notes, sep="\n")
+    described = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args)}
+    folder = Path(args.out) / "studies"
+    with exclusive_lock(folder, study, timeout=-1):
+        save_question(folder, study, None, figure, described | {"answer": answer, "notes": list(notes)} | record)

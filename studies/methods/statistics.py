@@ -1,14 +1,13 @@
-"""How sure a mean over seeds is: intervals, differences, parts of a variance."""
+"""How sure a mean over seeds is: Student's intervals, paired differences, components of a variance."""
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-REPLICATES = 500  # of a bootstrap: its standard deviation is then known to 3 %
 
 
 def mean_interval(values):
-    """Return the mean of a metric over seeds with its 95 % t-interval: keys n, mean, sd, low, high, lowest, highest.
+    """Return the mean of a metric over seeds with its 95% t-interval: keys n, mean, sd, low, high, lowest, highest.
 
     values: float (n,). With one value sd, low and high are NaN. The interval is for the mean over all seeds on the
     same file of galaxies.
@@ -26,22 +25,22 @@ def paired_difference(first, second):
     return mean_interval(np.subtract(first, second))
 
 
-def certain_sign(interval):
-    """Return 1 or -1 when a 95 % interval lies wholly above or below 0, else 0; interval: a dict with low and high.
+def significant_sign(interval):
+    """Return 1 or -1 when a 95% interval lies wholly above or below 0, else 0; interval: a dict with low and high.
 
-    Also 0 for an interval without width, of equal values: from these nothing tells how far others may lie.
+    Also 0 for an interval without width, of equal values: these do not show how far others may lie.
     """
     if interval["low"] == interval["high"]:
         return 0
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
-def variance_parts(groups):
+def variance_components(groups):
     """Split a metric's variance into that between groups and that within them, by one-way analysis of variance.
 
-    groups: float (groups, n), n values each. Keys: between_sd (0 when the estimate is negative), within_sd, share
-    (between, of the sum of both variances) with its 95 % interval low and high, exact for normal values (Searle,
-    Linear Models, 1971, ch. 9), and p_value, of no variance between. The last four are NaN for equal values.
+    groups: float (groups, n), n values each. Keys: between_sd (0 when the estimate is negative), within_sd, and share
+    (between, of the sum of both variances) with its 95% interval low and high, exact for normal values (Searle,
+    Linear Models, 1971, ch. 9). The last three are NaN for equal values.
     """
     groups = np.asarray(groups, dtype=float)
     count, n = groups.shape
@@ -51,56 +50,29 @@ def variance_parts(groups):
         ratio = between / within
         bounds = [ratio / stats.f.ppf(quantile, *degrees) for quantile in (0.5 + CONFIDENCE / 2, 0.5 - CONFIDENCE / 2)]
         share, low, high = (float(np.clip(1 - n / (f + n - 1), 0, 1)) for f in (ratio, *bounds))
-    return {
-        "between_sd": float(np.sqrt(max(between - within, 0) / n)),
-        "within_sd": float(np.sqrt(within)),
-        "share": share,
-        "low": low,
-        "high": high,
-        "p_value": float(stats.f.sf(ratio, *degrees)),
-    }
-
-
-def bootstrap_interval(statistic, samples, seed=0):
-    """Return the mean over seeds of a statistic, and its 95 % interval by a bootstrap over seeds and images.
-
-    statistic: from an array of rows to float (k,); samples: for each of n seeds, an array with a row per image.
-    Each replicate resamples the seeds, and of each the images. Half the interval is the replicates' standard deviation,
-    times sqrt(n / (n - 1)), which resampling n seeds makes too small, times the quantile of t with n - 1 degrees of
-    freedom. A few seeds' percentiles would be too narrow; this is never narrower than the t-interval
-    on average. Returns three arrays, float (k,): mean, low, high. With one seed only images are resampled.
-    """
-    rng, n = np.random.default_rng(seed), len(samples)
-    replicates = []
-    for _ in range(REPLICATES):
-        chosen = [samples[i] for i in rng.integers(n, size=n)]
-        replicates.append(nan_mean([statistic(each[rng.integers(len(each), size=len(each))]) for each in chosen]))
-    mean = nan_mean([statistic(sample) for sample in samples])
-    with np.errstate(invalid="ignore"):
-        sd = np.sqrt(nan_mean((np.array(replicates) - nan_mean(replicates)) ** 2))
-    quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * np.sqrt(n / (n - 1)) if n > 1 else stats.norm.ppf(0.975)
-    return mean, mean - quantile * sd, mean + quantile * sd
-
-
-def nan_mean(rows):
-    """Return the mean over rows, float (k,), without NaN; NaN where there is nothing else."""
-    rows = np.asarray(rows, dtype=float)
-    there = ~np.isnan(rows)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, rows, 0).sum(0) / there.sum(0)
+    between_sd = float(np.sqrt(max(between - within, 0) / n))
+    return {"between_sd": between_sd, "within_sd": float(np.sqrt(within)), "share": share, "low": low, "high": high}
 
 
 def percent(interval, digits=1):
-    """Return a mean with its interval as text, such as 72.1 % [71.0, 73.2]; a single seed has no interval."""
-    return f"{100 * interval['mean']:.{digits}f} %{bounds(interval, digits)}"
+    """Return a mean share with its interval as text, such as 72.1% [71.0, 73.2]; a single seed has no interval."""
+    return f"{100 * interval['mean']:.{digits}f}%{bounds(interval, digits, clip=True)}"
 
 
-def points(interval, digits=1):
+def points(interval):
     """Return a difference with its sign and interval in percentage points, such as +3.1 points [2.0, 4.2]."""
-    return f"{100 * interval['mean']:+.{digits}f} points{bounds(interval, digits)}"
+    return f"{100 * interval['mean']:+.1f} points{bounds(interval, 1)}"
 
 
-def bounds(interval, digits):
-    """Return the bounds of an interval of shares as text, in percent."""
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f" [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else " (one seed, no interval)"
+def judged(interval):
+    """Return a difference as `points` does, and that it is not distinguishable from zero where its interval says so."""
+    return points(interval) + ("" if significant_sign(interval) else ", not distinguishable from zero")
+
+
+def bounds(interval, digits, clip=False):
+    """Return the bounds of an interval of shares as text, in percent; clip: to what a share can be."""
+    ends = np.array([interval["low"], interval["high"]]) * 100
+    if not np.isfinite(ends).all():
+        return " (one seed, no interval)"
+    low, high = ends.clip(0, 100) if clip else ends
+    return f" [{low:.{digits}f}, {high:.{digits}f}]"

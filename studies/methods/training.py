@@ -1,4 +1,4 @@
-"""The trainings of Q2 and Q3 inside a study: the same networks, learning rates, crops and steps."""
+"""The training runs of Q2 and Q3 inside a study: the same networks, learning rates, crops and steps."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from torch import nn
 from torchvision import transforms
 
 from common import plots
-from common.data import Normalize, RandomCrop, make_loader
-from common.hardware.device import adam_options
+from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.hardware.device import adam_options, place
 from common.storage.artifacts import load_tensors, save_tensors
 from common.storage.atomic import exclusive_lock
-from common.train import train
+from common.train import train_epochs
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
-from studies.runs import torch_threads
+from studies.methods.runs import resplit
 
 NETWORKS = {"fcn": (make_fcn, 0.001), "cnn": (make_cnn, 0.002)}  # and Adam's learning rate, of Q2 and Q3
 COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
@@ -25,40 +25,39 @@ def crop_and_normalise(data, *others):
     return transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"]), *others])
 
 
+def main_task(data, device, **options):
+    """Return the main Task of Q1's `data` with its transform on `device`; options: as `make_loaders` takes them."""
+    return place(make_loaders(data, "main", crop_and_normalise(data), **options), device)
+
+
 def train_network(make_network, lr, train_loader, epochs, seed, device, criterion=None):
-    """Return a network trained as q2_fcn.py and q3_cnn.py do with `--seed SEED`, bit for bit.
+    """Return a network trained as q2_fcn.py and q3_cnn.py do with `--seed SEED`, bit for bit with as many threads.
 
     make_network: a function; criterion: unless given, nn.CrossEntropyLoss(). Nothing is tested on the way.
     """
     torch.manual_seed(seed)
     network = make_network().to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr, **adam_options(device))
-    train(network, criterion or nn.CrossEntropyLoss(), optimizer, train_loader, few_images(train_loader), epochs, seed)
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=lr, **adam_options(device))
+    for _ in train_epochs(network, criterion or nn.CrossEntropyLoss(), optimizer, train_loader, epochs, seed):
+        pass
     return network
 
 
-def few_images(loader):
-    """Return a loader of 8 training images: `train` measures on it after each epoch what no study reads."""
-    dataset = loader.dataset
-    few = make_loader(dataset.data[:8], dataset.target[:8], dataset.transform)
-    device = next(iter(loader))[0].device
-    return few if device.type == "cpu" else type(loader)(few, device)
+def seed_network(name, out, seed, epochs, device, split="stratified", split_seed=None):
+    """Return the network `name` of NETWORKS as `train_network` trains it on a split of {out}/q1_data.pt, and the data.
 
-
-def seed_network(name, data, train_loader, epochs, seed, device, out, threads):
-    """Return the network `name` of NETWORKS as `train_network` trains it on all of `data`, once for all studies.
-
-    Its weights are kept in {out}/studies/networks, in a file whose name tells all that they depend on.
-    threads: those to train with; a script by itself has torch.get_num_threads().
+    It is trained once for all studies: its weights are kept in {out}/studies/networks, in a file whose name tells all
+    that they depend on. split_seed: unless it is `seed`.
     """
+    data = resplit(load_data(out), seed if split_seed is None else split_seed, split)
     make_network, lr = NETWORKS[name]
-    made_of = f"{data['fingerprint'][:16]}-seed-{seed}-epochs-{epochs}-threads-{threads}-{device.type}"
-    path = Path(out) / "studies" / "networks" / f"{name}-{made_of}.pt"
-    with exclusive_lock(path.parent, path.stem, patience=-1):  # while another study trains it, this one waits
+    depends_on = f"{data['fingerprint'][:16]}-seed-{seed}-epochs-{epochs}-{device.type}"
+    path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}.pt"
+    with exclusive_lock(path.parent, path.stem, timeout=-1):  # while another study trains it, this one waits
         if not path.is_file():
-            with torch_threads(threads):
-                network = train_network(make_network, lr, train_loader, epochs, seed, device)
+            network = train_network(make_network, lr, main_task(data, device).train_loader, epochs, seed, device)
             save_tensors(network.state_dict(), path)
     network = make_network().to(device)
     network.load_state_dict(load_tensors(path, made_by="the study"))
-    return network
+    return network, data
