@@ -7,55 +7,17 @@ q1_data.pt and results.json.
 import json
 from pathlib import Path
 
-import h5py
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.epochs import time_everything
-from benchmarks.measure import machine, peak_memory, seconds
+from benchmarks.measure import machine, peak_memory
 from common import cli
-from common.galaxies.synthetic import synthetic_galaxy10
+from common.data import load_data
+from common.galaxies.synthetic import write_synthetic
 from common.hardware.device import choose_device
 from common.storage import artifacts
-from common.storage.atomic import atomic_write
-from q3_cnn import make_cnn
 
 EXAMPLES = ("python -m benchmarks.bench", "python -m benchmarks.bench --count 3000 --rounds 2 --out small")
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--count", type=cli.positive_int, default=21785, metavar="N", help="number of images")
-    parser.add_argument("--rounds", type=cli.positive_int, default=5, metavar="N", help="rounds of timing both")
-    cli.add_out_and_seed(parser)
-    cli.add_device(parser)
-    return parser.parse_args(argv)
-
-
-def cnn_share_of_matmul(data, cnn_seconds, device):
-    """Return the FLOP/s of a large float32 matrix product, and the share of it that a CNN epoch reaches."""
-    a = torch.randn(2048, 2048, device=device)
-    best = min(seconds(lambda: a @ a, device) for _ in range(10))
-    rate = 2 * 2048**3 / best
-    model = make_cnn()
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
-        model(torch.zeros(1, 3, 48, 48))
-    with FlopCounterMode(display=False) as training:
-        model(torch.zeros(1, 3, 48, 48)).sum().backward()
-    flops = training.get_total_flops() * len(data["main_train_labels"])
-    flops += forward.get_total_flops() * len(data["main_test_labels"])
-    return rate, flops / rate / cnn_seconds
-
-
-def write_galaxies(path, count, seed):
-    """Generate the synthetic set and write it as an HDF5 file, for the baseline to read."""
-    labels, blocks = synthetic_galaxy10(count, seed)
-    with atomic_write(path) as [temporary], h5py.File(temporary, "w") as file:
-        images, start = file.create_dataset("images", (count, 69, 69, 3), "uint8"), 0
-        for block in blocks:
-            images[start : start + len(block)] = block
-            start += len(block)
-        file["ans"] = labels
 
 
 def table(results):
@@ -77,10 +39,6 @@ def table(results):
         f"peak memory: Q1 {memory['q1']:.2f} GB, training {memory['training']:.2f} GB, baseline "
         f"{memory['baseline']:.2f} GB; importing the packages alone {memory['imports']:.2f} GB"
     )
-    lines.append(
-        f"matrix product: {results['matmul_flops'] / 1e9:.0f} GFLOP/s; a CNN epoch's arithmetic would take "
-        f"{results['cnn_share_of_matmul']:.0%} of its time at that rate"
-    )
     return "\n".join(lines)
 
 
@@ -88,7 +46,7 @@ def main():
     args = get_args()
     device = choose_device(args.device)
     out = Path(args.out).resolve() / "benchmarks"
-    write_galaxies(out / "galaxies.h5", args.count, args.seed)
+    write_synthetic(out / "galaxies.h5", args.count, args.seed)
     main_train, transfer_train = round(args.count * 18000 / 21785), round(args.count * 1000 / 21785)
     q1 = ("q1_data.py", "--data", out / "galaxies.h5", "--out", out, "--main-train", main_train)
     imports = "import torch, torchvision, h5py, matplotlib.pyplot, sklearn.linear_model, scipy.stats, pooch"
@@ -98,9 +56,8 @@ def main():
         "baseline": peak_memory("-m", "benchmarks.baseline", out / "galaxies.h5", main_train),
         "imports": peak_memory("-c", imports),
     }
-    data = artifacts.load_data(out)
+    data = load_data(out)
     timings = time_everything(out, data, args.rounds, device)
-    rate, share = cnn_share_of_matmul(data, timings["CNN"]["seconds"], device)
     times = {
         key: sum(timings[name][key] * epochs for name, epochs in (("FCN", 50), ("CNN", 50), ("transfer", 20)))
         for key in ("seconds", "baseline_seconds")
@@ -113,11 +70,18 @@ def main():
         "epochs": timings,
         "whole_assignment": times | {"ratio": times["baseline_seconds"] / times["seconds"]},
         "peak_memory_gb": memory,
-        "matmul_flops": rate,
-        "cnn_share_of_matmul": share,
     }
     artifacts.save_text(json.dumps(results, indent=1) + "\n", out / "results.json")
     print(table(results))
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--count", type=cli.positive_int, default=21785, metavar="N", help="number of images")
+    parser.add_argument("--rounds", type=cli.positive_int, default=5, metavar="N", help="rounds of timing both")
+    cli.add_out_and_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from torchvision import transforms
 
 from benchmarks import baseline
 from benchmarks.measure import seconds
-from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
-from common.hardware.device import accelerate, adam_options
-from common.storage import artifacts
-from common.train import predict, train_epoch, train_step
+from common.data import Normalize, RandomCrop, load_data, make_loaders, seed_epoch
+from common.hardware.device import accelerate, adam_options, place
+from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
@@ -30,7 +29,7 @@ def alternate(ours, baseline, rounds):
     return {"seconds": ours, "baseline_seconds": baseline, "ratio": statistics.median(b / a for a, b in pairs)}
 
 
-def our_epoch(model, loaders, device, precision="float32"):
+def our_epoch(model, task, device, precision="float32"):
     """Return a function that trains and evaluates for an epoch, as common.train does."""
     criterion = nn.CrossEntropyLoss()
     trainable = [parameter for parameter in model.to(device).parameters() if parameter.requires_grad]
@@ -38,9 +37,9 @@ def our_epoch(model, loaders, device, precision="float32"):
     network, run_epoch = accelerate(model, train_step, train_epoch, precision)
 
     def epoch():
-        seed_epoch(loaders[0], 0, 1)
-        run_epoch(network, criterion, optimizer, loaders[0])
-        predict(model, loaders[1])
+        seed_epoch(task.train_loader, 0, 1)
+        epoch_means(*run_epoch(network, criterion, optimizer, task.train_loader))
+        predict(model, task.test_loader)
 
     return epoch
 
@@ -48,13 +47,12 @@ def our_epoch(model, loaders, device, precision="float32"):
 def our_tasks(data, device):
     """Return functions that do what is timed, by name."""
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    main, transfer = (make_loaders(data, task, transform, 64, device) for task in ("main", "transfer"))
+    main, transfer = (place(make_loaders(data, task, transform), device) for task in ("main", "transfer"))
     frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
     return {
-        "loading alone": lambda: [None for _ in main[0]],
+        "loading alone": lambda: [None for _ in main.train_loader],
         "FCN": our_epoch(make_fcn(), main, device),
         "CNN": our_epoch(make_cnn(), main, device),
-        "CNN, bf16": our_epoch(make_cnn(), main, device, "bf16"),
         "transfer": our_epoch(frozen, transfer, device),
     }
 
@@ -62,7 +60,7 @@ def our_tasks(data, device):
 @cache
 def baseline_tasks(out, device):
     """Return functions that do the same as baseline.py does it, by name; out: folder of q1_data.pt."""
-    data = artifacts.load_data(out)
+    data = load_data(out)
     main, transfer = (
         [
             baseline.make_loader(
@@ -77,12 +75,10 @@ def baseline_tasks(out, device):
         optimizer = baseline.make_optimizer(model.to(device), 0.001)
         return partial(baseline.run_epoch, model, *loaders, optimizer, device)
 
-    cnn = epoch(baseline.convolutional(8), main)
     return {
         "loading alone": lambda: [None for _ in main[0]],
         "FCN": epoch(baseline.fully_connected(), main),
-        "CNN": cnn,
-        "CNN, bf16": cnn,
+        "CNN": epoch(baseline.convolutional(8), main),
         "transfer": epoch(baseline.convolutional(2, frozen=True), transfer),
     }
 

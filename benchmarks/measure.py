@@ -39,8 +39,8 @@ def seconds(function, device):
     """Return how long a call takes."""
     start = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
     return time.perf_counter() - start
 
 

@@ -24,19 +24,10 @@ from common.hardware.device import choose_device
 from common.storage.artifacts import save_json, save_tensors
 from predict import answers, share_cores
 from q3_cnn import make_cnn
-from use.answer import Answerer, grid
+from use.answer import CropEnsemble, grid
 
 EXAMPLES = ("python -m benchmarks.pictures", "python -m benchmarks.pictures --count 500 --many 5000 --out small")
 SIDE, SIZE = 424, 69  # pixels: of the JPEGs, and of what the network is given
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--count", type=cli.positive_int, default=5000, metavar="N", help="JPEGs that are timed")
-    parser.add_argument("--many", type=cli.positive_int, default=100000, metavar="N", help="pictures for the memory")
-    parser.add_argument("--rounds", type=cli.positive_int, default=1, metavar="N", help="times that both are timed")
-    cli.add_out_and_seed(parser)
-    return parser.parse_args(argv)
 
 
 def write_jpegs(folder, count, seed):
@@ -88,7 +79,7 @@ def main():
     save_tensors(network.state_dict(), out / "untrained.pt")
     save_json(record, out / "untrained.json")
 
-    answer = Answerer(network, record["mean"], record["std"], SIZE)
+    answer = CropEnsemble(network, record["mean"], record["std"], SIZE)
     threads = torch.get_num_threads()
 
     def predicted(some):
@@ -115,6 +106,15 @@ def main():
         "peak memory of predict.py: "
         + ", ".join(f"{gigabytes:.2f} GB for {count:,} pictures" for count, gigabytes in memory.items())
     )
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("--count", type=cli.positive_int, default=5000, metavar="N", help="JPEGs that are timed")
+    parser.add_argument("--many", type=cli.positive_int, default=100000, metavar="N", help="pictures for the memory")
+    parser.add_argument("--rounds", type=cli.positive_int, default=1, metavar="N", help="times that both are timed")
+    cli.add_out_and_seed(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

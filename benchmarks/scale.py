@@ -15,21 +15,11 @@ from benchmarks.measure import machine, run_measured
 from common import cli
 from common.galaxies.facts import IMAGE_SIZE
 from common.storage.artifacts import save_figure, save_json
-from studies.runs import number_list
+from studies.methods.runs import number_list
 
 EXAMPLES = ("python -m benchmarks.scale", "python -m benchmarks.scale --counts 3000,30000")
 SCRIPTS = {"q1_data": "Q1", "q2_fcn": "Q2", "q3_cnn": "Q3", "q4_confusion": "Q4", "q5_transfer": "Q5"}
 TRAININGS = ("q2_fcn", "q3_cnn", "q5_transfer")
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument(
-        "--counts", type=number_list, default=[3_000, 30_000, 300_000], metavar="LIST", help="numbers of images"
-    )
-    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
-    cli.add_device(parser)
-    return parser.parse_args(argv)
 
 
 def measure(count, folder, device):
@@ -98,6 +88,16 @@ def main():
         print(f"Time grows as the number of images to the power of: {exponents} (1 is linear; two largest counts).")
     save_json(record, out / "scale.json")
     save_figure(draw(args.counts, results), out / "scale.png")
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "--counts", type=number_list, default=[3_000, 30_000, 300_000], metavar="LIST", help="numbers of images"
+    )
+    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
+    cli.add_device(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
