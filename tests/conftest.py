@@ -1,8 +1,11 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+
+from common.data import Normalize, RandomCrop
 
 import forked
 import h5py
@@ -10,19 +13,9 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from forked import ROOT
+from forked import MEMORY_LIMIT, ROOT, peak_memory
 from hypothesis import HealthCheck, settings
-from memory import (  # noqa: F401 (pytest's hooks)
-    pytest_addoption,
-    pytest_configure,
-    pytest_runtest_logfinish,
-    pytest_sessionfinish,
-    pytest_terminal_summary,
-    pytest_testnodedown,
-)
 from torchvision import transforms
-
-from common.data import Normalize, RandomCrop
 
 EFIGI = ROOT.parent / "shared" / "data" / "efigi10.h5"
 # The examples are the same at every run and on every machine, and no example fails for being slow on a busy one.
@@ -119,6 +112,14 @@ def made_once(tmp_path_factory, name, make):
             folder.mkdir(exist_ok=True)
             returned.write_text(json.dumps(make(folder)))
     return folder, json.loads(returned.read_text())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_limit():
+    """Fail at the end of the tests, or of each process of pytest-xdist, if they took too much memory."""
+    yield
+    own, other = peak_memory() / 1e9, peak_memory(resource.RUSAGE_CHILDREN) / 1e9
+    assert own + other < MEMORY_LIMIT / 1e9, f"{own:.2f} GB and, by the largest other process, {other:.2f} GB"
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The scripts as processes that start in milliseconds, everything imported: for tests that start many."""
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
+import resource
 import runpy
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+MEMORY_LIMIT = 3e9  # bytes, of pytest's process and the largest process of a test together
 SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary", "predict", "export")
 
 # The fork server looks for modules in the current folder alone and, once it has imported tests.forked, in this one too:
@@ -19,12 +20,24 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.forked", "forked", "fuzz", *SCRIPTS])
 
 
+def peak_memory(who=resource.RUSAGE_SELF):
+    """Return the peak resident memory, in bytes, of this process or, of RUSAGE_CHILDREN, its largest finished one."""
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def run_script(script, args, stdout, stderr):
-    """In the new process: run a script as `python script *args` would, its output into files."""
+    """In the new process: run a script as `python script *args` would, its output into files.
+
+    A process of the fork server is no child of pytest's, so it watches its memory itself: half the limit is its own.
+    """
     for stream, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     sys.argv = [str(ROOT / script), *map(str, args)]
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    finally:
+        if peak_memory() > MEMORY_LIMIT / 2:
+            raise MemoryError(f"{script} took {peak_memory() / 1e9:.1f} GB, more than half of what a test may take")
 
 
 def start(script, *args, log, errors=None):
@@ -44,14 +57,3 @@ def run(script, *args):
         process.join()
         stdout, stderr = (file.read_text() if file.exists() else "" for file in files)
     return subprocess.CompletedProcess([script, *args], process.exitcode, stdout, stderr)
-
-
-def stop_fork_server():
-    """End the fork server and wait for it: then the system counts its processes among this one's children.
-
-    Processes that are still running are killed. The next `start` starts another server.
-    """
-    for process in multiprocessing.active_children():
-        process.kill()
-        process.join()
-    multiprocessing.forkserver._forkserver._stop()  # the library has no public name for it

@@ -1,13 +1,13 @@
 """Networks with random weights and the records that training would write beside them, made in milliseconds."""
 
-import numpy as np
-import torch
-
 from common.galaxies.appearance import appearance_range
 from common.galaxies.facts import CLASS_NAMES
 from common.storage.artifacts import save_json, save_tensors
 from common.storage.checkpoint import weights_hash
 from use.trained import NETWORKS
+
+import numpy as np
+import torch
 
 
 def galaxies(count, size=69, seed=0):
@@ -37,6 +37,7 @@ def save_network(folder, name="q3_cnn", size=69, source="synthetic", **changes):
         "weights_sha256": weights_hash(network.state_dict()),
         "args": {"epochs": 3, "batch_size": 64, "lr": 0.002, "seed": 0},
         "class_names": class_names,
+        "other_class_names": [name for name in CLASS_NAMES if name not in class_names],
         "mean": images.float().mean((0, 2, 3)).tolist(),
         "std": images.float().std((0, 2, 3)).tolist(),
         "image_size": size,

@@ -1,12 +1,11 @@
+from common.data import MyDataset, Normalize, PerImage, RandomCrop, make_loader, make_loaders, seed_epoch
+
 import numpy as np
+import pytest
 import torch
 from conftest import random_data
-from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from common.data import MyDataset, Normalize, RandomCrop, make_loader, make_loaders, seed_epoch
-
-ZERO, ONE = torch.zeros(3), torch.ones(3)
 CROP = transforms.Compose([RandomCrop(48)])
 
 
@@ -40,23 +39,14 @@ def test_every_crop_is_a_whole_window_of_its_own_image():
 
 
 def test_crops_of_one_batch_differ_and_all_offsets_occur_equally_often():
-    images = numbered_images(2)
-    sampled = torch.cat([corners(crop_at_random(images, np.zeros(484, int), seed)) for seed in range(50)])
-    assert sampled.min() == 0
-    assert sampled.max() == 21
-    counts = torch.bincount(sampled[:, 0] * 22 + sampled[:, 1], minlength=484).double()
+    images, counts = numbered_images(2), torch.zeros(484, dtype=torch.float64)
+    for seed in range(50):
+        top, left = corners(crop_at_random(images, np.zeros(484, int), seed)).T
+        assert left.max() <= 21
+        counts += torch.bincount(top * 22 + left, minlength=484)
     chi_square = ((counts - 50) ** 2 / 50).sum().item()
     assert (counts > 0).all()
     assert abs(chi_square - 483) < 5 * np.sqrt(2 * 483)  # mean and deviation of chi-square with 483 degrees
-
-
-def test_pixels_keep_their_rows_columns_and_colours():
-    crops = crop_at_random(numbered_images(9), np.arange(9), seed=3)
-    for number, crop in enumerate(crops):
-        top, left = crop[:2, 0, 0]
-        assert torch.equal(crop[0], (top + torch.arange(48.0))[:, None].expand(48, 48))
-        assert torch.equal(crop[1], (left + torch.arange(48.0)).expand(48, 48))
-        assert (crop[2] == number).all()
 
 
 def test_item_and_batch_access_give_what_transform_gives():
@@ -87,13 +77,6 @@ def test_dataset_takes_either_memory_order():
     assert crops[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_plain_dataloader_works_too():
-    images, labels = random_data(10)
-    dataset = MyDataset(images, labels, CROP)
-    singles = DataLoader([dataset[i] for i in range(10)], batch_size=4)
-    assert [batch.shape for batch, _ in singles] == [(4, 3, 48, 48), (4, 3, 48, 48), (2, 3, 48, 48)]
-
-
 def test_loader_drops_nothing_and_shuffles_only_when_asked():
     images, labels = numbered_images(150), torch.arange(150)
     for shuffle in (False, True):
@@ -113,7 +96,9 @@ def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
         seed_epoch(loader, seed, epoch)
         return torch.cat([crops.flatten(1)[:, :1] for crops, _ in loader])
 
+    state = torch.get_rng_state()
     first = draw(0, 3)
+    assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
     list(loader)
     assert torch.equal(draw(0, 3), first)
@@ -123,19 +108,26 @@ def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
     assert len(draws) == 30
 
 
-def test_loading_leaves_torchs_own_random_state_alone():
-    images, labels = random_data(70)
-    state = torch.get_rng_state()
-    list(make_loader(images, labels, CROP, shuffle=True))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_test_loader_has_the_same_batches_whatever_the_batch_size():
+    images, labels = random_data(90)
     data = {f"main_{half}_{kind}": value for half in ("train", "test") for kind, value in
-            zip(("images", "labels"), random_data(90), strict=True)} | {"mean": ZERO, "std": ONE}  # fmt: skip
-    train_loader, test_loader = make_loaders(data, "main", CROP, batch_size=30, device=torch.device("cpu"))
-    assert len(train_loader) == 3
-    assert [len(labels) for _, labels in test_loader] == [64, 26]
+            (("images", images), ("labels", labels))} | {"class_names": list("abcdefghij")}  # fmt: skip
+    task = make_loaders(data, "main", CROP, batch_size=30)
+    assert len(task.train_loader) == 3
+    assert [len(labels) for _, labels in task.test_loader] == [64, 26]
+    assert task.class_names == list("abcdefgh")
+
+
+@pytest.mark.parametrize("transform", [transforms.RandomResizedCrop(32), transforms.RandomErasing(value="random")])
+def test_a_transform_by_image_takes_the_random_numbers_of_torch_manual_seed(transform):
+    by_image = PerImage(transform)
+    images, seeds = torch.rand(5, 3, 48, 48), by_image.sample_params(5, torch.Generator().manual_seed(1))
+    state = torch.get_rng_state()
+    transformed = by_image(images.clone(), seeds)
+    assert torch.equal(torch.get_rng_state(), state)
+    for image, seed, result in zip(images, seeds.tolist(), transformed, strict=True):
+        torch.manual_seed(seed)
+        assert torch.equal(transform(image), result)
 
 
 # x * scale + shift and (x - mean) / std each round at most four times, by half a unit in the last place, 6e-8, of at

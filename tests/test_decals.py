@@ -1,23 +1,23 @@
-"""Galaxy10 DECaLS: a file of its full shape, streamed in little memory, and the chain behind it."""
+"""Galaxy10 DECaLS: a file of a third of its images, streamed in little memory, and the chain behind it."""
 
 import json
 import zlib
+
+from benchmarks.measure import peak_memory
+from common.galaxies.facts import DECALS_CLASS_NAMES
 
 import h5py
 import numpy as np
 import pytest
 from conftest import run_well
 
-from benchmarks.measure import peak_memory
-from common.galaxies.facts import DECALS_CLASS_NAMES
-
-COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873])
+COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873]) // 3
 CHUNK = 64  # images
 
 
 @pytest.fixture(scope="module")
 def decals(tmp_path_factory):
-    """A file in the form of Galaxy10 DECaLS: squares of noise, not galaxies, 2.7 GB of images in 0.2 GB of disk."""
+    """A file in the form of Galaxy10 DECaLS: squares of noise, not galaxies, 1.2 GB of images in 0.1 GB of disk."""
     path = tmp_path_factory.mktemp("decals") / "Galaxy10_DECals.h5"
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), COUNTS))
@@ -36,8 +36,8 @@ def decals(tmp_path_factory):
 
 
 def test_decals_is_streamed_and_the_chain_runs_on_it(decals, tmp_path):
-    assert decals.stat().st_size < 0.5e9
-    assert peak_memory("q1_data.py", "--data", decals, "--out", tmp_path) < 1.6  # GB
+    assert decals.stat().st_size < 0.2e9
+    assert peak_memory("q1_data.py", "--data", decals, "--out", tmp_path) < 1.6  # GB; the packages alone take up to 0.9
     record = json.loads((tmp_path / "q1_data.json").read_text())
     assert record["class_names"] == list(DECALS_CLASS_NAMES)
     train_counts = record["counts"]["main_train"]

@@ -1,23 +1,68 @@
-"""What differs from device to device; MPS itself is not needed."""
+"""Which device is chosen, and what differs from one to the other: with stand-ins, as there is a CPU only."""
+
+import os
+from types import SimpleNamespace
+
+from common.data import make_loader, seed_epoch
+from common.hardware import gpu, layers
+from common.hardware.device import accelerate, choose_device
+from common.train import train_epoch, train_step
+from q3_cnn import make_cnn
 
 import pytest
 import torch
 from conftest import crop_transform, random_data
 from torch import nn
 
-from common.data import make_loader, seed_epoch
-from common.hardware import device, gpu, layers
-from common.train import train_epoch, train_step
-from q3_cnn import make_cnn
-
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 
-class OnMPS(nn.Linear):
-    """A network that says it is on MPS."""
+class Elsewhere(nn.Linear):
+    """A network that says it is on another device, in the wrong memory format."""
+
+    def __init__(self, device):
+        super().__init__(1, 1)
+        self.device = device
 
     def parameters(self, recurse=True):
-        return iter([type("Parameter", (), {"device": MPS})])
+        return iter([SimpleNamespace(device=self.device, ndim=4, is_contiguous=lambda memory_format: False)])
+
+
+def test_the_cpu_is_chosen_without_asking_for_a_gpu(monkeypatch):
+    def ask():
+        raise AssertionError("asking starts CUDA, which takes seconds and memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", ask)
+    assert choose_device("cpu") == CPU
+
+
+def test_a_gpu_that_cannot_compute_is_skipped_by_auto_and_refused_by_name(monkeypatch, capsys):
+    def refuse(*size, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "ones", refuse)
+    assert choose_device("auto") == CPU
+    lines = capsys.readouterr().err.splitlines()
+    reason = f"torch {torch.__version__} cannot compute on it (CUDA error: no kernel image is available for execution"
+    assert len(lines) == 1
+    assert lines[0].startswith(f"Not using the GPU: {reason}")
+    with pytest.raises(ValueError, match=r"--device cuda: .* cannot compute on it .*; try --device auto"):
+        choose_device("cuda")
+
+
+def test_deterministic_asks_torch_and_cublas_for_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", lambda *mode, warn_only: asked.append((*mode, warn_only))
+    )
+    monkeypatch.setattr(os, "environ", {})
+    choose_device("cpu")
+    assert asked == []
+    choose_device("cpu", deterministic=True)
+    assert asked == [(True, True)]
+    assert os.environ == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def test_mps_computes_in_the_plain_memory_format():
@@ -28,31 +73,32 @@ def test_mps_computes_in_the_plain_memory_format():
 def test_on_mps_layers_stay_in_the_order_of_the_assignment(monkeypatch):
     kinds = [type(layer) for layer in layers.reorder_layers(make_cnn())[0][:3]]
     assert kinds == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
-    model = OnMPS(2, 2)
+    model = Elsewhere(MPS)
     moves = []
     monkeypatch.setattr(nn.Module, "to", lambda self, **options: moves.append(options))
     assert layers.reorder_layers(model) is model
     assert moves == [{"memory_format": torch.contiguous_format}]
 
 
-def test_mps_trains_in_float32_only():
-    model = OnMPS(1, 1)
-    network, run_epoch = device.accelerate(model, train_step, train_epoch)
-    assert (network, run_epoch) == (model, train_epoch)
-    assert isinstance(device.accelerate(nn.Linear(1, 1), train_step, train_epoch, "bf16")[0], layers.Autocast)
+def test_each_device_has_its_epochs_and_mps_trains_in_float32_only():
+    model = Elsewhere(MPS)
+    assert accelerate(model, train_step, train_epoch) == (model, train_epoch)
+    assert isinstance(accelerate(Elsewhere(torch.device("cuda")), train_step, train_epoch)[1], gpu.GraphedEpoch)
+    network, run_epoch = accelerate(nn.Linear(1, 1), train_step, train_epoch, "bf16")
+    assert isinstance(network, layers.Autocast)
+    assert run_epoch is train_epoch
     with pytest.raises(ValueError, match="--precision bf16: on MPS networks train in float32 only"):
-        device.accelerate(model, train_step, train_epoch, "bf16")
+        accelerate(model, train_step, train_epoch, "bf16")
 
 
-@pytest.mark.parametrize("wanted", [torch.contiguous_format, torch.channels_last])
-def test_resident_batches_come_in_the_devices_format_with_the_same_numbers(monkeypatch, wanted):
-    monkeypatch.setattr(gpu, "memory_format", lambda device: wanted)
+def test_resident_batches_come_in_the_format_of_mps_with_the_same_numbers(monkeypatch):
+    monkeypatch.setattr(gpu, "memory_format", lambda device: torch.contiguous_format)
     transform = crop_transform(torch.tensor([120.0, 125, 130]), torch.tensor([70.0, 72, 74]))
     plain = make_loader(*random_data(70), transform)
     loader = gpu.ResidentLoader(plain, CPU)
-    seed_epoch(plain, 0, 1)
-    expected = torch.cat([crops for crops, _ in plain])
-    seed_epoch(loader, 0, 1)
-    batches = [crops for crops, _ in loader]
-    assert all(crops.is_contiguous(memory_format=wanted) for crops in batches)
-    assert torch.equal(torch.cat(batches), expected)
+    batches = []
+    for each in (plain, loader):
+        seed_epoch(each, 0, 1)
+        batches.append([crops for crops, _ in each])
+    assert all(crops.is_contiguous() for crops in batches[1])
+    assert torch.equal(*map(torch.cat, batches))

@@ -2,13 +2,17 @@
 
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+import time
+
+from common.hardware.device import accelerate
+from common.hardware.distributed import process_group
+from common.storage.checkpoint import cpu_state_dict
+from common.train import epoch_means, train_epoch, train_step
+from q2_fcn import make_fcn
+from q3_cnn import make_cnn
 
 import numpy as np
 import pytest
@@ -17,30 +21,16 @@ from conftest import ROOT, run_well
 from forked import CONTEXT, run_script
 from torch import nn
 
-from common.hardware.device import accelerate
-from common.storage.checkpoint import cpu_state_dict
-from common.train import epoch_means, train_epoch, train_step
-from q2_fcn import make_fcn
-from q3_cnn import make_cnn
-
-CPU = torch.device("cpu")
 NETWORKS = {"fcn": make_fcn, "cnn": make_cnn}
-QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def torchrun(script, *args):
-    """Start a script by torchrun, as the README does; return its Popen."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / script)]
-    return subprocess.Popen(
-        [*command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET
-    )
 
 
 def run_torchrun(script, *args):
-    """Run a script by torchrun; return its exit status and its output and errors as text."""
-    process = torchrun(script, *args)
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
+    """Run a script by torchrun, as the README does; return the finished process with its output as text."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *map(str, args)], capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
 
 
 def run_rank(rank, port, script, *output):
@@ -51,27 +41,30 @@ def run_rank(rank, port, script, *output):
     run_script(script, *output)
 
 
-def run_workers(script, *args):
-    """Do what `run_torchrun` does with two processes of the fork server, which have everything imported."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in ("stdout", "stderr")]
-        status = run_both(run_rank, lambda rank: (rank, port, script, args, *files))
-        return status, *(file.read_text() for file in files)
-
-
-def run_both(target, args_of):
-    """Run target(*args_of(rank)) in two processes at once; return 0, or the exit status of one that failed."""
+def start_both(target, args_of):
+    """Start target(*args_of(rank)) in two processes of the fork server, which have everything imported."""
     processes = [CONTEXT.Process(target=target, args=args_of(rank)) for rank in (0, 1)]
     for process in processes:
         process.start()
+    return processes
+
+
+def join_both(processes):
+    """Wait for two processes; return 0, or the exit status of one that failed."""
     for process in processes:
         process.join(300)
         process.kill()
         process.join()
     return processes[0].exitcode or processes[1].exitcode
+
+
+def start_workers(out, script, *args):
+    """Do what torchrun does, without its start; the output goes to stdout.txt and stderr.txt in the folder `out`."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    args = (*args, "--device", "cpu", "--out", out)
+    return start_both(run_rank, lambda rank: (rank, port, script, args, out / "stdout.txt", out / "stderr.txt"))
 
 
 @pytest.fixture
@@ -109,10 +102,10 @@ def train_shard(name, sizes, rank, folder):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_processes_take_the_steps_of_one(name, shards, tmp_path):
     means, weights = trained_in_float64(name, SIZES[shards])
-    assert run_both(train_shard, lambda rank: (name, SIZES[shards], rank, tmp_path)) == 0
+    assert join_both(start_both(train_shard, lambda rank: (name, SIZES[shards], rank, tmp_path))) == 0
     for rank in (0, 1):
         sharded_means, sharded_weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        np.testing.assert_allclose(sharded_means, means, rtol=1e-6)  # the totals of an epoch are float32
+        np.testing.assert_allclose(sharded_means, means, rtol=1e-9)
         for key, value in sharded_weights.items():
             torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-9)
 
@@ -120,17 +113,14 @@ def test_two_processes_take_the_steps_of_one(name, shards, tmp_path):
 # float32 sums over shards differ in their last bits, and Adam turns a gradient that is nothing but rounding into a
 # step of up to --lr. Such a weight is one that the loss hardly depends on, so the losses agree far better than
 # weights do, as long as the steps are small: with 1e-4 to within some 1e-6. The weights are compared in float64, above.
-@pytest.mark.parametrize(("launch", "name", "batch_size"), [
-    (run_torchrun, "q3_cnn", 64), (run_workers, "q3_cnn", 31), (run_workers, "q2_fcn", 64), (run_workers, "q2_fcn", 31)
-])  # fmt: skip
-def test_two_processes_give_the_curves_of_one(launch, name, batch_size, folder):
-    args = ("--epochs", 2, "--batch-size", batch_size, "--lr", 1e-4, "--device", "cpu", "--out", folder)
-    run_well(f"{name}.py", *args)
-    alone = json.loads((folder / f"{name}.json").read_text())
-    status, output, errors = launch(f"{name}.py", *args)
-    assert status == 0, errors
-    assert output.count("epoch   1/2") == 1  # only one of them prints
-    together = json.loads((folder / f"{name}.json").read_text())
+def test_two_processes_give_the_curves_of_one(folder):
+    args = ("--epochs", 2, "--batch-size", 31, "--lr", 1e-4, "--device", "cpu", "--out", folder)
+    run_well("q3_cnn.py", *args)
+    alone = json.loads((folder / "q3_cnn.json").read_text())
+    done = run_torchrun("q3_cnn.py", *args)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   1/2") == 1  # only one of them prints
+    together = json.loads((folder / "q3_cnn.json").read_text())
     data = torch.load(folder / "q1_data.pt", weights_only=True)
     for part in ("train", "test"):
         losses, accuracies = f"{part}_loss", f"{part}_accuracy"
@@ -146,33 +136,37 @@ def test_two_processes_resume_to_the_same_bits(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     (other / "q1_data.pt").symlink_to(folder / "q1_data.pt")
     for out, *args in ((folder, 3), (other, 1), (other, 3, "--resume")):
-        status, output, errors = run_workers("q2_fcn.py", "--device", "cpu", "--out", out, "--epochs", *args)
-        assert status == 0, errors
-    assert "1 of 3 epochs are done" in output
+        assert join_both(start_workers(out, "q2_fcn.py", "--epochs", *args)) == 0, (out / "stderr.txt").read_text()
+    assert "1 of 3 epochs are done" in (other / "stdout.txt").read_text()
     assert (folder / "q2_fcn.pt").read_bytes() == (other / "q2_fcn.pt").read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("pgrep") is None, reason="without pgrep the worker processes are not found")
-def test_a_process_that_dies_ends_the_run_with_an_error(folder):
-    process = torchrun("q3_cnn.py", "--epochs", 2000, "--device", "cpu", "--out", folder)
-    try:
-        for line in process.stdout:
-            if "epoch   2" in line:
-                break
-        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-        workers = [int(word) for word in found.split()]
-        assert len(workers) >= 2
-        os.kill(workers[-1], signal.SIGKILL)
-        _, errors = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode != 0
-    assert "lost another process" in errors or "SIGKILL" in errors
-    assert not (folder / "q3_cnn.json").exists()
+def test_a_process_that_dies_ends_the_other_with_an_error(folder):
+    processes = start_workers(folder, "q2_fcn.py", "--epochs", 10_000)
+    printed = folder / "stdout.txt"
+    while processes[0].is_alive() and not (printed.exists() and "epoch   2" in printed.read_text()):
+        time.sleep(0.05)
+    processes[1].kill()
+    join_both(processes)
+    assert processes[0].exitcode == 2
+    assert "error: rank 0: another process died; aborting (" in (folder / "stderr.txt").read_text()
+    assert not (folder / "q2_fcn.json").exists()
 
 
 def test_a_batch_too_small_to_share_is_refused(folder):
-    options = ("--epochs", 1, "--batch-size", 1, "--device", "cpu", "--out", folder)
-    status, _, errors = run_workers("q2_fcn.py", *options)
-    assert status == 2
+    assert join_both(start_workers(folder, "q2_fcn.py", "--epochs", 1, "--batch-size", 1)) == 2
+    errors = (folder / "stderr.txt").read_text()
     assert "error: a batch of 1 cannot be shared by 2 processes: change --batch-size" in errors
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in {"RANK": 2, "LOCAL_RANK": 2, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(
+            ValueError, match=r"3 processes but 2 GPU\(s\) here: lower --nproc-per-node, or use --device cpu"
+        ),
+        process_group(torch.device("cuda")),
+    ):
+        pass

@@ -8,10 +8,12 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pytest
-from conftest import ROOT, error_of, run
-
+import q1_data
+from common import cli
 from common.galaxies import download
+
+import pytest
+from conftest import ROOT
 
 GALAXIES = bytes(range(256)) * 4000
 LENGTH = len(GALAXIES)
@@ -111,7 +113,7 @@ class Mirror(BaseHTTPRequestHandler):
 def mirror():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     server.requests, server.over = [], threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield server
@@ -172,7 +174,6 @@ def impatient(monkeypatch):
 
 @pytest.mark.parametrize("path", REASONS)
 def test_a_bad_mirror_is_named_and_the_next_one_tried(server, impatient, tmp_path, capsys, path):
-    start = time.monotonic()
     found = fetch(tmp_path, f"{server.url}{path}", f"{server.url}/right")
     assert found.read_bytes() == GALAXIES
     assert server.requests[0] == path
@@ -180,13 +181,14 @@ def test_a_bad_mirror_is_named_and_the_next_one_tried(server, impatient, tmp_pat
     printed = capsys.readouterr().out
     assert f"{server.url}{path}: " in printed
     assert REASONS[path] in printed
-    assert time.monotonic() - start < 60  # the mirrors that stall do so for longer
 
 
-@pytest.mark.parametrize("path", REASONS)
-def test_without_a_good_mirror_nothing_is_left_behind(server, impatient, tmp_path, path):
-    with pytest.raises(ConnectionError, match=f"no mirror gave Galaxy10.h5.*{path}: .*{REASONS[path]}"):
-        fetch(tmp_path, f"{server.url}{path}")
+def test_without_a_good_mirror_nothing_is_left_behind(server, tmp_path):
+    sentence = (
+        "Galaxy10.h5 could not be downloaded from any mirror .*/wrong: serves other bytes.*; .*/none: .* answers 404"
+    )
+    with pytest.raises(ConnectionError, match=sentence):
+        fetch(tmp_path, f"{server.url}/wrong", f"{server.url}/none")
     assert [file for file in tmp_path.iterdir() if file.suffix != ".lock"] == []
 
 
@@ -207,23 +209,6 @@ def test_two_processes_at_once_fetch_once(server, tmp_path):
     assert all(process.returncode == 0 for process in processes)
     assert all(text.splitlines()[-1] == str(tmp_path / "Galaxy10.h5") for text in printed)
     assert server.requests == ["/slowly"]
-
-
-def test_what_another_process_has_fetched_in_the_meantime_is_not_fetched_again(server, tmp_path, monkeypatch):
-    @contextmanager
-    def acquired_late(folder, name):
-        (tmp_path / name).write_bytes(GALAXIES)
-        yield
-
-    monkeypatch.setattr(download, "exclusive_lock", acquired_late)
-    assert fetch(tmp_path, f"{server.url}/right") == tmp_path / "Galaxy10.h5"
-    assert server.requests == []
-
-
-def test_a_download_that_was_killed_leaves_no_bad_file_and_is_cleared_up(server, tmp_path):
-    (tmp_path / ".Galaxy10.h5.12345.tmp").write_bytes(GALAXIES[:1000])
-    assert fetch(tmp_path, f"{server.url}/right").read_bytes() == GALAXIES
-    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_nobody_listening_is_a_mirror_that_cannot_be_reached(nobody, server, tmp_path, capsys):
@@ -252,24 +237,16 @@ def test_cache_is_the_environments_or_the_users(monkeypatch):
     assert "galaxy10" in download.default_cache()
 
 
-def test_only_a_published_file_is_called_galaxy10(tmp_path, monkeypatch):
-    path = tmp_path / "mine.h5"
-    path.write_bytes(GALAXIES)
-    assert download.source_of(path) == "file:mine.h5"
-    for name in ("sdss", "decals"):
-        monkeypatch.setattr(download, "PUBLISHED", {name: PUBLISHED._replace(sha256="0" * 64)})
-        assert download.source_of(path) == "file:mine.h5"
-        monkeypatch.setattr(download, "PUBLISHED", {name: PUBLISHED})
-        assert download.source_of(path) == f"galaxy10-{name}"
-
-
-# An environment in which no mirror can be reached, whatever the machine's network: a proxy nobody runs.
-UNREACHABLE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
-
-
-def test_source_real_fails_where_no_mirror_answers(tmp_path):
-    done = run("q1_data.py", "--source", "real", "--cache", tmp_path / "c", "--out", tmp_path / "out", **UNREACHABLE)
-    error = error_of(done)
-    assert "no mirror gave Galaxy10.h5" in error
+def test_source_real_fails_where_no_mirror_answers(tmp_path, monkeypatch, capsys):
+    for proxy in ("https_proxy", "http_proxy"):  # that nobody runs: whatever the machine's network
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    options = ("--source", "real", "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "out"))
+    monkeypatch.setattr(sys, "argv", ["q1_data.py", *options])
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(q1_data.main)
+    error = capsys.readouterr().err
+    assert error.startswith("error: Galaxy10.h5 could not be downloaded from any mirror (")
+    assert len(error.splitlines()) == 1
     assert all(url in error for url in download.PUBLISHED["sdss"].mirrors)
-    assert not list((tmp_path / "out").glob("[!.]*"))
+    assert not (tmp_path / "out").exists()

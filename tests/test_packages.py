@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
+from common import packages
+
 import pytest
 from conftest import ROOT
 from packaging.version import Version
 from test_makefile import ALONE, MAKE
-
-from common import packages
 
 
 @pytest.mark.parametrize("text", ["2.6.0+cpu", "1.26", "3", "2.14.1", "0.29.1.post2"])

@@ -5,22 +5,27 @@ import shutil
 import subprocess
 import tarfile
 import threading
-from http.server import ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+from common.data import Normalize
+from common.galaxies.facts import CLASS_NAMES
+from common.storage.artifacts import save_tensors
+from use.playground import choose_galaxies
+from use.trained import load_network
+
+import h5py
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, FLAGS, Quiet
 from conftest import EFIGI, ROOT, error_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
 
-from common.data import Normalize
-from common.galaxies.hdf5 import open_galaxy10
-from common.storage.artifacts import load_json, save_tensors
-from use.playground import choose_galaxies
-from use.trained import load_network
-
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 SHOWN = ("start", "mouse", "touch", "key", "turn", "light", "noise", "four_turns", "mirror", "again")
 
 
@@ -29,6 +34,7 @@ def save_data(folder):
     images, data = torch.from_numpy(galaxies(80)).permute(0, 3, 1, 2).contiguous(), {}
     for subset in ("main_train", "main_test", "transfer_train", "transfer_test"):
         data |= {f"{subset}_images": images, f"{subset}_labels": torch.arange(80) % 8}
+        data[f"{subset}_indices"] = torch.arange(80)
     data |= {"mean": torch.ones(3), "std": torch.ones(3), "class_names": [""] * 10, "source": "synthetic"}
     save_tensors(data | {"fingerprint": "f" * 64}, folder / "q1_data.pt")
 
@@ -42,8 +48,11 @@ def folder(tmp_path_factory):
         save_network(folder, name)
     run_well("use/playground.py", "--out", folder)
     shutil.copy(ROOT / "tests" / "playground.html", folder / "test.html")
-    images = next(open_galaxy10(EFIGI)[2]) if EFIGI.is_file() else galaxies(50)
-    (folder / "crops.json").write_text(json.dumps(images[:50, 10:58, 8:56].reshape(50, -1).tolist()))
+    images = galaxies(50)
+    if EFIGI.is_file():
+        with h5py.File(EFIGI) as file:
+            images = file["images"][:50]
+    (folder / "crops.json").write_text(json.dumps(images[:, 10:58, 8:56].reshape(50, -1).tolist()))
     Image.fromarray(galaxies(1, size=424)[0][:, :400]).save(folder / "large.png")
     Image.fromarray(galaxies(1, size=50)[0]).save(folder / "small.png")
     return folder
@@ -68,7 +77,7 @@ def played(folder, width, profile, *flags):
     """Let the test page play with the playground; return its report, the paths requested and the console's lines."""
     reports, requested = queue.Queue(), []
 
-    class Handler(Quiet):
+    class Handler(SimpleHTTPRequestHandler):
         def do_GET(self):
             requested.append(self.path.partition("?")[0])
             super().do_GET()
@@ -77,6 +86,9 @@ def played(folder, width, profile, *flags):
             reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(204)
             self.end_headers()
+
+        def log_message(self, *args):
+            pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -98,7 +110,7 @@ def played(folder, width, profile, *flags):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
-@pytest.mark.parametrize(("width", "scheme"), [(1280, 1), (390, 1), (390, 0)])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, 1), (390, 0)])
 def test_the_page_in_a_browser(folder, axe, tmp_path, width, scheme):
     shutil.copy(axe, folder / "axe.min.js")
     dark = f"--blink-settings=preferredColorScheme={scheme}"
@@ -130,39 +142,40 @@ def test_the_page_in_a_browser(folder, axe, tmp_path, width, scheme):
     np.testing.assert_allclose(shown["mouse"], shown["key"], atol=1e-6)
     assert (report["hidden_before"], report["hidden_after"]) == ("none", "table-cell")
     assert report["verdict"].startswith("CNN: ")
-    print(f"{report['frames_per_second']:.0f} answers per second, the fastest in {report['milliseconds']:.1f} ms")
-    assert report["milliseconds"] < 1000 / 30
 
     # A dropped picture is classified as predict.py does.
-    for name, answer in report["dropped"].items():
-        for network, key, tolerance in (("q3_cnn", "cnn", 1e-4), ("q2_fcn", "fcn", 1e-2)):
-            model = ("--model", folder / f"{network}.pt", "--crops", 1)
-            run_well("predict.py", folder / name, *model, "--json", tmp_path / "a.json")
-            [record] = json.loads((tmp_path / "a.json").read_text())
-            np.testing.assert_allclose(answer[key], record["probabilities"], atol=tolerance)
+    for network, key, tolerance in (("q3_cnn", "cnn", 1e-4), ("q2_fcn", "fcn", 1e-2)):
+        options = ("--model", folder / f"{network}.pt", "--crops", 1, "--json", tmp_path / "a.json")
+        run_well("predict.py", folder / "large.png", folder / "small.png", *options)
+        for name, record in zip(("large.png", "small.png"), json.loads((tmp_path / "a.json").read_text()), strict=True):
+            np.testing.assert_allclose(report["dropped"][name][key], record["probabilities"], atol=tolerance)
     assert report["violations"] == []
 
 
-def test_the_page_is_small_and_says_what_its_data_are(folder):
+def test_the_page_is_small_and_says_what_its_data_are_and_which_classes_it_knows(folder):
     page = (folder / "playground.html").read_text()
     assert len(page.encode()) < 3_000_000
     assert "SYNTHETIC" in page
-    assert "CNN 75.0% (95 % interval 70.0% to 80.0%), FCN 75.0%" in page
+    assert "CNN 75.0% (95% interval 70.0 to 80.0%), FCN 75.0%" in page
+    known, unknown = "; ".join(CLASS_NAMES[:8]), "; ".join(CLASS_NAMES[8:])
+    assert f"It knows 8 classes: {known}. It never learned, and cannot recognize: {unknown}." in page
 
 
 def test_without_the_fcn_the_page_has_the_cnn_alone(tmp_path):
     save_data(tmp_path)
-    save_network(tmp_path, "q3_cnn", source="galaxy10-sdss")
+    save_network(tmp_path, "q3_cnn", source="galaxy10-sdss", train_counts=[0, *range(10, 17)])
     run_well("use/playground.py", "--out", tmp_path, "--galaxies", 1)
     page = (tmp_path / "playground.html").read_text()
     assert "Accuracy on 300 test images: CNN 75.0%" in page
     assert "label hidden" in page
+    assert f"It knows 7 classes: {'; '.join(CLASS_NAMES[1:8])}." in page
+    assert f"cannot recognize: {CLASS_NAMES[0]}; {CLASS_NAMES[8]}; {CLASS_NAMES[9]}." in page
 
 
 def test_networks_of_other_data_and_too_large_pages_are_refused(folder, tmp_path):
     save_data(tmp_path)
     save_network(tmp_path, "q3_cnn", fingerprint="0" * 64)
-    assert "was trained on other data" in error_of(run("use/playground.py", "--out", tmp_path))
+    assert "was trained on different data" in error_of(run("use/playground.py", "--out", tmp_path))
     assert "lower --galaxies" in error_of(run("use/playground.py", "--out", folder, "--galaxies", 10))
 
 
@@ -175,7 +188,3 @@ def test_galaxies_are_of_every_class_correct_and_wrong():
     correct = [[bool(predictions[i] == k) for i in chosen if labels[i] == k] for k in range(4)]
     assert correct == [[True] * 4, [False] * 4, [True, True, False, False], [True] * 4]
     assert len(set(chosen)) == 16
-
-
-def test_the_record_is_what_the_page_says_of_its_network(folder):
-    assert load_json(folder / "q3_cnn.json")["class_names"][7] in (folder / "playground.html").read_text()

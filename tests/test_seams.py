@@ -1,17 +1,17 @@
 """Where one's own code goes in: a transform for training only, a criterion, an option that a resumed run must keep."""
 
+from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
+from common.hardware.gpu import GraphedEpoch, ResidentLoader
+from common.storage.resume import TrainingCheckpoint
+from common.train import epoch_means, loss_and_accuracy, predict, train, train_epoch, train_step
+from q2_fcn import make_fcn
+
 import pytest
 import torch
 from conftest import random_data
 from torch import nn
 from torch.nn.functional import log_softmax
 from torchvision import transforms
-
-from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
-from common.hardware.gpu import GraphedEpoch, ResidentLoader
-from common.storage.resume import TrainingCheckpoint
-from common.train import epoch_means, loss_and_accuracy, predict, train, train_epoch, train_step
-from q2_fcn import make_fcn
 
 CPU = torch.device("cpu")
 CROP = [RandomCrop(48), Normalize(torch.full((3,), 127.5), torch.full((3,), 73.9))]
@@ -27,13 +27,16 @@ class RandomShift:
         return images + shift[:, None, None, None]
 
 
-def loaders(train_transform=None, resident=False):
-    """The training and test loader of 150 and 70 images of noise; resident: as on a GPU, but on the CPU."""
-    data = {}
+def make_task(train_transform=None, resident=False):
+    """The Task of 150 training and 70 test images of noise; resident: as on a GPU, but on the CPU."""
+    data = {"class_names": list("abcdefghij")}
     for subset, count in (("train", 150), ("test", 70)):
         data[f"main_{subset}_images"], data[f"main_{subset}_labels"] = random_data(count)
-    pair = make_loaders(data, "main", transforms.Compose(CROP), 64, CPU, train_transform)
-    return tuple(ResidentLoader(loader, CPU) for loader in pair) if resident else pair
+    task = make_loaders(data, "main", transforms.Compose(CROP), train_transform=train_transform)
+    if not resident:
+        return task
+    train_loader, test_loader = (ResidentLoader(loader, CPU) for loader in (task.train_loader, task.test_loader))
+    return task._replace(train_loader=train_loader, test_loader=test_loader)
 
 
 def epoch_of(loader, epoch=1):
@@ -45,19 +48,18 @@ def epoch_of(loader, epoch=1):
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_a_training_transform_changes_each_training_image_and_no_test_image(resident):
-    plain_train, plain_test = loaders(resident=resident)
-    train_loader, test_loader = loaders(transforms.Compose([*CROP, RandomShift()]), resident)
-    crops, plain = epoch_of(train_loader)[0], epoch_of(plain_train)[0]
+    plain_task, task = make_task(resident=resident), make_task(transforms.Compose([*CROP, RandomShift()]), resident)
+    crops, plain = epoch_of(task.train_loader)[0], epoch_of(plain_task.train_loader)[0]
     shift = (crops - plain).mean((1, 2, 3))
     assert (crops - plain - shift[:, None, None, None]).abs().max() < 1e-3  # the crops below are the same
     assert shift.round().unique().numel() > 100
-    assert torch.equal(epoch_of(test_loader)[0], epoch_of(plain_test)[0])
+    assert torch.equal(epoch_of(task.test_loader)[0], epoch_of(plain_task.test_loader)[0])
 
 
 @pytest.mark.parametrize("extra", [RandomShift(), transforms.RandomHorizontalFlip(), transforms.RandomErasing(p=1)])
 def test_a_random_transform_depends_on_seed_and_epoch_alone_and_is_the_same_on_both_paths(extra):
     transform = transforms.Compose([*CROP, extra])
-    plain, resident = loaders(transform)[0], loaders(transform, resident=True)[0]
+    plain, resident = (make_task(transform, resident).train_loader for resident in (False, True))
     first = epoch_of(plain)[0]
     state = torch.get_rng_state()
     assert torch.equal(epoch_of(resident)[0], first)
@@ -69,8 +71,8 @@ def test_a_random_transform_depends_on_seed_and_epoch_alone_and_is_the_same_on_b
 
 
 def test_torchvisions_random_flip_is_decided_for_each_image():
-    plain = epoch_of(loaders()[0])[0]
-    flipped = epoch_of(loaders(transforms.Compose([*CROP, transforms.RandomHorizontalFlip()]))[0])[0]
+    flip = transforms.Compose([*CROP, transforms.RandomHorizontalFlip()])
+    plain, flipped = (epoch_of(make_task(transform).train_loader)[0] for transform in (None, flip))
     same = [torch.equal(crop, other) for crop, other in zip(plain, flipped, strict=True)]
     mirrored = [torch.equal(crop.flip(-1), other) for crop, other in zip(plain, flipped, strict=True)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
@@ -78,8 +80,8 @@ def test_torchvisions_random_flip_is_decided_for_each_image():
 
 
 def test_the_first_transform_must_be_the_crop_of_each_image():
-    with pytest.raises(ValueError, match=r"must be common\.data\.RandomCrop, not RandomCrop|not RandomHorizontalFlip"):
-        loaders(transforms.Compose([transforms.RandomHorizontalFlip(), *CROP]))
+    with pytest.raises(ValueError, match=r"must be common\.data\.RandomCrop, not RandomHorizontalFlip"):
+        make_task(transforms.Compose([transforms.RandomHorizontalFlip(), *CROP]))
 
 
 def focal_loss(logits, labels):
@@ -99,7 +101,7 @@ def trained_with(criterion, run_epoch, epochs=2):
     torch.manual_seed(0)
     model = make_fcn()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    loader = loaders(resident=True)[0]
+    loader = make_task(resident=True).train_loader
     history = []
     for epoch in range(1, epochs + 1):
         seed_epoch(loader, 0, epoch)
@@ -123,10 +125,9 @@ def test_a_criterion_of_ones_own_is_minimised_also_in_a_replayed_step(criterion)
 def test_histories_hold_the_criterions_values():
     torch.manual_seed(0)
     model = make_fcn()
-    train_loader, test_loader = loaders()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    history = train(model, focal_loss, optimizer, train_loader, test_loader, epochs=1, seed=0)
-    logits, labels = predict(model, test_loader)
+    task = make_task()
+    history = train(model, focal_loss, torch.optim.Adam(model.parameters(), lr=0.001), task, epochs=1, seed=0)
+    logits, labels = predict(model, task.test_loader)
     assert history["test_loss"] == [focal_loss(logits, labels).item()]
     assert loss_and_accuracy(CRITERIA["weighted"], logits, labels)[0] == CRITERIA["weighted"](logits, labels).item()
 
@@ -136,10 +137,11 @@ def test_a_new_option_must_agree_when_a_run_resumes_unless_it_is_listed_as_free(
     optimizer = torch.optim.Adam(model.parameters())
 
     def checkpoint(**options):
-        return TrainingCheckpoint(tmp_path, "q2_fcn", {"resume": True, "lr": 0.1, **options}, {"data": "abc"})
+        settings = {"out": tmp_path, "resume": "always", "epochs": 7, "lr": 0.1, **options}
+        return TrainingCheckpoint("q2_fcn", settings, {"fingerprint": "abc"})
 
     checkpoint(flip=True).save(model, optimizer, {"test_loss": [1.0]})
-    assert checkpoint(flip=True, epochs=7, device="cuda").restore(model, optimizer, 7) == {"test_loss": [1.0]}
+    assert checkpoint(flip=True, epochs=9, device="cuda").restore(model, optimizer, 9) == {"test_loss": [1.0]}
     for options, words in (({"flip": False}, "--flip True, not False"), ({}, "--flip True, not None")):
         with pytest.raises(ValueError, match=words):
             checkpoint(**options).restore(model, optimizer, 7)

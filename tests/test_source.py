@@ -1,91 +1,91 @@
 import errno
+import hashlib
 import os
 
+from common.galaxies import download
+from common.galaxies.source import find_galaxies, source_of
+
+import h5py
 import numpy as np
 import pytest
 from conftest import error_of, run, write_galaxy10
 
-from common.galaxies import download
-from common.galaxies.facts import CLASS_NAMES
-from common.galaxies.source import open_source
+
+@pytest.fixture
+def find(tmp_path):
+    """find_galaxies with options of its own to replace."""
+    options = {"data": None, "source": "auto", "dataset": "sdss", "cache": tmp_path / "cache", "count": 60, "seed": 0,
+               "out": tmp_path / "out"}  # fmt: skip
+    return lambda **changes: find_galaxies(**options | changes)
 
 
-def args(**changes):
-    return {
-        "data": None,
-        "source": "auto",
-        "cache": "unused",
-        "count": 60,
-        "seed": 0,
-        "dataset": "sdss",
-        "image_size": 69,
-        **changes,
-    }
+@pytest.fixture
+def no_mirror(monkeypatch):
+    def fetch(cache, published):
+        raise ConnectionError(f"{published.name} could not be downloaded")
+
+    monkeypatch.setattr(download, "fetch", fetch)
 
 
-def no_mirror(cache, published):
-    raise ConnectionError("no mirror gave Galaxy10.h5")
-
-
-def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(monkeypatch, capsys):
-    monkeypatch.setattr(download, "fetch", no_mirror)
-    source, names, labels, blocks = open_source(**args())
-    assert names == CLASS_NAMES
-    assert source == "synthetic"
-    assert len(labels) == len(np.concatenate(list(blocks))) == 60
+def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(find, no_mirror, tmp_path, capsys):
+    path, source = find()
+    assert (path, source) == (tmp_path / "out" / "synthetic.h5", "synthetic")
+    with h5py.File(path) as file:
+        assert file["images"].shape == (60, 69, 69, 3)
+        assert len(np.unique(file["ans"])) == 10
     warning = capsys.readouterr().err
     assert "WARNING" in warning
     assert "SYNTHETIC" in warning
     assert len(warning.splitlines()) >= 6
 
 
-def test_real_takes_no_substitute(monkeypatch):
-    monkeypatch.setattr(download, "fetch", no_mirror)
+@pytest.mark.parametrize("options", [{"source": "real"}, {"dataset": "decals"}])
+def test_real_takes_no_substitute_and_decals_has_none(find, no_mirror, options):
     with pytest.raises(ConnectionError):
-        open_source(**args(source="real"))
+        find(**options)
 
 
-def test_a_cache_that_cannot_be_written_falls_back_too_and_is_named(tmp_path, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written_falls_back_too_and_is_named(find, tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
     for cache, number in ((tmp_path / "file", errno.EEXIST), (tmp_path / "file" / "cache", errno.ENOTDIR)):
-        source, _, labels, _ = open_source(**args(cache=cache))
-        assert (source, len(labels)) == ("synthetic", 60)
+        assert find(cache=cache).source == "synthetic"
         error = capsys.readouterr().err
         assert "WARNING" in error
         assert error.startswith(f"{cache}: {os.strerror(number)}: Galaxy10.h5 cannot be stored there; choose another ")
         assert "--cache" in error.splitlines()[0]
         for strict in ({"source": "real"}, {"dataset": "decals"}):
             with pytest.raises(OSError, match="--cache"):
-                open_source(**args(cache=cache, **strict))
-    error = error_of(run("q1_data.py", "--source", "real", "--cache", tmp_path / "file", "--out", tmp_path / "out"))
+                find(cache=cache, **strict)
+    error = error_of(run("q1_data.py", "--source", "real", "--cache", tmp_path / "file", "--out", tmp_path / "new"))
     assert error == (
         f"error: {tmp_path / 'file'}: File exists: Galaxy10.h5 cannot be stored there; choose another --cache"
     )
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("source", ["auto", "real"])
-def test_a_mirror_that_serves_is_used(monkeypatch, tmp_path, source):
-    path = write_galaxy10(tmp_path / "Galaxy10.h5")
-    monkeypatch.setattr(download, "fetch", lambda cache, published: path)
-    name, _, labels, _ = open_source(**args(source=source))
-    assert name == "galaxy10-sdss"
-    assert len(labels) == 60
+@pytest.mark.parametrize("dataset", ["sdss", "decals"])
+def test_a_published_set_is_called_by_its_name_downloaded_or_given(find, monkeypatch, tmp_path, dataset):
+    path = write_galaxy10(tmp_path / "mine.h5")
+    assert source_of(path) == "file:mine.h5"
+    monkeypatch.setattr(download, "fetch", lambda cache, published: tmp_path / published.name)
+    name = download.PUBLISHED[dataset].name
+    assert find(dataset=dataset) == (tmp_path / name, f"galaxy10-{dataset}")
+    content = path.read_bytes()
+    published = download.RemoteFile(name, len(content), hashlib.sha256(content).hexdigest(), ())
+    monkeypatch.setattr(download, "PUBLISHED", {dataset: published})
+    assert find(data=path) == (path, f"galaxy10-{dataset}")
 
 
-def test_synthetic_and_data_touch_no_network(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(download, "fetch", no_mirror)
-    assert open_source(**args(source="synthetic"))[0] == "synthetic"
-    assert open_source(**args(data=write_galaxy10(tmp_path / "my.h5")))[0] == "file:my.h5"
+def test_synthetic_and_data_touch_no_network(find, no_mirror, tmp_path, capsys):
+    assert find(source="synthetic").source == "synthetic"
+    path = write_galaxy10(tmp_path / "my.h5")
+    assert find(data=path) == (path, "file:my.h5")
     assert capsys.readouterr().err == ""
 
 
-def test_decals_has_no_substitute(monkeypatch):
-    monkeypatch.setattr(download, "fetch", no_mirror)
-    with pytest.raises(ConnectionError):
-        open_source(**args(dataset="decals"))
-
-
-def test_synthetic_images_can_be_resized_too():
-    _, _, _, blocks = open_source(**args(source="synthetic", image_size=50))
-    assert np.concatenate(list(blocks)).shape == (60, 50, 50, 3)
+def test_a_synthetic_file_says_so_wherever_it_goes(find, tmp_path):
+    moved = find(source="synthetic").path.rename(tmp_path / "Galaxy10.h5")
+    assert find(data=moved) == (moved, "synthetic")
+    with h5py.File(moved, "a") as file:
+        del file.attrs["synthetic"]
+    assert find(data=moved).source == "file:Galaxy10.h5"

@@ -1,3 +1,14 @@
+from common.galaxies.facts import CLASS_COUNTS, SUBSETS
+from common.galaxies.split import (
+    SPLITS,
+    file_order_split,
+    fingerprint,
+    split_indices,
+    stratified_split,
+    train_sizes,
+)
+from common.galaxies.synthetic import class_counts
+
 import numpy as np
 import pytest
 import torch
@@ -5,26 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from common.galaxies.facts import CLASS_COUNTS
-from common.galaxies.split import (
-    SPLITS,
-    apportion,
-    assignment_sizes,
-    file_order_split,
-    fingerprint,
-    split_indices,
-    stratified_split,
-)
-from common.galaxies.synthetic import class_counts
-from q1_data import read_subsets
-
 GALAXY10 = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint8), CLASS_COUNTS))
 SIZES = {"main": 18000, "transfer": 1000}
+UNSET = {"main": None, "transfer": None}
 
 
-def split_of(labels, train_sizes, split="stratified"):
-    groups = {"main": np.flatnonzero(labels < 8), "transfer": np.flatnonzero(labels >= 8)}
-    return split_indices(labels, groups, train_sizes, split, seed=0)
+def split_of(labels, sizes, split="stratified"):
+    return split_indices(labels, sizes, split, seed=0)
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=10), st.data())
@@ -72,11 +70,6 @@ def test_a_class_of_one_image_trains():
     assert 4 not in test
 
 
-def test_apportion_refuses_what_cannot_be():
-    with pytest.raises(ValueError, match="between 2 and 6"):
-        apportion(7, np.array([3, 3]), np.array([1, 1]), np.array([3, 3]))
-
-
 @pytest.mark.parametrize("name", SPLITS)
 def test_subsets_are_disjoint_and_complete_and_hold_the_right_classes(name):
     indices = split_of(GALAXY10, SIZES, name)
@@ -87,23 +80,44 @@ def test_subsets_are_disjoint_and_complete_and_hold_the_right_classes(name):
     assert (GALAXY10[indices["transfer_test"]] >= 8).all()
 
 
-def test_too_few_images_are_counted_and_sizes_proposed_that_work():
-    labels = np.repeat(np.arange(10, dtype=np.uint8), 30)
-    with pytest.raises(
-        ValueError, match=r"240 images of classes 0-7 and 60 of 8 and 9.*--main-train 212 --transfer-train 42"
-    ):
-        split_of(labels, SIZES)
-    sizes = assignment_sizes(np.bincount(labels))
-    assert sizes == {"main": 212, "transfer": 42}
-    split_of(labels, {"main": 212, "transfer": 42})
-    assert assignment_sizes(CLASS_COUNTS) == SIZES
+def test_the_assignments_sizes_are_galaxy10s_and_other_files_get_their_proportion(capsys):
+    assert train_sizes(GALAXY10, UNSET) == SIZES
+    assert capsys.readouterr().out == ""
+    as_many = np.where(GALAXY10 == 0, 1, GALAXY10)
+    for labels in (np.repeat(np.arange(10), 30), np.delete(GALAXY10, 5), np.append(GALAXY10, 9), as_many):
+        main, transfer = (labels < 8).sum(), (labels >= 8).sum()
+        sizes = train_sizes(labels, UNSET)
+        assert sizes == {"main": round(main * 18000 / 20360), "transfer": round(transfer * 1000 / 1425)}
+        assert capsys.readouterr().out == (
+            f"These are not Galaxy10 SDSS's 21,785 images: of {main:,} of classes 0-7 {sizes['main']:,} are for "
+            f"training, and of {transfer:,} of 8 and 9 {sizes['transfer']:,} (--main-train, --transfer-train).\n"
+        )
+
+
+def test_sizes_given_are_taken_and_the_line_is_about_the_other(capsys):
+    labels = np.repeat(np.arange(10), 30)
+    assert train_sizes(GALAXY10, {"main": 200, "transfer": None}) == {"main": 200, "transfer": 1000}
+    assert train_sizes(labels, {"main": 100, "transfer": 50}) == {"main": 100, "transfer": 50}
+    assert capsys.readouterr().out == ""
+    assert train_sizes(labels, {"main": None, "transfer": 50}) == {"main": 212, "transfer": 50}
+    assert "of 240 of classes 0-7 212 are for training, and of 60 of 8 and 9 50 (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("task", "images", "limits"), [("main", 240, "8 to 232"), ("transfer", 60, "2 to 58")])
+def test_sizes_that_cannot_be_name_their_option(task, images, limits):
+    labels = np.repeat(np.arange(10), 30)
+    with pytest.raises(ValueError, match=f"^--{task}-train {images}: there are {images} images, and at least one is "):
+        train_sizes(labels, UNSET | {task: images})
+    for size in (1, images - 1):
+        sizes = train_sizes(labels, UNSET | {task: size})
+        with pytest.raises(ValueError, match=f"^--{task}-train {size}: must be from {limits}, for every class to have"):
+            split_of(labels, sizes)
 
 
 def test_sizes_in_the_assignments_proportion_leave_an_image_of_every_class_for_testing():
-    for count in range(40, 400):
+    for count in range(40, 400, 3):
         labels = np.repeat(np.arange(10, dtype=np.uint8), class_counts(count))
-        indices = split_of(labels, assignment_sizes(np.bincount(labels)))
-        for subset in indices.values():
+        for subset in split_of(labels, train_sizes(labels, UNSET)).values():
             assert len(np.unique(labels[subset])) in (8, 2)
 
 
@@ -127,31 +141,17 @@ def test_one_class_alone_cannot_train_but_may_be_all_that_is_left_to_test_on():
     assert set(lone[indices["transfer_test"]]) == {8}
 
 
-def test_images_and_labels_reach_their_subsets_together_and_held_out_labels_are_0_and_1():
-    rng = np.random.default_rng(2)
-    labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), 20))
-    images = rng.integers(0, 256, (200, 6, 6, 3), dtype=np.uint8)
-    indices = split_of(labels, {"main": 100, "transfer": 25})
-    data = read_subsets(labels, iter([images[:70], images[70:75], images[75:]]), indices, 6)
-    for subset, chosen in indices.items():
-        expected = torch.from_numpy(images[chosen].transpose(0, 3, 1, 2).copy())
-        assert torch.equal(data[f"{subset}_images"], expected)
-        assert data[f"{subset}_labels"].dtype == torch.int64
-        assert torch.equal(data[f"{subset}_indices"], torch.from_numpy(chosen))
-        shift = 8 if subset.startswith("transfer") else 0
-        assert data[f"{subset}_labels"].tolist() == (labels[chosen].astype(int) - shift).tolist()
-    assert set(data["transfer_test_labels"].tolist()) == {0, 1}
-
-
 def test_fingerprint_changes_with_any_image_label_or_order():
-    labels = np.repeat(np.arange(10, dtype=np.uint8), 4)
-    images = np.random.default_rng(0).integers(0, 256, (40, 5, 5, 3), dtype=np.uint8)
-    indices = split_of(labels, {"main": 24, "transfer": 4})
-    make = lambda: read_subsets(labels, iter([images]), indices, 5)  # noqa: E731
+    def make():
+        images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 5, 3), dtype=np.uint8)
+        data = {f"{name}_images": torch.from_numpy(images[i]).permute(0, 3, 1, 2) for i, name in enumerate(SUBSETS)}
+        return data | {f"{name}_labels": torch.arange(6) for name in SUBSETS}
+
     prints = {fingerprint(make())}
     assert fingerprint(make()) in prints
-    for key, change in (("main_test_images", lambda t: t.add_(1)), ("main_train_labels", lambda t: t.copy_(t.flip(0)))):
-        data = make()
-        change(data[key])
-        prints.add(fingerprint(data))
-    assert len(prints) == 3
+    for name in SUBSETS:
+        for kind, change in (("images", lambda t: t.add_(1)), ("labels", lambda t: t.copy_(t.flip(0)))):
+            data = make()
+            change(data[f"{name}_{kind}"])
+            prints.add(fingerprint(data))
+    assert len(prints) == 1 + 2 * len(SUBSETS)

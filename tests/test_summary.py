@@ -1,10 +1,10 @@
 import json
 
+import summary
+from common.storage.stale import DEFAULTS
+
 import pytest
 from conftest import error_of, run, run_well
-
-import summary
-from common.defaults import DEFAULTS
 
 RECORD = {"test_accuracy": 0.8123, "test_accuracy_interval": [0.8, 0.825], "test_loss": 0.5, "majority_accuracy": 0.343}
 

@@ -1,10 +1,10 @@
-import numpy as np
-import pytest
-import torch
-
 from common.galaxies import synthetic
 from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.synthetic import class_counts, colour, radius, render, sample_parameters, synthetic_galaxy10
+
+import numpy as np
+import pytest
+import torch
 
 
 def whole(count, seed):

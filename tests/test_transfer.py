@@ -1,5 +1,12 @@
 """Q5's head against logistic regression: the same model on the same features, at scikit-learn's optimum."""
 
+import json
+
+from common.data import load_data, make_loaders
+from common.train import predict
+from q3_cnn import make_backbone
+from q5_transfer import compare_with_optimum
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
 
-from common.data import make_loaders
-from common.storage.artifacts import load_data
-from common.train import predict
-from q3_cnn import make_backbone
-
-CPU = torch.device("cpu")
 EPOCHS, SEED, FEATURES = 60, 0, 3
 
 
@@ -26,8 +27,8 @@ def write_coloured(path):
     return write_galaxy10(path, images=images, ans=labels)
 
 
-def loaders(data, batch_size):
-    return make_loaders(data, "transfer", crop_transform(data["mean"], data["std"]), batch_size, CPU)
+def task_of(data):
+    return make_loaders(data, "transfer", crop_transform(data["mean"], data["std"]), batch_size=50)
 
 
 def whitened_backbone(loader):
@@ -54,36 +55,60 @@ def transferred(tmp_path_factory):
     out = tmp_path_factory.mktemp("transfer")
     sizes = ("--main-train", 16, "--transfer-train", 200)
     run_well("q1_data.py", "--data", write_coloured(out / "galaxies.h5"), *sizes, "--out", out)
-    backbone = whitened_backbone(loaders(load_data(out), 64)[0])
+    backbone = whitened_backbone(task_of(load_data(out)).train_loader)
     torch.save(backbone.state_dict(), out / "backbone.pt")
     options = ("--epochs", EPOCHS, "--lr", 0.05, "--batch-size", 50, "--seed", SEED, "--device", "cpu")
     run_well("q5_transfer.py", "--backbone", out / "backbone.pt", *options, "--out", out)
     return out
 
 
-def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_optimum(transferred):
+def trained(out):
+    """Q5's network of a folder, and its Task."""
     model = nn.Sequential(make_backbone(), nn.Linear(64, 2))
-    model.load_state_dict(torch.load(transferred / "q5_transfer.pt", weights_only=True))
-    backbone, head = model
-    train_loader, test_loader = loaders(load_data(transferred), 50)
-    # The features of all crops that the head was trained on, and of the test set's.
-    epochs = [predict(backbone, train_loader, SEED, epoch) for epoch in range(1, EPOCHS + 1)]
-    features, labels = (torch.cat(tensors).double().numpy() for tensors in zip(*epochs, strict=True))
-    test_features, test_labels = (tensor.double().numpy() for tensor in predict(backbone, test_loader))
+    model.load_state_dict(torch.load(out / "q5_transfer.pt", weights_only=True))
+    return model, task_of(load_data(out))
+
+
+def features_of(backbone, loader, epochs):
+    """The features of all crops that a head is trained on, float64, and their labels."""
+    passes = [predict(backbone, loader, SEED, epoch) for epoch in range(1, epochs + 1)]
+    return (torch.cat(tensors).double().numpy() for tensors in zip(*passes, strict=True))
+
+
+def probabilities(head, features):
+    logits = features @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
+    return torch.from_numpy(logits).softmax(1).numpy()
+
+
+def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_optimum(transferred):
+    (backbone, head), task = trained(transferred)
+    features, labels = features_of(backbone, task.train_loader, EPOCHS)
+    test_features, test_labels = (tensor.double().numpy() for tensor in predict(backbone, task.test_loader))
     # Without a penalty, in float64, by Newton's method to a gradient of 1e-8: the optimum.
     optimum = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8)
     optimum.fit(features[:, :FEATURES], labels)
-
-    def probabilities(features):
-        logits = features @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
-        return torch.from_numpy(logits).softmax(1).numpy()
-
     lowest = log_loss(labels, optimum.predict_proba(features[:, :FEATURES]))
-    loss = log_loss(labels, probabilities(features))
+    loss = log_loss(labels, probabilities(head, features))
     assert 0.1 < lowest < 0.6  # there is something to learn, and the classes overlap, so that there is an optimum
     assert loss > lowest - 1e-9
     # Adam's last steps leave it some 2e-4 above: the crops of a batch are not those of the next.
     assert loss < lowest + 2e-3
-    answers, expected = probabilities(test_features).argmax(1), optimum.predict(test_features[:, :FEATURES])
+    answers, expected = probabilities(head, test_features).argmax(1), optimum.predict(test_features[:, :FEATURES])
     assert (answers == expected).mean() >= 0.95
     assert (expected == test_labels).mean() > 0.6
+    # What Q5 has recorded of the same comparison, with a regularisation that is practically none.
+    recorded = json.loads((transferred / "q5_transfer.json").read_text())["logistic_regression"]
+    assert recorded["train_loss"] == pytest.approx(lowest, abs=1e-4)
+    assert recorded["head_train_loss"] == pytest.approx(loss, rel=1e-5)
+    one_image = 1.01 / len(test_labels)  # as close to the boundary as the two solvers to each other
+    assert recorded["agreement"] == pytest.approx((answers == expected).mean(), abs=one_image)
+    assert recorded["accuracy"] == pytest.approx((expected == test_labels).mean(), abs=one_image)
+
+
+def test_the_comparison_with_the_optimum_takes_a_criterion_with_class_weights(transferred):
+    model, task = trained(transferred)
+    weights = torch.tensor([1.0, 3.0])
+    found = compare_with_optimum(model, nn.CrossEntropyLoss(weight=weights), task, epochs=2, seed=SEED)
+    features, labels = features_of(model[0], task.train_loader, epochs=2)
+    expected = log_loss(labels, probabilities(model[1], features), sample_weight=weights.numpy()[labels.astype(int)])
+    assert found["logistic_regression"]["head_train_loss"] == pytest.approx(expected, rel=1e-5)

@@ -1,10 +1,10 @@
+from common.data import Normalize, RandomCrop, make_loader
+from common.symmetries import RandomSymmetry, SymmetryMean, by_gather, by_views, transformed
+
 import numpy as np
 import torch
 from torch import nn
 from torchvision import transforms
-
-from common.data import Normalize, RandomCrop, make_loader
-from studies.symmetries import RandomSymmetry, SymmetryMean, by_gather, by_views, transformed
 
 
 def crops(count=64):
@@ -36,7 +36,7 @@ def test_each_crop_of_a_batch_gets_its_own_and_the_copies_stay_channels_last():
     assert torch.equal(batch, before)
 
 
-def test_all_eight_occur_on_the_batch_path_and_are_those_of_the_seed():
+def test_all_eight_occur_alike_in_batches_and_depend_on_the_seed():
     images, labels = torch.randint(256, (1, 3, 69, 69), dtype=torch.uint8).repeat(800, 1, 1, 1), torch.zeros(800).long()
     transform = transforms.Compose([RandomCrop(69), Normalize(torch.zeros(3), torch.ones(3)), RandomSymmetry()])
     loader = make_loader(images, labels, transform)

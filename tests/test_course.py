@@ -1,0 +1,185 @@
+"""The marks of the course: what right variants and known mistakes of each question cost."""
+
+import os
+
+import pytest
+
+pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
+
+from common.galaxies.synthetic import write_synthetic
+from notebook.build import source_cells
+
+import matplotlib.pyplot as plt
+
+BY_HAND = 6.5
+ALL = "(images[main_train_indices], labels"
+
+
+@pytest.fixture(scope="module")
+def marking(tmp_path_factory):
+    """A folder with a small file, and the environment in which a submission is marked."""
+    folder = tmp_path_factory.mktemp("marking")
+    write_synthetic(folder / "marking.h5", 240, 0)
+    before, place = dict(os.environ), os.getcwd()
+    os.environ |= {"GALAXY10_FILE": str(folder / "marking.h5"), "GALAXY10_EPOCHS": "1", "MPLBACKEND": "Agg"}
+    os.chdir(folder)
+    yield folder
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def lost(changes=(), leave_out=()):
+    """Run the notebook's cells with `changes` to its solutions, (old, new) pairs; return the marked cells that fail.
+
+    leave_out: titles of solutions that are not handed in.
+    """
+    failed, names, changes = [], {"__name__": "__main__"}, list(changes)
+    for cell in source_cells():
+        if cell.cell_type != "code":
+            continue
+        options, source = cell.metadata["nbgrader"], cell.source
+        if options["solution"]:
+            for old, new in list(changes):
+                if old in source:
+                    source = source.replace(old, new)
+                    changes.remove((old, new))
+            if any(words in source for words in leave_out):
+                source = ""
+        try:
+            exec(compile(source, options["grade_id"], "exec"), names)
+        except BaseException:
+            if options["grade"]:
+                failed.append(options["grade_id"])
+    plt.close("all")
+    assert not changes, f"nothing to change: {changes}"
+    return failed
+
+
+def test_the_points_are_those_of_the_assignment():
+    points, by_hand = {}, 0
+    for cell in source_cells():
+        options = cell.metadata["nbgrader"]
+        if options["grade"]:
+            question = options["grade_id"][:2]
+            points[question] = points.get(question, 0) + options["points"]
+            assert options["points"] in (0.5, 1)
+            by_hand += options["points"] * (cell.cell_type == "markdown")
+    assert points == {"q1": 5, "q2": 5, "q3": 5, "q4": 2, "q5": 3}
+    assert by_hand == BY_HAND
+
+
+VARIANTS = {
+    "as it is": [],
+    "divided by 255": [
+        ("images[main_train_indices[:1000]].float())", "images[main_train_indices[:1000]].float() / 255)"),
+        ("main_train = MyDataset(images[main_train_indices],", "main_train = MyDataset(images[main_train_indices] / 255,"),
+        ("main_test = MyDataset(images[main_test_indices],", "main_test = MyDataset(images[main_test_indices] / 255,"),
+        ("MyDataset(images[transfer_train_indices],", "MyDataset(images[transfer_train_indices] / 255,"),
+        ("MyDataset(images[transfer_test_indices],", "MyDataset(images[transfer_test_indices] / 255,"),
+    ],
+    "divided by 255 from the start": [("CLASS_NAMES = [", "images = images / 255\nCLASS_NAMES = [")],
+    "split at random": [(", stratify=labels[indices], random_state=SEED", "")],
+    "split in the file's order": [
+        ("return train_test_split(indices, train_size=train_size, stratify=labels[indices], random_state=SEED)",
+         "return indices[:train_size], indices[train_size:]"),
+    ],
+    "one crop for a batch": [("transform = transforms.Compose([RandomCrop(48),",
+                              "transform = transforms.Compose([transforms.RandomCrop(48),")],
+    "images loaded one by one": [
+        ("return DataLoader(dataset, sampler=BatchSampler(order, 64, drop_last=False), batch_size=None)",
+         "return DataLoader(dataset, batch_size=64, shuffle=shuffle)"),
+    ],
+    "a matrix counted by hand": [
+        ("cnn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))",
+         "cnn_confusion = torch.zeros(8, 8, dtype=int)\n"
+         "for true, found in zip(target, logits.argmax(1)):\n    cnn_confusion[true, found] += 1\n"
+         "cnn_confusion = cnn_confusion.numpy()"),
+    ],
+    "means over batches": [
+        ("loss_sum += loss.detach() * len(target)", "loss_sum += loss.detach()"), ("count += len(target)", "count += 1"),
+    ],
+    "accuracy in percent": [("(logits.argmax(1) == target).float().mean().item()",
+                             "100 * (logits.argmax(1) == target).float().mean().item()")],
+    "requires_grad_": [("for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False",
+                        "cnn_backbone.requires_grad_(False)")],
+    "a copy of the backbone": [("nn.Sequential(cnn_backbone, transfer_head)",
+                                "nn.Sequential(__import__('copy').deepcopy(cnn_backbone), transfer_head)")],
+    "networks as classes": [
+        ("fcn = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)).to(device)",
+         "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+         "        self.a, self.b = nn.Linear(6912, 64), nn.Linear(64, 8)\n\n"
+         "    def forward(self, x):\n        return self.b(self.a(x.flatten(1)).relu())\n\n\nfcn = Net().to(device)"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_right_variants_get_all_points(name, marking):
+    assert lost(VARIANTS[name]) == []
+
+
+FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"
+FCN = "nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)"
+MISTAKES = {
+    "statistics of uncropped images": (["q1_statistics"], [("RandomCrop(48)(images[main_train_indices[:1000]].float())",
+                                                            "images[main_train_indices[:1000]].float()")]),
+    "labels 8 and 9 kept": (["q1_labels"], [("labels[transfer_train_indices] - 8", "labels[transfer_train_indices]"),
+                                            ("labels[transfer_test_indices] - 8", "labels[transfer_test_indices]")]),
+    "wrong sizes": (["q1_sizes"], [("split(is_main, MAIN_TRAIN)", "split(is_main, MAIN_TRAIN - 50)")]),
+    "overlapping sets": (["q1_disjoint"], [("main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)",
+                                            "main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)\n"
+                                            "main_test_indices = main_train_indices[: len(main_test_indices)]")]),
+    "test loader shuffled": (["q1_test_loader"], [("make_loader(main_test, False)", "make_loader(main_test, True)")]),
+    "training loader not shuffled": (["q1_train_loader"], [("make_loader(main_train, True)",
+                                                            "make_loader(main_train, False)")]),
+    "not normalised": (["q1_transform"], [("[RandomCrop(48), transforms.Normalize(mean, std)]", "[RandomCrop(48)]")]),
+    "32 hidden units": (["q2_layers"], [(FCN, "nn.Linear(3 * 48 * 48, 32), nn.ReLU(), nn.Linear(32, 8)")]),
+    "no ReLU in the FCN": (["q2_relu"], [(FCN, "nn.Linear(3 * 48 * 48, 64), nn.Linear(64, 8)")]),
+    "softmax in the FCN": (["q2_logits"], [(FCN, f"{FCN}, nn.Softmax(1)")]),
+    "softmax in train": (["q2_logits"], [("criterion(model(batch), target)", "criterion(model(batch).softmax(1), target)")]),
+    "no zero_grad": (["q2_gradients"], [("            optimizer.zero_grad()\n", "")]),
+    "SGD": (["q2_optimizer"], [("torch.optim.Adam(fcn.parameters()", "torch.optim.SGD(fcn.parameters()")]),
+    "a rate of 0.1": (["q2_optimizer"], [("lr=0.001", "lr=0.1")]),
+    "only the last batch logged": (["q2_history"], [("float(loss_sum / count)", "float(loss)")]),
+    "trained on test images": (["q2_training_images"], [("for batch, target in train_loader:",
+                                                         "for batch, target in test_loader:")]),
+    "kernel 3": (["q3_convolutions"], [("nn.Conv2d(8, 16, kernel_size=5)", "nn.Conv2d(8, 16, kernel_size=3)"),
+                                       ("nn.Linear(16 * 9 * 9, 128)", "nn.Linear(16 * 10 * 10, 128)")]),
+    "no ReLU after the features": (["q3_pooling"], [("        nn.Linear(128, 64),\n        nn.ReLU(),\n",
+                                                     "        nn.Linear(128, 64),\n")]),
+    "matrix transposed": (["q4_matrices"], [("cnn_confusion = confusion_matrix(target, logits.argmax(1), labels",
+                                             "cnn_confusion = confusion_matrix(logits.argmax(1), target, labels")]),
+    "matrix of training images": (["q4_matrices"], [("logits, target = predict(cnn, main_test_loader)",
+                                                     "logits, target = predict(cnn, main_train_loader)")]),
+    "test counts for training counts": (["q4_counts"], [("train_counts = torch.bincount(main_train.target",
+                                                         "train_counts = torch.bincount(main_test.target")]),
+    "backbone not frozen": (["q5_frozen"], [(FROZEN, "pass")]),
+    "all parameters given to Adam": (["q5_optimizer"], [("torch.optim.Adam(transfer_head.parameters()",
+                                                         "torch.optim.Adam(transfer_model.parameters()")]),
+    "an untrained backbone": (["q5_backbone"], [(FROZEN, f"cnn_backbone = make_backbone()\n{FROZEN}")]),
+    "a head of 8": (["q5_head"], [("transfer_head = nn.Linear(64, 2)", "transfer_head = nn.Linear(64, 8)")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_loses_its_own_points_and_no_others(name, marking):
+    points, changes = MISTAKES[name]
+    assert lost(changes) == points
+
+
+WITHOUT = {
+    "q1": ([], ("class RandomCrop", "transform = transforms.Compose", "def make_loader", "first_crops")),
+    "q2": ([("def train(", "def my_train("), ("fcn = nn.Sequential(", "my_fcn = nn.Sequential(")], ()),
+    "q3": ([("untrained_backbone, control = make_backbone()", "raise SystemExit\nmake_backbone()")],
+           ("def make_backbone", "cnn_history = train")),
+    "q4": ([], ("cnn_confusion", "train_counts =")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("question", WITHOUT)
+def test_a_question_that_failed_costs_no_points_of_another(question, marking):
+    changes, leave_out = WITHOUT[question]
+    found = lost(changes, leave_out)
+    assert len(found) >= 2
+    assert {cell[:2] for cell in found} == {question}

@@ -1,0 +1,253 @@
+"""What the sentences conclude, on results whose answer any reader would agree on."""
+
+import json
+import re
+
+from common import metrics, sentences
+from common.galaxies.facts import BRANCHES, CLASS_NAMES
+from common.storage.artifacts import without_nan
+
+import numpy as np
+import pytest
+from conftest import run_well
+from sklearn.metrics import log_loss
+
+WORDS = ("falling", "rising", "level", "overfitting", "no sign of overfitting", "diverges", "its scatter")
+
+
+def curves(train, test, final=(0.9, 1.0), errors=(0.01, 0.05)):
+    """A record as `training_record` makes it, of these losses; final: the network's losses at the end."""
+    history = {"train_loss": list(train), "test_loss": list(test), "test_accuracy": [0.5] * len(test)}
+    names = ("final_train_loss", "test_loss")
+    values = dict(zip(names, final, strict=True))
+    return {"history": history} | values | {f"{name}_error": e for name, e in zip(names, errors, strict=True)}
+
+
+def steps(*means, length=10):
+    """A loss with these means in its fifths, and a little scatter around them."""
+    return np.repeat(means, length) * (1 + 1e-3 * np.tile([1, -1], len(means) * length // 2))
+
+
+def noise(scale, seed=0):
+    return np.random.default_rng(seed).normal(0, scale, 50)
+
+
+FALLING = steps(1.0, 0.8, 0.7, 0.65, 0.6)
+CURVES = {
+    "falls by 1% each fifth": (curves(FALLING, steps(1, 0.99, 0.99**2, 0.99**3, 0.99**4)), {"still falling"},
+                               {"level", "rising", "its scatter"}),
+    "the issue's": (curves(FALLING, steps(1.021, 0.954, 0.923, 0.917, 0.905)), {"still falling"}, {"level"}),
+    "level": (curves(FALLING, steps(1.0, 0.8, 0.7, 0.7, 0.7)), {"0.700: level"}, {"rising", "its scatter"}),
+    "rises while training falls": (curves(FALLING, steps(1, 0.8, 0.7, 0.75, 0.9), final=(0.3, 0.9)),
+                                   {"0.750: rising", "overfitting", "lowest fifth, with a mean of 0.700"},
+                                   {"no sign", "diverges"}),
+    "rises, though the final losses agree": (curves(FALLING, steps(1, 0.8, 0.7, 0.75, 0.9), errors=(0.1, 0.2)),
+                                             {"overfitting", "within its margin"}, {"no sign"}),
+    "noisy": (curves(FALLING, 0.8 + noise(0.1)), {"by less than its scatter"},
+              {"fell: overfitting", "diverges"}),
+    "diverges": (curves(steps(1, 0.9, 2, 3, 4), steps(1, 0.9, 2, 3, 4)), {"rising", "diverges"}, {"overfitting"}),
+    "rises at once": (curves(FALLING, np.linspace(1, 1.4, 50), final=(0.1, 1.4)),
+                      {"lowest, 1.000, after the first epoch", "overfitting"}, {"still falling", "no sign"}),
+    "fits both": (curves(FALLING, FALLING, final=(0.59, 0.6)), {"no sign of overfitting"}, {"fits the"}),
+    "fits training better": (curves(FALLING, FALLING, final=(0.2, 0.6)), {"it fits the training images better"},
+                             {"no sign"}),
+    "fits test better": (curves(FALLING, FALLING, final=(0.9, 0.6)), {"it fits the test images better"}, {"no sign"}),
+    "ten epochs": (curves(steps(1, 0.9, 0.8, 0.7, 0.6, length=2), steps(1, 0.9, 0.8, 0.7, 0.6, length=2)),
+                   {"Averaged over the last 2 epochs", "still falling", "Over the last 10 epochs"}, {"level"}),
+    "nine epochs": (curves([1.0] * 9, np.linspace(1, 0.5, 9)), {"to 0.500 after epoch 9, the last"},
+                    {"Averaged", "falling"}),
+    "one epoch": (curves([1.0], [1.2]), {"after the only epoch is 1.200"},
+                  {"Averaged", "lowest", "lies between", "falls"}),
+    "one test image": (curves([1.0], [1.2], errors=(0.01, np.nan)), {"only epoch"}, {"final network", "overfit"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_described_as_any_reader_would(name):
+    record, must, must_not = CURVES[name]
+    text = sentences.describe_curves(record)
+    assert {words for words in must if words not in text} == set(), text
+    assert {words for words in must_not if words in text} == set(), text
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scatter_alone_is_no_overfitting(seed):
+    text = sentences.describe_curves(curves(FALLING, 0.8 + noise(0.03, seed)))
+    assert "fell: overfitting" not in text, text
+
+
+def test_the_margin_is_that_of_the_difference_of_both_losses():
+    text = sentences.describe_gap(curves([1.0], [1.0], final=(0.520, 0.545), errors=(0.003, 0.0186)))
+    assert "0.520 on the training and 0.545 on the test images, a difference within its margin of 0.037" in text
+    text = sentences.describe_gap(curves([1.0], [1.0], final=(0.500, 0.545), errors=(0.003, 0.0186)))
+    assert "a difference of 0.045 ± 0.037: it fits the training images better" in text
+
+
+def confusion(matrix, train_counts=(2860, 5781, 5199, 288, 1267, 14, 487, 926)):
+    """Q4's record of one network with this confusion matrix."""
+    matrix = np.array(matrix)
+    within, expected = metrics.errors_within_branch(matrix, BRANCHES[CLASS_NAMES])
+    results = {"confusion": matrix.tolist(), "within_branch": within, "within_branch_expected": expected}
+    results |= metrics.per_class(matrix) | {"recall_interval": metrics.recall_intervals(matrix)}
+    record = {"class_names": list(CLASS_NAMES[:8]), "train_counts": list(train_counts)}
+    return without_nan(record | {"test_counts": matrix.sum(1).tolist(), "models": {"cnn": results}})
+
+
+def described(matrix, **counts):
+    return sentences.describe_confusion(confusion(matrix, **counts), "cnn")
+
+
+def cells(**changes):
+    """A diagonal confusion matrix of 100 images per class; `c1_2=40` moves 40 of row 1 to column 2."""
+    matrix = 100 * np.eye(8, dtype=int)
+    for name, count in changes.items():
+        row, column = map(int, name[1:].split("_"))
+        matrix[row, row] -= count
+        matrix[row, column] += count
+    return matrix
+
+
+def test_two_neighbours_confused_in_both_directions_are_similar_and_named():
+    text = described(cells(c1_2=40, c2_1=30, c0_4=2))
+    assert "similar classes are confused more often than frequencies imply. 70 of 72 errors (97.2%)" in text
+    assert (
+        "Largest groups of errors: 40 of 100 Completely round as in-between round; 30 of 100 in-between round as"
+        in text
+    )
+
+
+def test_errors_across_the_branches_are_not_similarity():
+    text = described(cells(c1_4=40, c4_0=30, c0_2=20))
+    assert "not more often than frequencies imply. 0 of 90 errors (0.0%)" in text
+
+
+def test_a_rare_class_swallowed_by_a_frequent_one_is_imbalance():
+    matrix = cells(c5_4=100)
+    text = described(matrix)
+    assert "rare classes are recognized less often. The 4 rarest (14 to 926 training images)" in text
+    assert "a recall of 75.0% (95% interval 70.5 to 79.0%), the other 4 100.0%" in text
+    assert "Predicted least often for how often they occur: Boxy Bulge (0 times for 100 images)." in text
+    assert "100 of 100 Boxy Bulge as Rounded Bulge" in text
+
+
+def test_frequent_classes_that_fail_are_not_imbalance():
+    text = described(cells(c1_2=50, c2_1=50))
+    assert "Imbalance: rare classes are not recognized less often" in text
+
+
+def test_a_perfect_network_makes_no_error():
+    assert described(cells()) == "The CNN misclassifies 0 of 800 test images."
+
+
+def test_an_absent_class_is_said_to_be_absent_and_is_counted_nowhere():
+    matrix = cells(c1_2=40)
+    matrix[5] = 0
+    text = described(matrix, train_counts=(605, 129, 461, 70, 394, 0, 132, 309))
+    assert "There are no test images of Disk, Edge-on, Boxy Bulge." in text
+    assert "The 3 rarest (70 to 132 training images)" in text
+    assert "Boxy" not in text.split("\n", 1)[1]
+
+
+def test_one_test_image_gives_one_error_and_no_comparison_of_halves():
+    matrix = np.zeros((8, 8), dtype=int)
+    matrix[3, 2] = 1
+    text = described(matrix)
+    assert "misclassifies 1 of 1 test image." in text
+    assert "Imbalance" not in text
+    assert "1 of 1 error (100.0%) stay" in text
+    assert "1 of 1 Cigar shaped as in-between round." in text
+
+
+def compared(fcn, cnn, p_value):
+    comparison = {"fcn_accuracy": fcn, "cnn_accuracy": cnn, "fcn_parameters": 442952, "cnn_parameters": 178616}
+    return sentences.describe_comparison(comparison | {"fcn_only": 10, "cnn_only": 1, "p_value": p_value})
+
+
+def test_the_comparison_says_what_mcnemars_test_says():
+    text = compared(0.60, 0.79, 1e-20)
+    assert "CNN's 178,616 parameters 79.0%" in text
+    assert "FCN's 442,952 parameters 60.0%: a difference of +19.0 points" in text
+    assert "is significant (p = 1e-20)" in text
+    assert "The CNN alone is correct on 1 image, the FCN alone on 10" in text
+    assert "is not significant (p = 0.3)" in compared(0.60, 0.61, 0.3)
+    assert "-19.0 points" in compared(0.79, 0.60, 1e-20)
+
+
+def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
+    optimum = {"accuracy": 0.695, "accuracy_interval": (0.647, 0.739), "agreement": 0.912}
+    record = {
+        "logistic_regression": optimum | {"train_loss": 0.56, "head_train_loss": 0.573},
+        "untrained_backbone": {"accuracy": 0.648, "accuracy_interval": (0.598, 0.694)},
+    }
+    text = sentences.describe_transfer(record)
+    assert "reaches 69.5% (64.7 to 73.9%) and agrees with the head on 91.2%" in text
+    assert "loss is 0.560, the head's 0.573" in text
+    assert (
+        "untrained backbone the same optimum reaches 64.8% (59.8 to 69.4%): here the trained features are worth +4.7"
+        in text
+    )
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory):
+    """The records and the output of the default run on 3,000 synthetic galaxies."""
+    out = tmp_path_factory.mktemp("default")
+    printed = {"q1_data": run_well("q1_data.py", "--source", "synthetic", "--count", 3000, "--out", out)}
+    for script in ("q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer"):
+        printed[script] = run_well(f"{script}.py", "--device", "cpu", "--out", out)
+    return {script: json.loads((out / f"{script}.json").read_text()) for script in printed}, printed
+
+
+def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_run):
+    records, printed = default_run
+    for script in ("q2_fcn", "q3_cnn", "q5_transfer"):
+        record, text = records[script], printed[script]
+        history = record["history"]
+        test, accuracies = history["test_loss"], [100 * each for each in history["test_accuracy"]]
+        best = int(np.argmin(test))
+        assert f"falls from {test[0]:.3f} to {test[best]:.3f} after epoch {best + 1}" in text
+        assert f"between {min(accuracies[-10:]):.1f} and {max(accuracies[-10:]):.1f}%" in text
+        last, before = re.search(r"epochs it is ([\d.]+), over the \d+ before ([\d.]+):", text).groups()
+        length = len(test) // 5
+        assert float(last) == pytest.approx(np.mean(test[-length:]), abs=5e-4)
+        assert float(before) == pytest.approx(np.mean(test[-2 * length : -length]), abs=5e-4)
+        change = float(last) / float(before) - 1
+        if abs(change) > 0.011:
+            assert f"{before}: {'still falling' if change < 0 else 'rising'}" in text
+        assert text.index("test accuracy") < text.index("The test loss falls")  # its own result first
+        assert f"test accuracy {record['test_accuracy']:.2%} on {record['test_count']:,} SYNTHETIC images" in text
+    comparison = records["q3_cnn"]["comparison"]
+    points = 100 * (records["q3_cnn"]["test_accuracy"] - records["q2_fcn"]["test_accuracy"])
+    assert f"a difference of {points:+.1f} points" in printed["q3_cnn"]
+    only = comparison["cnn_only"] - comparison["fcn_only"]
+    assert only == round(points / 100 * records["q3_cnn"]["test_count"])
+    for name, results in records["q4_confusion"]["models"].items():
+        matrix = np.array(results["confusion"])
+        wrong = matrix.sum() - np.trace(matrix)
+        assert f"The {name.upper()} misclassifies {wrong} of {matrix.sum()} test images" in printed["q4_confusion"]
+        largest = (matrix - np.diag(np.diag(matrix))).max()
+        assert f"Largest groups of errors: {largest} of " in printed["q4_confusion"]
+    transfer = records["q5_transfer"]
+    worth = 100 * (transfer["logistic_regression"]["accuracy"] - transfer["untrained_backbone"]["accuracy"])
+    assert f"are worth {worth:+.1f} points" in printed["q5_transfer"]
+
+
+def test_no_sentence_of_a_default_run_holds_a_verdict_that_a_threshold_made(default_run):
+    _, printed = default_run
+    text = "\n".join(printed.values())
+    for words in ("cannot be told", "levelled off", "neither", "95 %", "likeness", "nan"):
+        assert words not in text.lower()
+
+
+def test_the_standard_error_of_a_loss_is_that_of_a_mean_over_images():
+    from common.train import loss_error
+
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(50, 8, generator=generator), torch.arange(50) % 8
+    losses = [-logits[i].double().log_softmax(0)[labels[i]].item() for i in range(50)]
+    assert np.mean(losses) == pytest.approx(log_loss(labels, logits.double().softmax(1), labels=range(8)))
+    assert loss_error(np.mean(losses), logits, labels) == pytest.approx(np.std(losses, ddof=1) / np.sqrt(50))
+    assert np.isnan(loss_error(losses[0], logits[:1], labels[:1]))
+    assert np.isnan(loss_error(np.mean(losses) + 0.1, logits, labels))  # of another criterion
