@@ -25,7 +25,7 @@ endif
 # No two training runs at once, whatever -j says: torch uses all cores by itself, and two runs that wait for each
 # other's threads were measured to take ten times as long (2 cores).
 .NOTPARALLEL:
-.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench bench-scale notebook playground export clean help FORCE
+.PHONY: all data fcn cnn confusion transfer test test-oldest lint smoke bench bench-scale notebook skeleton course playground export clean help FORCE
 
 all: $(OUT)/summary.txt ## answer all five questions and print a table
 data: $(OUT)/q1_data.json ## Q1: read, show, split and measure the galaxies
@@ -38,9 +38,11 @@ transfer: $(OUT)/q5_transfer.json ## Q5: transfer the CNN's backbone to two new 
 ifeq ($(PYTHON),.venv/bin/python)
 ENVIRONMENT     = .venv/requirements.installed
 DEV_ENVIRONMENT = .venv/requirements-dev.installed
+TEACHING        = .venv/requirements-teaching.installed
 else ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),all)),)
 # With another PYTHON, packages that are missing or too old are named before anything runs.
-UNMET := $(shell $(PYTHON) -m common.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt))
+UNMET := $(shell $(PYTHON) -m common.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt) \
+    $(if $(filter notebook skeleton course,$(MAKECMDGOALS)),requirements-teaching.txt))
 $(if $(UNMET),$(error $(UNMET)))
 endif
 
@@ -105,7 +107,7 @@ needs = { echo 'error: $(1)' >&2; exit 2; }
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement $<
 	@touch $@
-.venv/requirements-dev.installed: requirements-dev.txt .venv/requirements.installed
+.venv/requirements-%.installed: requirements-%.txt .venv/requirements.installed
 	.venv/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
@@ -131,8 +133,13 @@ lint: $(DEV_ENVIRONMENT) ## lint and format check (ruff)
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN=
-notebook: $(ENVIRONMENT) ## the submission: one notebook that stands alone, and its page
-	$(PYTHON) -m submission.build $(Q1) $(training)
+# Without DATA the notebook runs on the synthetic galaxies that make data has written, where it could not download any.
+notebook: $(TEACHING) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
+	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
+skeleton: $(TEACHING) ## what students get: the notebook with the solutions cleared
+	$(PYTHON) -m notebook.build skeleton --out '$(OUT)'
+course: $(TEACHING) ## a folder in which nbgrader hands out, collects and marks the assignment: docs/teaching.md
+	$(PYTHON) -m notebook.build course --out '$(OUT)'
 bench: $(ENVIRONMENT) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
@@ -150,7 +157,7 @@ $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.
 	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
 
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/synthetic.h5 $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
 	@-rmdir "$(OUT)/model" "$(OUT)" 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20

@@ -1,0 +1,572 @@
+# %% [markdown]
+# # Recognizing galaxies with deep neural networks
+#
+# **Your name and student number:**
+#
+# PHYS-467, assignment 3: 20 points. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten
+# classes. You train two networks on classes 0-7, compare what they confuse, and transfer what one of them has learned
+# to classes 8 and 9. Hand in this one notebook, with code, plots, results and discussion. Use a GPU if you can (Colab:
+# *Runtime, Change runtime type*).
+#
+# Write your code where it says `# your code here`, in as many lines as you need. Keep the names that are given, since
+# the marking looks for them, and do not change, split or delete the other cells. Name here whoever helped you:
+
+# %% given="imports"
+
+# %% given="settings"
+# The marking sets other values, and a smaller file: so use these names, and not the numbers.
+if "GALAXY10_FILE" in os.environ and not os.path.lexists("Galaxy10.h5"):
+    os.symlink(os.path.abspath(DATA_FILE), "Galaxy10.h5")  # for code that names the file itself
+
+
+def need(*names):
+    """Stop with a sentence when one of the names that the checks look for does not exist."""
+    for name in names:
+        assert name in globals(), f"{name} is missing: was it renamed, or did its cell not run?"
+
+
+# %% [markdown]
+# ## Question 1: loading and preparing the data (5 points)
+#
+# Get the file, read it, split it into four sets, and prepare random crops of 48 x 48 pixels, normalised by the mean and
+# the standard deviation of each colour channel. Put a batch size of 64 into the loaders and shuffle for training.
+
+# %% solution="download read"
+# Download the file to DATA_FILE if it is not there (https://zenodo.org/records/10844811/files/Galaxy10.h5), and read its
+# data sets "images" and "ans" into numpy arrays: images, labels. Going from HDF5 to torch directly is very slow.
+
+# %% given="axes"
+
+# %% given="dataset"
+
+# %% solution="classes"
+# Show a picture of each class, and count the images of each.
+
+# %% solution="split crop"
+# Divide classes 0-7 into MAIN_TRAIN images to train and the rest to test, classes 8 and 9 into TRANSFER_TRAIN and the
+# rest. How can every class be in both halves, also the one of 17 images?
+
+# %% solution="statistics"
+# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7.
+
+# %% solution="datasets"
+# transform: a transforms.Compose of the random crop and transforms.Normalize.
+# main_train, main_test, transfer_train, transfer_test: instances of MyDataset. The labels 8 and 9 become 0 and 1.
+
+# %% solution="loaders check"
+# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader
+
+# %% [markdown] points=1 id="q1_text"
+# *Describe the data: how often the classes occur, and what that means for training and for the accuracy as a measure.
+# Say how you know that the normalisation worked.*
+#
+# ### BEGIN SOLUTION
+# Full (1): names the imbalance with numbers of this notebook (the commonest and the rarest class, or their ratio) and one
+# consequence (always answering the commonest class already reaches a third; rare classes hardly count), and states the
+# measured mean and standard deviation after normalising, near 0 and 1. Half: one of the two. None: neither, or numbers
+# that are not those of the output above.
+# ### END SOLUTION
+
+# %% check="q1"
+need("images", "labels", "main_train", "main_test", "transfer_train", "transfer_test", "mean", "std")
+assert images.ndim == 4 and images.shape[1] == 3, "images must be (n, 3, 69, 69): run the given cell once only"
+assert len(main_train) == MAIN_TRAIN, f"main_train has {len(main_train)} images, not MAIN_TRAIN, {MAIN_TRAIN}"
+assert len(main_train) + len(main_test) == int((labels < 8).sum()), (
+    "main_train and main_test are not all of classes 0-7"
+)
+assert len(transfer_train) == TRANSFER_TRAIN, f"transfer_train has {len(transfer_train)} images, not {TRANSFER_TRAIN}"
+crop, label = main_train[0]
+assert tuple(crop.shape) == (3, 48, 48), f"main_train[0] gives a crop of {tuple(crop.shape)}, not (3, 48, 48)"
+assert abs(crop.mean()) < 3, "the crops are not normalised: does the transform end in transforms.Normalize?"
+need("main_train_loader", "main_test_loader", "transfer_train_loader", "transfer_test_loader")
+batch, target = next(iter(main_train_loader))
+assert tuple(batch.shape) == (64, 3, 48, 48), f"a batch is {tuple(batch.shape)}, not (64, 3, 48, 48)"
+print("The checks of question 1 pass.")
+
+# %% points=0.5 id="q1_read"
+# Marked: images and labels are those of the file.
+### BEGIN HIDDEN TESTS
+with h5py.File(DATA_FILE, "r") as _file:
+    _file_images, _file_labels = np.array(_file["images"]), np.array(_file["ans"]).astype(int)
+
+
+def _bytes(data):
+    """Images of any type and scale as bytes, the colours first, one key each."""
+    data = torch.as_tensor(data).float()
+    scale = 255 if data.max() <= 1 else 1
+    return [image.numpy().tobytes() for image in (data * scale).round().byte()]
+
+
+_label_of = dict(zip(_bytes(torch.tensor(_file_images).permute(0, 3, 1, 2)), _file_labels, strict=True))
+_is_main = _file_labels < 8
+
+
+def _own_data():
+    """Data and loaders for the questions after this one, where it did not succeed."""
+    torch.manual_seed(0)
+    made = {}
+    for task, classes in (("main", 8), ("transfer", 2)):
+        for subset, count in (("train", 256), ("test", 96)):
+            target = torch.arange(count) % classes
+            data = torch.randn(count, 3, 48, 48) + target[:, None, None, None] / 4
+            made[f"{task}_{subset}"] = torch.utils.data.TensorDataset(data, target)
+            made[f"{task}_{subset}"].data, made[f"{task}_{subset}"].target = data, target
+            made[f"{task}_{subset}_loader"] = DataLoader(made[f"{task}_{subset}"], 64, shuffle=subset == "train")
+    return made
+
+
+def _usable(loader):
+    try:
+        batch, target = next(iter(globals()[loader]))
+        return tuple(batch.shape[1:]) == (3, 48, 48) and batch.is_floating_point() and len(target) == len(batch)
+    except Exception:
+        return False
+
+
+assert np.array_equal(np.asarray(labels), _file_labels), "labels are not those of the file"
+assert set(_bytes(images[:100])) == set(list(_label_of)[:100]), "images are not those of the file"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_sizes"
+# Marked: the numbers of images of the four sets.
+### BEGIN HIDDEN TESTS
+_train = {"main": round(18000 / 20360 * _is_main.sum()), "transfer": round(1000 / 1425 * (~_is_main).sum())}
+_total = {"main": _is_main.sum(), "transfer": (~_is_main).sum()}
+for _task in ("main", "transfer"):
+    _sizes = [len(globals()[f"{_task}_{_subset}"]) for _subset in ("train", "test")]
+    assert _sizes == [_train[_task], _total[_task] - _train[_task]], f"{_task}: {_sizes} images to train and to test"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_disjoint"
+# Marked: no image is in two of the sets.
+### BEGIN HIDDEN TESTS
+for _task in ("main", "transfer"):
+    _keys = [_bytes(globals()[f"{_task}_{_subset}"].data) for _subset in ("train", "test")]
+    assert all(len(set(keys)) == len(keys) for keys in _keys), f"{_task}: an image is twice in a set"
+    assert not set(_keys[0]) & set(_keys[1]), f"{_task}: images to test are among those to train on"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_labels"
+# Marked: each image has its own label, 0-7, or 0 and 1 in the transfer sets.
+### BEGIN HIDDEN TESTS
+for _task, _first in (("main", 0), ("transfer", 8)):
+    for _subset in ("train", "test"):
+        _set = globals()[f"{_task}_{_subset}"]
+        _expected = [_label_of[key] - _first for key in _bytes(_set.data)]
+        assert torch.as_tensor(_set.target).tolist() == _expected, f"{_task}_{_subset}: the labels are not right"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_statistics"
+# Marked: mean and std are those of random crops of training images.
+### BEGIN HIDDEN TESTS
+torch.manual_seed(1)
+_data = torch.as_tensor(main_train.data).float()
+_crops = torch.cat([transforms.RandomCrop(48)(image) for _ in range(3) for image in _data[:1000].unsqueeze(1)])
+for _name, _value, _expected in (("mean", mean, _crops.mean((0, 2, 3))), ("std", std, _crops.std((0, 2, 3)))):
+    _value = torch.as_tensor(_value).flatten().float()
+    _scale = 255 if (_expected / _value).median() > 50 else 1  # divided by 255 after the images were stored
+    assert torch.allclose(_value * _scale, _expected, rtol=0.06), f"{_name} is {_value}, about {_expected} was expected"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_transform"
+# Marked: main_train gives normalised crops of 48 x 48 pixels, at random places.
+### BEGIN HIDDEN TESTS
+_crops = torch.stack([main_train[i][0] for i in range(64)])
+assert tuple(_crops.shape) == (64, 3, 48, 48), f"a crop is {tuple(_crops.shape[1:])}"
+assert abs(_crops.mean()) < 0.4, f"the crops have a mean of {_crops.mean():.2f}"
+assert 0.6 < _crops.std() < 1.5, f"the crops have a standard deviation of {_crops.std():.2f}"
+assert len({main_train[0][0].numpy().tobytes() for _ in range(10)}) > 3, "the crops of an image are always the same"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_train_loader"
+# Marked: the training loader gives all images in batches of 64, each time in another order.
+### BEGIN HIDDEN TESTS
+_passes = [torch.cat([target for _, target in main_train_loader]).tolist() for _ in range(2)]
+assert _passes[0] != _passes[1], "the training loader is not shuffled"
+assert len(_passes[0]) >= len(main_train) // 64 * 64, "the training loader leaves images out"
+assert len(next(iter(main_train_loader))[1]) == 64, "the batch size is not 64"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q1_test_loader"
+# Marked: the test loader gives all test images in their order.
+### BEGIN HIDDEN TESTS
+_mine = {f"{task}_{subset}_loader": None for task in ("main", "transfer") for subset in ("train", "test")}
+_mine = {name: globals().get(name) for name in _mine}
+_made = _own_data()
+for _name in _mine:
+    if not _usable(_name):
+        globals()[_name], globals()[_name.removesuffix("_loader")] = _made[_name], _made[_name.removesuffix("_loader")]
+_loader = _mine["main_test_loader"]
+assert _loader is not None, "main_test_loader is missing: was it renamed?"
+_passes = [torch.cat([target for _, target in _loader]).tolist() for _ in range(2)]
+assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "the test loader is shuffled"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Question 2: a fully connected network (5 points)
+#
+# One hidden layer of 64 units with ReLU, and eight outputs: logits, since `nn.CrossEntropyLoss` contains the softmax.
+# Train it for EPOCHS epochs with Adam and a learning rate of 0.001. After each epoch, note the training loss, and the
+# loss and the accuracy on the test images.
+
+# %% solution="predict train"
+# Define train(model, optimizer, train_loader, test_loader, epochs), which you can use for all three networks. It returns
+# a dict of three lists with an entry for each epoch: train_loss, test_loss (means over the images) and test_accuracy.
+
+# %% solution="fcn"
+# fcn: the network, on the device; fcn_optimizer: its optimizer.
+
+# %% solution="fcn training"
+# fcn_history: what train returns.
+
+# %% solution="fcn curves"
+# Plot the losses and the accuracy against the epoch.
+
+# %% [markdown] points=1 id="q2_curves"
+# *Describe the curves: how the losses fall, and whether the network overfits.*
+#
+# ### BEGIN SOLUTION
+# Half a point each, for statements that agree with the student's own curves: the course of both losses with numbers;
+# overfitting or not, argued by the test loss (does it rise while the training loss falls?) and not by the accuracy alone.
+# ### END SOLUTION
+
+# %% [markdown] points=0.5 id="q2_accuracy"
+# *How well does it do, compared with always answering the commonest class?*
+#
+# ### BEGIN SOLUTION
+# Half a point for the final test accuracy beside that of the commonest class of the training set, on the test images.
+# ### END SOLUTION
+
+# %% check="q2"
+need("train", "fcn", "fcn_optimizer", "fcn_history")
+parameters = sum(parameter.numel() for parameter in fcn.parameters())
+assert parameters == 442952, f"fcn has {parameters:,} parameters, not 442,952"
+assert tuple(fcn(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 8), "fcn must give 8 logits for each image"
+assert set(fcn_history) >= {"train_loss", "test_loss", "test_accuracy"}, "fcn_history lacks one of the three lists"
+assert len(fcn_history["test_loss"]) == EPOCHS, "fcn_history must have one entry for each epoch"
+print("The checks of question 2 pass.")
+
+# %% points=0.5 id="q2_layers"
+# Marked: the sizes of the layers.
+### BEGIN HIDDEN TESTS
+_linear = [tuple(m.weight.shape) for m in fcn.modules() if isinstance(m, nn.Linear)]
+assert _linear == [(64, 6912), (8, 64)], f"the linear layers have weights of {_linear}"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q2_relu"
+# Marked: the hidden layer is not linear.
+### BEGIN HIDDEN TESTS
+torch.manual_seed(2)
+_a, _b = torch.randn(2, 16, 3, 48, 48, device=device)
+with torch.no_grad():
+    _logits = [fcn(x) for x in (_a, _b, _a + _b, 0 * _a)]
+assert not torch.allclose(_logits[0] + _logits[1], _logits[2] + _logits[3], atol=1e-3), "there is no ReLU in between"
+### END HIDDEN TESTS
+
+
+# %% points=0.5 id="q2_logits"
+# Marked: the loss gets logits, not probabilities.
+### BEGIN HIDDEN TESTS
+class _Spy(torch.optim.SGD):
+    """An optimizer that changes nothing and keeps the gradients of each step."""
+
+    def __init__(self, model):
+        super().__init__(model.parameters(), lr=0.0)
+        self.gradients = []
+
+    def step(self, closure=None):
+        parameters = self.param_groups[0]["params"]
+        self.gradients.append(torch.cat([p.grad.detach().flatten().clone() for p in parameters]))
+        return super().step(closure)
+
+
+def _train_small():
+    """Run the student's `train` with weights that stay: three batches to train, two of them equal, and five to test."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 8)).to(device)
+    first, last = torch.randn(16, 3, 48, 48), 5 * torch.randn(16, 3, 48, 48)
+    images, target = torch.cat((first, first, last)), torch.arange(16).repeat(3) % 8
+    test_images, test_target = torch.cat((last, last, torch.randn(48, 3, 48, 48))), torch.arange(16).repeat(5) % 8
+    loaders = [
+        DataLoader(torch.utils.data.TensorDataset(*pair), batch_size=16)
+        for pair in ((images, target), (test_images, test_target))
+    ]
+    optimizer = _Spy(model)
+    history = train(model, optimizer, *loaders, 2)
+    with torch.no_grad():
+        logits, test_logits = (model(x.to(device)).cpu() for x in (images, test_images))
+    losses = {}
+    entropy = nn.functional.cross_entropy
+    for kind in ("logits", "softmax"):
+        outputs, others = (each.softmax(1) if kind == "softmax" else each for each in (logits, test_logits))
+        each = [entropy(outputs[i : i + 16], target[i : i + 16]).item() for i in (0, 16, 32)]
+        losses[kind] = {"mean": sum(each) / 3, "last": each[2], "test": entropy(others, test_target).item()}
+    accuracy = (test_logits.argmax(1) == test_target).float().mean().item()
+    return history, optimizer.gradients, losses, accuracy
+
+
+_small_error = None
+try:
+    _history, _gradients, _losses, _accuracy = _train_small()
+    _logged = float(_history["train_loss"][0])
+except Exception as _error:
+    _small_error, _history, _gradients, _logged = repr(_error), {}, [], float("nan")
+_gap = lambda kind: min(abs(_logged - value) for value in _losses[kind].values())
+_is_softmax = isinstance(list(fcn.modules())[-1], (nn.Softmax, nn.LogSoftmax))
+assert not _is_softmax, "fcn ends in a softmax, and nn.CrossEntropyLoss has one already"
+assert _small_error is None, f"train did not run on a small example: {_small_error}"
+assert _gap("logits") <= _gap("softmax"), "train puts a softmax before nn.CrossEntropyLoss, which has one already"
+### END HIDDEN TESTS
+
+
+# %% points=0.5 id="q2_optimizer"
+# Marked: Adam over all parameters, with the learning rate that was asked for.
+### BEGIN HIDDEN TESTS
+def _check_optimizer(optimizer, parameters, lr):
+    assert type(optimizer) is torch.optim.Adam, f"the optimizer is {type(optimizer).__name__}, not Adam"
+    assert all(float(group["lr"]) == lr for group in optimizer.param_groups), f"the learning rate is not {lr}"
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert given == {id(p) for p in parameters}, "the optimizer does not have the parameters it should have"
+
+
+_check_optimizer(fcn_optimizer, fcn.parameters(), 0.001)
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q2_gradients"
+# Marked: each step starts from new gradients.
+### BEGIN HIDDEN TESTS
+assert len(_gradients) > 1, f"train did not run on a small example: {_small_error}"
+assert torch.allclose(_gradients[0], _gradients[1], rtol=1e-3, atol=1e-6), "gradients add up: where is zero_grad?"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q2_training_images"
+# Marked: one step for each batch of training images, and none for test images.
+### BEGIN HIDDEN TESTS
+assert len(_gradients) == 2 * 3, (
+    f"{len(_gradients)} steps in two epochs of 3 training and 5 test batches ({_small_error})"
+)
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q2_history"
+# Marked: the losses are means over all images, and the accuracy is that on the test images.
+### BEGIN HIDDEN TESTS
+_usable_train = _small_error is None
+if not _usable_train:  # for the questions after this one
+
+    def train(model, optimizer, train_loader, test_loader, epochs):
+        for _ in range(epochs):
+            for x, y in train_loader:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x.to(device)), y.to(device)).backward()
+                optimizer.step()
+        return {name: [0.0] * epochs for name in ("train_loss", "test_loss", "test_accuracy")}
+
+
+if "fcn" not in globals():
+    fcn = nn.Sequential(nn.Flatten(), nn.Linear(6912, 64), nn.ReLU(), nn.Linear(64, 8)).to(device)
+assert _usable_train, f"train did not run on a small example: {_small_error}"
+_kind = "logits" if _gap("logits") <= _gap("softmax") else "softmax"
+_close = lambda value, expected: abs(float(value) - expected) < 0.02 * abs(expected) + 1e-4
+assert all(len(_history[name]) == 2 for name in ("train_loss", "test_loss", "test_accuracy")), "one entry an epoch"
+_means = (_losses[_kind]["mean"], _losses[_kind]["test"])  # which images are trained on is marked elsewhere
+assert any(_close(_logged, mean) for mean in _means), "train_loss is not the mean over the batches of the epoch"
+assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in (1, 100)), "test_accuracy is not right"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Question 3: a convolutional network (5 points)
+#
+# Backbone: a convolution of 8 filters of 5 x 5, ReLU, max-pooling by 2, a convolution of 16 filters of 5 x 5, ReLU,
+# max-pooling by 2, flatten, linear layers of 128 and 64 units, each with ReLU. Head: a linear layer to eight logits.
+# Train both together for EPOCHS epochs, with Adam and a learning rate of 0.002.
+
+# %% solution="cnn"
+# cnn_backbone (nn.Sequential), classifier_head (nn.Linear), cnn = nn.Sequential(cnn_backbone, classifier_head), on the
+# device, and cnn_optimizer.
+
+# %% solution="cnn training comparison"
+# cnn_history: what train returns. Plot it, and compare the test accuracies of both networks.
+
+# %% [markdown] points=1 id="q3_comparison"
+# *Compare the two networks: accuracies, numbers of parameters, curves.*
+#
+# ### BEGIN SOLUTION
+# Half a point for both test accuracies with their difference and the numbers of parameters (the CNN has fewer than half).
+# Half for the curves of both: which of them overfits, if one does. All as the student's own output has it.
+# ### END SOLUTION
+
+# %% [markdown] points=1 id="q3_reason"
+# *Why would a convolutional network do better with pictures?*
+#
+# ### BEGIN SOLUTION
+# Full for two reasons that are about pictures, half for one: filters that look at neighbouring pixels, the same weights
+# everywhere, pooling that forgives small shifts. "It is deeper" or "it has more layers" alone is none.
+# ### END SOLUTION
+
+# %% check="q3"
+need("cnn_backbone", "classifier_head", "cnn", "cnn_optimizer", "cnn_history")
+parameters = [sum(parameter.numel() for parameter in part.parameters()) for part in (cnn_backbone, classifier_head)]
+assert parameters == [178096, 520], f"backbone and head have {parameters} parameters, not 178,096 and 520"
+assert tuple(cnn_backbone(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 64), "the backbone gives 64 features"
+print("The checks of question 3 pass.")
+
+# %% points=0.5 id="q3_convolutions"
+# Marked: the two convolutions.
+### BEGIN HIDDEN TESTS
+_conv = [(m.in_channels, m.out_channels, m.kernel_size) for m in cnn_backbone.modules() if isinstance(m, nn.Conv2d)]
+assert _conv == [(3, 8, (5, 5)), (8, 16, (5, 5))], f"the convolutions are {_conv}"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q3_pooling"
+# Marked: ReLU and max-pooling.
+### BEGIN HIDDEN TESTS
+_kinds = [type(m) for m in cnn_backbone.modules()]
+assert _kinds.count(nn.MaxPool2d) == 2, "the backbone has two max-poolings"
+assert _kinds.count(nn.ReLU) == 4, "the backbone has four ReLUs"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q3_features"
+# Marked: the linear layers, and 64 features.
+### BEGIN HIDDEN TESTS
+_sizes = [m.out_features for m in cnn_backbone.modules() if isinstance(m, nn.Linear)]
+assert _sizes == [128, 64], f"the linear layers of the backbone give {_sizes} outputs"
+assert tuple(cnn_backbone(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 64)
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q3_head"
+# Marked: the head, and both stacked.
+### BEGIN HIDDEN TESTS
+assert (classifier_head.in_features, classifier_head.out_features) == (64, 8)
+_x = torch.randn(4, 3, 48, 48, device=device)
+with torch.no_grad():
+    assert torch.allclose(cnn(_x), classifier_head(cnn_backbone(_x)), atol=1e-4), "cnn is not the head on the backbone"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q3_optimizer"
+# Marked: Adam over all parameters, with the learning rate that was asked for.
+### BEGIN HIDDEN TESTS
+_check_optimizer(cnn_optimizer, [*cnn_backbone.parameters(), *classifier_head.parameters()], 0.002)
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q3_training"
+# Marked: the network was trained for all epochs.
+### BEGIN HIDDEN TESTS
+_mine = globals().get("cnn_history")
+if "cnn" not in globals() or "cnn_backbone" not in globals():  # for the questions after this one
+    cnn_backbone = nn.Sequential(
+        *(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.MaxPool2d(2, 2), nn.Conv2d(8, 16, 5), nn.ReLU(), nn.MaxPool2d(2, 2)),
+        *(nn.Flatten(), nn.Linear(1296, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()),
+    )
+    cnn = nn.Sequential(cnn_backbone, nn.Linear(64, 8)).to(device)
+_weights_of_q3 = {key: value.detach().cpu().clone() for key, value in cnn_backbone.state_dict().items()}
+assert _mine is not None, "cnn_history is missing: was it renamed?"
+assert len(_mine["test_accuracy"]) == EPOCHS, f"{len(_mine['test_accuracy'])} epochs, not EPOCHS"
+assert any(state for state in cnn_optimizer.state.values()), "cnn_optimizer has not taken a step"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Question 4: confusion matrices (2 points)
+#
+# The confusion matrices of both networks on the whole test set: rows are the true classes, columns the predicted ones.
+
+# %% solution="confusion"
+# fcn_confusion, cnn_confusion: 8 x 8 counts, of all test images.
+
+# %% solution="confusion pictures recall"
+# train_counts: the number of training images of each class, 0-7. Plot the matrices.
+
+# %% [markdown] points=1 id="q4_text"
+# *Which classes are confused, and why: because some are rare, or because they look alike? Argue with your numbers.*
+#
+# ### BEGIN SOLUTION
+# Half a point for naming the largest confusions of the student's own matrices (true class, predicted class, numbers).
+# Half for both causes with evidence: rare classes with low recall (training counts beside recalls, a rare class predicted
+# less often than it occurs), and similar classes confused in both directions although both are frequent (completely round
+# and in-between round; rounded bulge and no bulge). One cause alone without a look at the other: none of that half.
+# ### END SOLUTION
+
+# %% check="q4"
+need("fcn_confusion", "cnn_confusion", "train_counts")
+assert np.shape(fcn_confusion) == np.shape(cnn_confusion) == (8, 8), "the confusion matrices must be 8 x 8"
+assert np.asarray(cnn_confusion).sum() == len(main_test), "the confusion matrix must count every test image once"
+assert len(train_counts) == 8, "train_counts must have a number for each of the classes 0-7"
+print("The checks of question 4 pass.")
+
+# %% points=0.5 id="q4_matrices"
+# Marked: both matrices count the test images, rows by true class.
+### BEGIN HIDDEN TESTS
+_true = torch.bincount(torch.as_tensor(main_test.target), minlength=8).numpy()
+for _network, _matrix in ((fcn, fcn_confusion), (cnn, cnn_confusion)):
+    _matrix = np.asarray(_matrix)
+    assert _matrix.sum() == len(main_test), "a matrix does not count every test image once"
+    assert np.array_equal(_matrix.sum(1), _true), "the rows of a matrix are not the true classes"
+    with torch.no_grad():
+        _hits = [(_network(x.to(device)).argmax(1).cpu() == y).float() for x, y in main_test_loader]
+    _gap = abs(torch.cat(_hits).mean().item() - np.trace(_matrix) / _matrix.sum())
+    assert _gap < 0.15, "the diagonal of a matrix does not hold the correct predictions of its network"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q4_counts"
+# Marked: train_counts.
+### BEGIN HIDDEN TESTS
+_expected = torch.bincount(torch.as_tensor(main_train.target), minlength=8).tolist()
+assert [int(count) for count in train_counts] == _expected, f"train_counts is not {_expected}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Question 5: transfer learning (3 points)
+#
+# Freeze the backbone and train a new head on classes 8 and 9: TRANSFER_EPOCHS epochs, Adam over the parameters of the
+# head alone, a learning rate of 0.005.
+
+# %% solution="transfer"
+# Freeze the parameters of cnn_backbone. transfer_head (nn.Linear), transfer_model = nn.Sequential(cnn_backbone,
+# transfer_head), transfer_optimizer.
+
+# %% points=0.5 id="q5_frozen"
+# Marked: the backbone is frozen.
+### BEGIN HIDDEN TESTS
+assert not any(parameter.requires_grad for parameter in transfer_model[0].parameters()), "the backbone is not frozen"
+assert all(parameter.requires_grad for parameter in transfer_model[-1].parameters()), "the head must be trainable"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q5_head"
+# Marked: the head gives logits of two classes.
+### BEGIN HIDDEN TESTS
+assert (transfer_model[-1].in_features, transfer_model[-1].out_features) == (64, 2), "the head is not nn.Linear(64, 2)"
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q5_optimizer"
+# Marked: Adam has the parameters of the head alone.
+### BEGIN HIDDEN TESTS
+_check_optimizer(transfer_optimizer, transfer_model[-1].parameters(), 0.005)
+### END HIDDEN TESTS
+
+# %% points=0.5 id="q5_backbone"
+# Marked: the backbone is the one that question 3 has trained.
+### BEGIN HIDDEN TESTS
+_found = transfer_model[0].state_dict()
+assert set(_found) == set(_weights_of_q3), "transfer_model does not begin with the backbone"
+assert all(torch.equal(_found[key].cpu(), _weights_of_q3[key]) for key in _found), (
+    "it has other weights than question 3's"
+)
+### END HIDDEN TESTS
+
+# %% solution="transfer training control"
+# transfer_history: what train returns. Plot it, and compare with what you would expect without a trained backbone.
+
+# %% [markdown] points=1 id="q5_text"
+# *How well does the transfer work, and how do you know that the features learned in question 3 help?*
+#
+# ### BEGIN SOLUTION
+# Half a point for the test accuracy beside that of the commonest of the two classes. Half for a control, measured or at
+# least named: the same head on an untrained backbone, or the whole network from scratch; "it is better than chance" is
+# none.
+# ### END SOLUTION
+
+# %% check="q5"
+need("transfer_head", "transfer_model", "transfer_optimizer", "transfer_history")
+trainable = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.requires_grad)
+assert trainable == 130, f"{trainable:,} parameters can change, not the 130 of the head: is the backbone frozen?"
+assert len(transfer_history["test_accuracy"]) == TRANSFER_EPOCHS, "transfer_history must have an entry for each epoch"
+print("The checks of question 5 pass.")

@@ -1,0 +1,224 @@
+"""Make notebooks of the text in galaxies.py and assignment.py: the submission, the students' skeleton, the course.
+
+submission: runs the notebook in a folder of its own, inserts the discussion of its results, and writes
+submission.ipynb and submission.html. skeleton: writes skeleton.ipynb, with the solutions cleared. course: writes
+course/, a folder in which nbgrader's commands work. Needs requirements-teaching.txt.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from common import cli
+from common.galaxies.synthetic import write_synthetic
+from common.storage.artifacts import save_text
+from notebook.discussion import discussions
+
+from tqdm import tqdm
+
+EXAMPLES = (
+    "python -m notebook.build submission --data Galaxy10.h5",
+    "python -m notebook.build skeleton",
+    "python -m notebook.build course --out artifacts",
+)
+HERE = Path(__file__).parent
+PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgrader")
+COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+MARKING_IMAGES = 500  # synthetic ones, of the file that submissions are marked with
+
+
+def check_packages():
+    """Raise ValueError that names the packages that are missing."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"notebooks need {', '.join(missing)}: pip install -r requirements-teaching.txt")
+
+
+def read_cells(name):
+    """Return the cells of a text notebook beside this file."""
+    import jupytext
+
+    return jupytext.read(HERE / name).cells
+
+
+def new_notebook(cells):
+    """Return a notebook of cells that runs on a GPU of Colab."""
+    import nbformat
+
+    book = nbformat.v4.new_notebook(cells=cells, metadata=KERNEL | COLAB)
+    for number, cell in enumerate(book.cells):
+        cell["id"] = cell.metadata.get("nbgrader", {}).get("grade_id", f"cell-{number}")
+        cell.metadata.pop("lines_to_next_cell", None)
+    return book
+
+
+def execute(book, folder, **environment):
+    """Run a notebook's cells in `folder` by this very Python, with a progress bar by cell.
+
+    Raises ValueError that names the cell that failed.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    kernel = folder / "jupyter" / "kernels" / "galaxies"
+    kernel.mkdir(parents=True)
+    arguments = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": arguments, "display_name": "galaxies"}))
+    os.environ["JUPYTER_PATH"] = str(folder / "jupyter")
+    bar = tqdm(total=sum(cell.cell_type == "code" for cell in book.cells), unit="cell", desc="notebook", disable=None)
+
+    def started(cell, **_):
+        if cell.cell_type == "code":
+            bar.set_postfix_str(cell.metadata.get("title", ""))
+
+    client = NotebookClient(
+        book,
+        timeout=None,
+        kernel_name="galaxies",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
+        on_cell_start=started,
+        on_cell_executed=lambda **_: bar.update(),
+    )
+    try:
+        client.execute(env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"} | environment)
+    except CellExecutionError as error:
+        failed = next(cell for cell in reversed(book.cells) if cell.get("execution_count"))
+        raise ValueError(f"the cell '{failed.metadata.get('title')}' failed: {error.ename}: {error.evalue}") from None
+    finally:
+        bar.close()
+
+
+def insert_discussions(book, results):
+    """Put the discussion of each question before the heading of the next one, and the last ones at the end."""
+    from nbformat.v4 import new_markdown_cell
+
+    *texts, thanks = discussions(results)
+    cells, waiting = [], iter(texts)
+    for cell in book.cells:
+        is_question = cell.cell_type == "markdown" and cell.source.startswith("## Question")
+        if is_question and not cell.source.startswith("## Question 1"):
+            cells.append(new_markdown_cell(next(waiting)))
+        cells.append(cell)
+    cells += [new_markdown_cell(next(waiting)), new_markdown_cell(thanks)]
+    book.cells = cells
+    for number, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{number}"
+
+
+def to_html(book):
+    """Return a notebook as one HTML page that loads nothing: nbconvert's own template."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
+    return exporter.from_notebook_node(book)[0]
+
+
+def make_submission(out, data, epochs, seed):
+    """Run the notebook on the file `data`; write submission.ipynb and submission.html into `out`."""
+    import nbformat
+
+    book = new_notebook(read_cells("galaxies.py"))
+    environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
+    environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
+    with tempfile.TemporaryDirectory() as folder:
+        execute(book, Path(folder), **environment)
+        insert_discussions(book, json.loads((Path(folder) / "results.json").read_text()))
+    for path, content in (("submission.ipynb", nbformat.writes(book)), ("submission.html", to_html(book))):
+        save_text(content, Path(out) / path)
+    print(f"{Path(out) / 'submission.ipynb'} and {Path(out) / 'submission.html'}")
+
+
+def source_cells():
+    """Return the cells of the assignment with solutions and tests, marked as nbgrader wants them."""
+    solution = {cell.metadata["title"]: cell.source for cell in read_cells("galaxies.py") if "title" in cell.metadata}
+    cells = []
+    for number, cell in enumerate(read_cells("assignment.py")):
+        options = dict(cell.metadata)
+        cell.metadata.clear()
+        grade = {"schema_version": 3, "task": False, "grade": False, "locked": True, "solution": False}
+        grade["grade_id"] = options.get("id", f"cell-{number}")
+        if "given" in options:
+            cell.source = "\n".join(filter(None, (solution[options["given"]], cell.source)))
+        elif "solution" in options:
+            names = [
+                name for name in sorted(solution, key=len, reverse=True) if f" {name} " in f" {options['solution']} "
+            ]
+            parts = ordered(options["solution"], names)
+            code = "\n\n\n".join(solution[name] for name in parts)
+            cell.source = f"{cell.source}\n### BEGIN SOLUTION\n{code}\n### END SOLUTION"
+            grade |= {"locked": False, "solution": True}
+        elif "points" in options:
+            text = cell.cell_type == "markdown"
+            grade |= {"grade": True, "points": float(options["points"]), "locked": not text, "solution": text}
+        cell.metadata["nbgrader"] = grade
+        cells.append(cell)
+    return cells
+
+
+def ordered(wanted, names):
+    """Return the names, which may hold spaces, in the order in which they stand in `wanted`."""
+    found, rest = [], f" {wanted} "
+    for name in names:  # the longest first: "fcn training" is not "fcn"
+        if f" {name} " in rest:
+            found.append((f" {wanted} ".index(f" {name} "), name))
+            rest = rest.replace(f" {name} ", "  ", 1)
+    return [name for _, name in sorted(found)]
+
+
+def make_skeleton(out):
+    """Write skeleton.ipynb, the assignment as students get it, into `out`."""
+    import nbformat
+    from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions, LockCells
+
+    book = new_notebook(source_cells())
+    stub = {"python": "# your code here"}
+    for preprocessor in (LockCells(), ClearSolutions(code_stub=stub), ClearOutput(), ClearHiddenTests()):
+        book, _ = preprocessor.preprocess(book, {})
+    save_text(nbformat.writes(book), Path(out) / "skeleton.ipynb")
+    print(Path(out) / "skeleton.ipynb")
+
+
+def make_course(out):
+    """Write course/ into `out`: nbgrader's configuration, the source notebook, and the file for marking."""
+    import nbformat
+
+    course = Path(out) / "course"
+    save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
+    shutil.copy(HERE / "nbgrader_config.py", course / "nbgrader_config.py")
+    write_synthetic(course / "marking.h5", MARKING_IMAGES, 0)
+    print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")
+
+
+def main():
+    args = get_args()
+    check_packages()
+    if args.make == "submission":
+        data = args.data or Path(args.out) / "synthetic.h5"
+        if not Path(data).is_file():
+            raise FileNotFoundError(f"{data} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
+        make_submission(args.out, data, args.epochs, args.seed)
+    elif args.make == "skeleton":
+        make_skeleton(args.out)
+    else:
+        make_course(args.out)
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to make")
+    help = "the Galaxy10 HDF5 file that the submission is run on; unset: synthetic.h5 under --out"
+    parser.add_argument("--data", metavar="PATH", help=help)
+    help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
+    parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)
+    cli.add_out_and_seed(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,426 @@
+# %% [markdown]
+# # Recognizing galaxies with deep neural networks
+#
+# PHYS-467, assignment 3. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten classes. Two
+# networks are trained on classes 0-7, a fully connected and a convolutional one; their errors are compared; and what
+# the convolutional one has learned is transferred to classes 8 and 9.
+
+# %% imports
+import hashlib
+import json
+import os
+import urllib.request
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to other programs
+
+import h5py
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torchvision import transforms
+
+device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+print(f"torch {torch.__version__}, computing on {device}")
+
+# %% [markdown]
+# The settings. The random seed decides the split, the initial weights and all crops. `GALAXY10_FILE` names the data
+# file if it does not lie beside this notebook, and `GALAXY10_EPOCHS` shortens the training runs, for a first try.
+
+# %% settings
+SEED = int(os.environ.get("GALAXY10_SEED", 0))
+EPOCHS = int(os.environ.get("GALAXY10_EPOCHS", 50))  # of the two networks of classes 0-7
+TRANSFER_EPOCHS = int(os.environ.get("GALAXY10_EPOCHS", 20))
+DATA_FILE = os.environ.get("GALAXY10_FILE", "Galaxy10.h5")
+DATA_URL = os.environ.get("GALAXY10_URL", "https://zenodo.org/records/10844811/files/Galaxy10.h5")
+SHA256 = "969a6b1cefcc36e09fffa86febd2f699a4aa19b837ba0427f01b0bc6ded458af"
+
+# %% [markdown]
+# ## Question 1: the data
+#
+# The file is downloaded if it is not there, 210 MB, and its checksum is compared: a download that broke off would
+# otherwise show up only later, as strange pictures.
+
+# %% download
+if not os.path.exists(DATA_FILE):
+    print(f"downloading {DATA_URL} ...")
+    try:
+        with urllib.request.urlopen(DATA_URL, timeout=60) as response:
+            content = response.read()
+        if hashlib.sha256(content).hexdigest() != SHA256:
+            raise OSError("it is incomplete, or another file (its SHA-256 differs)")
+        with open(DATA_FILE, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise SystemExit(
+            f"{DATA_FILE} is not here, and {DATA_URL} cannot be downloaded: {error}. Put Galaxy10.h5, from "
+            "zenodo.org/records/10844811, beside this notebook, or name it in $GALAXY10_FILE."
+        ) from None
+
+# %% [markdown]
+# HDF5 gives its data piece by piece, so they are read into numpy arrays first and become tensors from there.
+
+# %% read
+with h5py.File(DATA_FILE, "r") as file:
+    images, labels = np.array(file["images"]), np.array(file["ans"])
+    IS_SYNTHETIC = "synthetic" in file.attrs
+DATA = "SYNTHETIC galaxies" if IS_SYNTHETIC else os.path.basename(DATA_FILE)
+print(f"{DATA}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}")
+
+# %% [markdown]
+# PyTorch wants the three colours first and labels of 64 bits. The images stay bytes until they are cropped: as float32
+# they would take four times the memory. 18,000 images of classes 0-7 are for training, and 1,000 of classes 8 and 9; of
+# another file than Galaxy10 the same proportions.
+
+# %% axes
+images = torch.tensor(images).permute(0, 3, 1, 2)
+labels = torch.tensor(labels, dtype=torch.int64)
+is_main = labels < 8
+is_galaxy10 = (int(is_main.sum()), int((~is_main).sum())) == (20360, 1425)
+MAIN_TRAIN = 18000 if is_galaxy10 else round(18000 / 20360 * int(is_main.sum()))
+TRANSFER_TRAIN = 1000 if is_galaxy10 else round(1000 / 1425 * int((~is_main).sum()))
+print("images", tuple(images.shape), images.dtype, "labels", tuple(labels.shape), labels.dtype)
+print(f"to train on: {MAIN_TRAIN:,} of classes 0-7, {TRANSFER_TRAIN:,} of 8 and 9")
+
+# %% [markdown]
+# The ten classes, with an example of each and the number of images: the set is strongly unbalanced.
+
+# %% classes
+CLASS_NAMES = [
+    "Disk, Face-on, No Spiral",
+    "Smooth, Completely round",
+    "Smooth, in-between round",
+    "Smooth, Cigar shaped",
+    "Disk, Edge-on, Rounded Bulge",
+    "Disk, Edge-on, Boxy Bulge",
+    "Disk, Edge-on, No Bulge",
+    "Disk, Face-on, Tight Spiral",
+    "Disk, Face-on, Medium Spiral",
+    "Disk, Face-on, Loose Spiral",
+]
+counts = torch.bincount(labels, minlength=10)
+figure, axes = plt.subplots(2, 5, figsize=(11, 5.2), layout="constrained")
+for label, ax in enumerate(axes.flat):
+    ax.set_title(f"{label}: {counts[label]:,}\n" + CLASS_NAMES[label].replace(", ", "\n", 1), fontsize=10)
+    ax.axis("off")
+    if counts[label]:
+        ax.imshow(images[labels == label][0].permute(1, 2, 0))
+figure.suptitle(f"The ten classes · {DATA}")
+plt.show()
+
+# %% [markdown]
+# `MyDataset` holds images and labels and applies a transform whenever images are read: one index gives one image, a
+# list of indices a whole batch.
+
+
+# %% dataset
+class MyDataset(Dataset):
+    """Images (n, 3, 69, 69) and labels (n,); `transform` is applied to the float32 images that are read."""
+
+    def __init__(self, data, target, transform=None):
+        self.data = data
+        self.target = target
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.target)
+
+    def __getitem__(self, index):
+        data = self.data[index].float()
+        return (self.transform(data) if self.transform else data), self.target[index]
+
+
+# %% [markdown]
+# Classes 0-7 are the main set, classes 8 and 9 are held back for question 5; what is not for training is for testing.
+# The split is stratified, so that the rarest class, of 17 images, is in both halves. For the held-back classes the
+# labels become 0 and 1, as the loss expects.
+
+
+# %% split
+def split(chosen, train_size):
+    """Return indices of `train_size` training images, and of the rest, of the images where `chosen` is true."""
+    indices = chosen.nonzero().flatten()
+    return train_test_split(indices, train_size=train_size, stratify=labels[indices], random_state=SEED)
+
+
+main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)
+transfer_train_indices, transfer_test_indices = split(~is_main, TRANSFER_TRAIN)
+
+# %% [markdown]
+# A trap: `transforms.RandomCrop`, given a batch, cuts all its images at the same place. This one gives each image a
+# place of its own.
+
+
+# %% crop
+class RandomCrop:
+    """Cut a random window of `size` x `size` pixels out of each image, (..., 3, h, w)."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, images):
+        if images.ndim == 3:
+            return self(images[None])[0]
+        room = torch.tensor(images.shape[2:]) - self.size + 1
+        corners = (torch.rand(len(images), 2) * room).long().tolist()
+        return torch.stack(
+            [
+                image[:, top : top + self.size, left : left + self.size]
+                for image, (top, left) in zip(images, corners, strict=True)
+            ]
+        )
+
+
+# %% [markdown]
+# Mean and standard deviation of each colour, for normalising: over random crops, as the networks will see crops, and
+# over training images only, so that nothing is learned from test images. Of whole pictures, which have more dark sky,
+# the mean would be lower.
+
+# %% statistics
+torch.manual_seed(SEED)
+first_crops = RandomCrop(48)(images[main_train_indices[:1000]].float())
+mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))
+print("mean", mean.numpy().round(2), "std", std.numpy().round(2))
+
+# %% datasets
+transform = transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
+main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)
+main_test = MyDataset(images[main_test_indices], labels[main_test_indices], transform)
+transfer_train = MyDataset(images[transfer_train_indices], labels[transfer_train_indices] - 8, transform)
+transfer_test = MyDataset(images[transfer_test_indices], labels[transfer_test_indices] - 8, transform)
+for name in ("main_train", "main_test", "transfer_train", "transfer_test"):
+    print(f"{name:15}", len(globals()[name]), "images per class:", torch.bincount(globals()[name].target).tolist())
+
+# %% [markdown]
+# The loaders ask the dataset for a whole batch at once, which is ten times as fast as image by image.
+
+
+# %% loaders
+def make_loader(dataset, shuffle):
+    """Return a DataLoader of batches of 64, the last one smaller."""
+    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+    return DataLoader(dataset, sampler=BatchSampler(order, 64, drop_last=False), batch_size=None)
+
+
+main_train_loader, main_test_loader = make_loader(main_train, True), make_loader(main_test, False)
+transfer_train_loader, transfer_test_loader = make_loader(transfer_train, True), make_loader(transfer_test, False)
+
+# %% [markdown]
+# A check: after normalising, the crops of the training images must have mean 0 and standard deviation 1.
+
+# %% check
+crops = torch.cat([batch for batch, _ in main_train_loader])
+print("after normalising: mean", crops.mean((0, 2, 3)).numpy().round(3), "std", crops.std((0, 2, 3)).numpy().round(3))
+del crops
+
+# %% [markdown]
+# ## Question 2: a fully connected network
+#
+# The training loop, for all three networks. The losses are summed over images and divided once, so that the last,
+# smaller batch does not count more than it should. The training loss is that of each batch before its own step.
+
+
+# %% train
+def train(model, optimizer, train_loader, test_loader, epochs):
+    """Train `model` in place; return the lists train_loss, test_loss and test_accuracy, of each epoch."""
+    criterion = nn.CrossEntropyLoss()
+    history = {"train_loss": [], "test_loss": [], "test_accuracy": []}
+    for epoch in range(epochs):
+        model.train()
+        loss_sum = count = 0
+        for batch, target in train_loader:
+            batch, target = batch.to(device), target.to(device)
+            loss = criterion(model(batch), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach() * len(target)
+            count += len(target)
+        logits, target = predict(model, test_loader)
+        history["train_loss"].append(float(loss_sum / count))
+        history["test_loss"].append(criterion(logits, target).item())
+        history["test_accuracy"].append((logits.argmax(1) == target).float().mean().item())
+        values = ", ".join(f"{name.replace('_', ' ')} {each[-1]:.3f}" for name, each in history.items())
+        print(f"epoch {epoch + 1}/{epochs}: {values}")
+    return history
+
+
+# %% [markdown]
+# The test images get random crops too, but the same ones in every epoch: `predict` seeds them, and puts torch's random
+# state back.
+
+
+# %% predict
+@torch.no_grad()
+def predict(model, loader):
+    """Return the logits and the labels of all images of a loader, on the CPU."""
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(467)
+        pairs = [(model(batch.to(device)).cpu(), target) for batch, target in loader]
+    logits, target = zip(*pairs, strict=True)
+    return torch.cat(logits), torch.cat(target)
+
+
+# %% [markdown]
+# One hidden layer of 64 units. `nn.CrossEntropyLoss` takes logits: a softmax at the end would be one too many.
+
+# %% fcn
+torch.manual_seed(SEED)
+fcn = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)).to(device)
+fcn_optimizer = torch.optim.Adam(fcn.parameters(), lr=0.001)
+print(fcn, f"\n{sum(parameter.numel() for parameter in fcn.parameters()):,} parameters")
+
+# %% fcn training
+fcn_history = train(fcn, fcn_optimizer, main_train_loader, main_test_loader, EPOCHS)
+
+
+# %% fcn curves
+def show_curves(history, title):
+    """Draw the losses and the test accuracy of a training run."""
+    epochs = range(1, len(history["test_loss"]) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    left.plot(epochs, history["train_loss"], marker=".", label="train (running mean)")
+    left.plot(epochs, history["test_loss"], marker=".", label="test")
+    left.set(xlabel="epoch", ylabel="cross entropy", title="Loss")
+    left.legend()
+    right.plot(epochs, 100 * np.array(history["test_accuracy"]), marker=".", color="tab:orange")
+    right.set(xlabel="epoch", ylabel="test accuracy (%)", title="Accuracy")
+    figure.suptitle(f"{title} · {DATA}")
+    plt.show()
+
+
+show_curves(fcn_history, "Fully connected network")
+
+# %% [markdown]
+# ## Question 3: a convolutional network
+#
+# Two convolutions with 5 x 5 filters, each followed by ReLU and max-pooling, and two linear layers give 64 features; a
+# linear head makes eight logits of them. Backbone and head are separate, for question 5.
+
+
+# %% cnn
+def make_backbone():
+    """Return a backbone: crops (n, 3, 48, 48) to features (n, 64)."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2, 2),
+        nn.Conv2d(8, 16, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2, 2),
+        nn.Flatten(),
+        nn.Linear(16 * 9 * 9, 128),
+        nn.ReLU(),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+    )
+
+
+torch.manual_seed(SEED)
+cnn_backbone = make_backbone()
+classifier_head = nn.Linear(64, 8)
+cnn = nn.Sequential(cnn_backbone, classifier_head).to(device)
+cnn_optimizer = torch.optim.Adam(cnn.parameters(), lr=0.002)
+print(cnn, f"\n{sum(parameter.numel() for parameter in cnn.parameters()):,} parameters")
+
+# %% cnn training
+cnn_history = train(cnn, cnn_optimizer, main_train_loader, main_test_loader, EPOCHS)
+show_curves(cnn_history, "Convolutional network")
+
+# %% [markdown]
+# Both networks on the same test images, beside always predicting the majority class of the training set.
+
+# %% comparison
+majority = torch.bincount(main_train.target).argmax()
+print(f"majority class {(main_test.target == majority).float().mean():.1%}")
+for name, history in (("FCN", fcn_history), ("CNN", cnn_history)):
+    print(f"{name} {history['test_accuracy'][-1]:.1%}, test loss {history['test_loss'][-1]:.3f}")
+
+# %% [markdown]
+# ## Question 4: what the networks confuse
+#
+# Rows are the true classes, columns the predicted ones, on the whole test set.
+
+# %% confusion
+logits, target = predict(fcn, main_test_loader)
+fcn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))
+logits, target = predict(cnn, main_test_loader)
+cnn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))
+
+# %% confusion pictures
+short_names = [name.rpartition(", ")[2] for name in CLASS_NAMES[:8]]
+figure, axes = plt.subplots(1, 2, figsize=(13, 6.4), layout="constrained")
+for ax, matrix, title in zip(axes, (fcn_confusion, cnn_confusion), ("FCN", "CNN"), strict=True):
+    shown = ConfusionMatrixDisplay(matrix, display_labels=short_names)
+    shown.plot(ax=ax, cmap="Blues", xticks_rotation="vertical", values_format=",d", colorbar=False)
+    ax.set_title(f"{title}: {np.trace(matrix) / matrix.sum():.1%}")
+figure.suptitle(f"Confusion on the test set · {DATA}")
+plt.show()
+
+# %% [markdown]
+# Is it the imbalance? Each class's recall beside its number of training images.
+
+# %% recall
+train_counts = torch.bincount(main_train.target, minlength=8)
+print(f"{'class':30}{'train':>7}{'test':>6}{'FCN recall':>12}{'CNN recall':>12}")
+for label in range(8):
+    recalls = [matrix[label, label] / max(matrix[label].sum(), 1) for matrix in (fcn_confusion, cnn_confusion)]
+    print(f"{CLASS_NAMES[label]:30}{train_counts[label]:7,}{cnn_confusion[label].sum():6,}", end="")
+    print("".join(f"{recall:12.1%}" for recall in recalls))
+
+# %% [markdown]
+# ## Question 5: transfer to two new classes
+#
+# The backbone is frozen, and only the 130 parameters of a new head are given to Adam.
+
+# %% transfer
+for parameter in cnn_backbone.parameters():
+    parameter.requires_grad = False
+torch.manual_seed(SEED)
+transfer_head = nn.Linear(64, 2)
+transfer_model = nn.Sequential(cnn_backbone, transfer_head).to(device)
+transfer_optimizer = torch.optim.Adam(transfer_head.parameters(), lr=0.005)
+
+# %% transfer training
+frozen = [parameter.clone() for parameter in cnn_backbone.parameters()]
+transfer_history = train(
+    transfer_model, transfer_optimizer, transfer_train_loader, transfer_test_loader, TRANSFER_EPOCHS
+)
+same = all(torch.equal(*pair) for pair in zip(frozen, cnn_backbone.parameters(), strict=True))
+print("the backbone is unchanged:", same)
+show_curves(transfer_history, "Transfer")
+
+# %% [markdown]
+# What are the features worth? The control is a backbone that was never trained, with the best linear head there is:
+# scikit-learn's logistic regression, on both.
+
+# %% control
+torch.manual_seed(SEED)
+untrained_backbone, control = make_backbone().to(device), {}
+for name, backbone in (("trained", cnn_backbone), ("untrained", untrained_backbone)):
+    (features, target), (test_features, test_target) = (
+        predict(backbone, loader) for loader in (transfer_train_loader, transfer_test_loader)
+    )
+    head = LogisticRegression(max_iter=5000).fit(features, target)
+    control[name] = head.score(test_features, test_target)
+    print(f"logistic regression on the {name} backbone: {control[name]:.1%}")
+majority = torch.bincount(transfer_train.target).argmax()
+print(f"majority class: {(transfer_test.target == majority).float().mean():.1%}")
+
+# %% [markdown]
+# The results, for later.
+
+# %% save
+for name, model in (("fcn", fcn), ("cnn", cnn), ("transfer", transfer_model)):
+    torch.save({key: value.cpu() for key, value in model.state_dict().items()}, f"{name}.pt")
+results = {"data": DATA, "seed": SEED, "fcn": fcn_history, "cnn": cnn_history, "transfer": transfer_history}
+results["confusion"] = {"fcn": fcn_confusion.tolist(), "cnn": cnn_confusion.tolist()}
+results |= {"class_names": CLASS_NAMES, "train_counts": train_counts.tolist(), "control": control}
+with open("results.json", "w") as file:
+    json.dump(results, file)
+print("wrote fcn.pt, cnn.pt, transfer.pt and results.json")
