@@ -10,10 +10,6 @@ import sys
 from contextlib import ExitStack
 from itertools import islice
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 from common import cli
 from common.galaxies.appearance import out_of_range
 from common.galaxies.pictures import find_pictures, read_pictures
@@ -23,6 +19,10 @@ from use.explain import explain, require_captum
 from use.output import Table, csv_writer, json_writer, thumbnail, write_sheet
 from use.trained import describe_classes, load_network, trained_on
 from use.truth import describe_truth, read_truth, true_class
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 EXAMPLES = (
     "python predict.py galaxy.jpg more/ cutouts.h5",

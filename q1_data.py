@@ -6,11 +6,6 @@ q1_data.json. The default numbers of training images are the assignment's 18,000
 Galaxy10 SDSS they are the same fraction of its images.
 """
 
-import h5py
-import numpy as np
-import torch
-from torchvision import transforms
-
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import download, split
@@ -19,6 +14,11 @@ from common.galaxies.facts import CLASS_COUNTS, IMAGE_SIZE, MAIN_CLASSES
 from common.galaxies.hdf5 import check_galaxy10, reading, resize, row_blocks
 from common.galaxies.source import find_galaxies
 from common.storage.artifacts import save_question
+
+import h5py
+import numpy as np
+import torch
+from torchvision import transforms
 
 EXAMPLES = (
     "python q1_data.py                     # Galaxy10 SDSS, downloaded once; a synthetic set if that fails",

@@ -4,10 +4,6 @@ Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (l
 and on the way q2_fcn.resume.pt, from which --resume continues.
 """
 
-import torch
-from torch import nn
-from torchvision import transforms
-
 from common import cli, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.hardware.device import adam_options, place
@@ -16,6 +12,10 @@ from common.storage.artifacts import save_question
 from common.storage.checkpoint import cpu_state_dict
 from common.storage.resume import TrainingCheckpoint
 from common.train import train, training_record
+
+import torch
+from torch import nn
+from torchvision import transforms
 
 EXAMPLES = (
     "python q2_fcn.py",

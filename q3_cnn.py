@@ -7,11 +7,6 @@ q3_cnn.resume.pt, from which --resume continues.
 
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import nn
-from torchvision import transforms
-
 from common import cli, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.hardware.device import adam_options, place
@@ -21,6 +16,11 @@ from common.storage.artifacts import load_json, save_question
 from common.storage.checkpoint import cpu_state_dict
 from common.storage.resume import TrainingCheckpoint
 from common.train import train, training_record
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision import transforms
 
 EXAMPLES = (
     "python q3_cnn.py",

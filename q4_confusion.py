@@ -6,10 +6,6 @@ matrices on the whole test set, and each class's recall against its training ima
 
 from pathlib import Path
 
-import numpy as np
-from sklearn.metrics import confusion_matrix
-from torchvision import transforms
-
 from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.galaxies.facts import BRANCHES
@@ -20,6 +16,10 @@ from common.storage.checkpoint import load_trained, weights_hash
 from common.train import predict
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+from torchvision import transforms
 
 EXAMPLES = (
     "python q4_confusion.py",

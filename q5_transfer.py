@@ -8,15 +8,6 @@ on the way q5_transfer.resume.pt, from which --resume continues.
 import copy
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch import nn
-from torchvision import transforms
-
 from common import cli, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.hardware.device import adam_options, place
@@ -27,6 +18,15 @@ from common.storage.checkpoint import check_unchanged, cpu_state_dict, load_back
 from common.storage.resume import TrainingCheckpoint
 from common.train import loss_and_accuracy, predict, train, training_record
 from q3_cnn import make_backbone
+
+import matplotlib.pyplot as plt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torchvision import transforms
 
 EXAMPLES = (
     "python q5_transfer.py",

@@ -7,8 +7,6 @@ q1_data.pt and results.json.
 import json
 from pathlib import Path
 
-import torch
-
 from benchmarks.epochs import time_everything
 from benchmarks.measure import machine, peak_memory
 from common import cli
@@ -16,6 +14,8 @@ from common.data import load_data
 from common.galaxies.synthetic import write_synthetic
 from common.hardware.device import choose_device
 from common.storage import artifacts
+
+import torch
 
 EXAMPLES = ("python -m benchmarks.bench", "python -m benchmarks.bench --count 3000 --rounds 2 --out small")
 

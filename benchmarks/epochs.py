@@ -8,10 +8,6 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 
-import torch
-from torch import nn
-from torchvision import transforms
-
 from benchmarks import baseline
 from benchmarks.measure import seconds
 from common.data import Normalize, RandomCrop, load_data, make_loaders, seed_epoch
@@ -19,6 +15,10 @@ from common.hardware.device import accelerate, adam_options, place
 from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
+
+import torch
+from torch import nn
+from torchvision import transforms
 
 
 def alternate(ours, baseline, rounds):

@@ -9,12 +9,6 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torchvision import transforms
-from torchvision.transforms import functional
-
 from benchmarks.measure import peak_memory, seconds
 from common import cli
 from common.galaxies.facts import CLASS_NAMES
@@ -25,6 +19,12 @@ from common.storage.artifacts import save_json, save_tensors
 from predict import answers, share_cores
 from q3_cnn import make_cnn
 from use.answer import CropEnsemble, grid
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import functional
 
 EXAMPLES = ("python -m benchmarks.pictures", "python -m benchmarks.pictures --count 500 --many 5000 --out small")
 SIDE, SIZE = 424, 69  # pixels: of the JPEGs, and of what the network is given

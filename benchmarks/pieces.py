@@ -8,10 +8,6 @@ import statistics
 from contextlib import contextmanager
 from unittest import mock
 
-import torch
-from torch import nn
-from torchvision import transforms
-
 from benchmarks.measure import machine, seconds
 from common import cli, data
 from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
@@ -20,6 +16,10 @@ from common.hardware import device, layers
 from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
+
+import torch
+from torch import nn
+from torchvision import transforms
 
 EXAMPLES = ("python -m benchmarks.pieces", "python -m benchmarks.pieces --count 3000 --rounds 2")
 CPU = torch.device("cpu")
@@ -72,8 +72,8 @@ def without(piece):
     }[piece]()
 
 
-PIECES = ("gather by runs of bytes", "Normalize", "fused Adam", "pooling before ReLU", "channels_last",
-          "malloc's thresholds")  # fmt: skip
+PIECES = ["gather by runs of bytes", "Normalize", "fused Adam", "pooling before ReLU", "channels_last"]
+PIECES += ["malloc's thresholds"] if hasattr(ctypes.CDLL(None), "mallopt") else []
 
 
 def make_epoch(make_network, images, contiguous=False):

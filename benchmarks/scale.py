@@ -7,15 +7,15 @@ Each script runs in a process of its own, as `make all` runs it, on SYNTHETIC ga
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-
 from benchmarks.measure import machine, run_measured
 from common import cli
 from common.galaxies.facts import IMAGE_SIZE
 from common.storage.artifacts import save_figure, save_json
 from studies.methods.runs import number_list
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
 
 EXAMPLES = ("python -m benchmarks.scale", "python -m benchmarks.scale --counts 3000,30000")
 SCRIPTS = {"q1_data": "Q1", "q2_fcn": "Q2", "q3_cnn": "Q3", "q4_confusion": "Q4", "q5_transfer": "Q5"}

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 from contextlib import ExitStack
 
@@ -119,6 +120,7 @@ def run(main, trains=False):
 
     trains: whether it takes --batch-size and --resume. `python -X dev SCRIPT` shows the traceback instead.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends as an error does, and leaves nothing half written
     try:
         with until_exit:
             main()
@@ -142,7 +144,9 @@ def how_to_resume(trains):
     resumes = any(argument.startswith("--resume") for argument in sys.argv)
     resume = ["--resume"] if trains and not resumes else []
     make = " (or the same make again)" if "MAKELEVEL" in os.environ else ""
-    return f"python {shlex.join([*sys.argv, *resume])}{make}"
+    module = sys.modules["__main__"].__spec__  # of `python -m`
+    script = ["-m", module.name] if module else sys.argv[:1]
+    return f"python {shlex.join([*script, *sys.argv[1:], *resume])}{make}"
 
 
 def one_line(error):

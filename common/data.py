@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from common.galaxies.facts import MAIN_CLASSES, SUBSETS
+from common.storage.artifacts import load_tensors
+
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, WeightedRandomSampler
-
-from common.galaxies.facts import MAIN_CLASSES, SUBSETS
-from common.storage.artifacts import load_tensors
 
 EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed says
 

@@ -3,12 +3,12 @@
 import matplotlib
 
 matplotlib.use("Agg")  # files only, no window
+from common.galaxies.facts import MAIN_CLASSES, source_title
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, NullLocator
-
-from common.galaxies.facts import MAIN_CLASSES, source_title
 
 # Okabe & Ito's colours, distinct with any kind of colour vision.
 COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"

@@ -2,9 +2,9 @@
 
 import math
 
-import numpy as np
-
 from common.metrics import accuracy_interval
+
+import numpy as np
 
 
 def percent(share):
@@ -82,7 +82,7 @@ def describe_trend(history):
     """Return whether the network overfits, and the sentences on both losses in the last two fifths of the epochs.
 
     It overfits when the test loss's last fifth lies above its lowest one, and the training loss has fallen since. Only
-    a rise of 1% and of three standard errors counts: the lowest of five is low by chance too. Nothing is said of fewer
+    a rise of 1% and of four standard errors counts: the lowest of five is low by chance too. Nothing is said of fewer
     than ten epochs.
     """
     if len(history["test_loss"]) < 10:
@@ -95,7 +95,7 @@ def describe_trend(history):
         f"{test[-2].mean():.3f}: {'still ' if word == 'falling' else ''}{word}{'' if word == 'level' else scatter}. "
         f"The training loss averages {train[-1].mean():.3f} after {train[-2].mean():.3f}: {direction(*train[-2:])}."
     )
-    if direction(test[lowest], test[-1]) != "rising" or standard_errors(test[lowest], test[-1]) < 3:
+    if direction(test[lowest], test[-1]) != "rising" or standard_errors(test[lowest], test[-1]) < 4:
         return False, text
     text += f" Since its lowest fifth, with a mean of {test[lowest].mean():.3f}, the test loss has risen"
     if train[-1].mean() < train[lowest].mean():
@@ -108,9 +108,9 @@ def describe_trend(history):
 def describe_gap(record, overfits=False):
     """Return a sentence on the final network's losses on the training and the test images.
 
-    It is empty where a standard error is unknown: for a single test image, or a loss other than cross entropy.
+    It is empty where their standard errors are unknown, as for a single test image or a loss other than cross entropy.
     """
-    errors = [record[f"{loss}_error"] for loss in ("final_train_loss", "test_loss")]
+    errors = [record.get(f"{loss}_error") for loss in ("final_train_loss", "test_loss")]
     if None in errors or not np.isfinite(errors).all():
         return ""
     train, test, margin = record["final_train_loss"], record["test_loss"], 1.96 * math.hypot(*errors)
@@ -123,16 +123,21 @@ def describe_gap(record, overfits=False):
 
 
 def describe_comparison(comparison):
-    """Return sentences on how the CNN compares with the FCN: accuracies, sizes, and McNemar's test."""
+    """Return sentences on how the CNN compares with the FCN: accuracies, sizes, and McNemar's test if it was made."""
     fcn, cnn = (
         f"{name.upper()}'s {comparison[f'{name}_parameters']:,} parameters {percent(comparison[f'{name}_accuracy'])}"
         for name in ("fcn", "cnn")
     )
     points = 100 * (comparison["cnn_accuracy"] - comparison["fcn_accuracy"])
+    text = (
+        f"With the {cnn} of the test images are classified correctly, with the {fcn}: a difference of {points:+.1f} "
+        "points."
+    )
+    if "p_value" not in comparison:
+        return text
     significant = "significant" if comparison["p_value"] < 0.05 else "not significant"
     return (
-        f"With the {cnn} of the test images are classified correctly, with the {fcn}: a difference of {points:+.1f} "
-        f"points. The CNN alone is correct on {plural(comparison['cnn_only'], 'image')}, the FCN alone on "
+        f"{text} The CNN alone is correct on {plural(comparison['cnn_only'], 'image')}, the FCN alone on "
         f"{comparison['fcn_only']:,}; by McNemar's exact test the difference is {significant} "
         f"(p = {comparison['p_value']:.2g})."
     )

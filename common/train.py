@@ -4,16 +4,16 @@ import math
 import time
 from functools import partial
 
-import scipy
-import torch
-from torch.nn.functional import cross_entropy
-from tqdm import tqdm
-
 from common.data import EVALUATION_SEED, seed_epoch
 from common.hardware.device import accelerate
 from common.hardware.layers import reorder_layers
 from common.metrics import accuracy_interval, majority_accuracy
 from common.storage.checkpoint import weights_hash
+
+import scipy
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 HISTORY_KEYS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "epoch_seconds")
 
@@ -83,6 +83,7 @@ def train(model, criterion, optimizer, task, epochs, seed, precision="float32", 
     the test images, a line is printed, and `checkpoint`, a TrainingCheckpoint, is saved: from it a later run resumes.
     Raises FloatingPointError as `train_epochs` does, and when the test loss becomes NaN or infinite.
     """
+    reorder_layers(model)  # first, as a restored moment gets the memory format that its weight has then
     history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
     history = history or {key: [] for key in HISTORY_KEYS}
     done, start = len(history["test_loss"]), time.perf_counter()

@@ -7,15 +7,15 @@ Writes docs/galaxies.png (SYNTHETIC galaxies), docs/files.png and docs/shapes.pn
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from matplotlib.patches import FancyBboxPatch, Rectangle
-
 from common.galaxies.facts import CLASS_NAMES
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.plots import TEST_COLOUR, TRAIN_COLOUR
 from q3_cnn import make_backbone
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 HERE = Path(__file__).parent
 GREY = "#555555"

@@ -8,10 +8,6 @@ error on the test images is the mean gap between confidence and accuracy in ten 
 Reads q1_data.pt under --out. Writes, in its folder studies/, calibration.json, calibration.png and a file per run.
 """
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-
 from common import cli, plots
 from common.data import load_data, make_loader
 from common.galaxies.split import stratified_split
@@ -21,6 +17,10 @@ from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, percent, points
 from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, train_network
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
 
 EXAMPLES = (
     "python -m studies.calibration",
@@ -160,8 +160,8 @@ def get_args(argv=None):
     help = "share of the training images to fit T on"
     parser.add_argument("--held-out", type=cli.positive_float, default=0.1, metavar="SHARE", help=help)
     args = parser.parse_args(argv)
-    if args.held_out >= 1:
-        parser.error(f"--held-out {args.held_out}: must be below 1")
+    if not 0 < args.held_out < 0.9:
+        parser.error(f"--held-out {args.held_out}: must be below 0.9")
     return args
 
 

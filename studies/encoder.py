@@ -12,12 +12,6 @@ a file per run.
 import hashlib
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from torch.nn import functional
-from tqdm import tqdm
-
 from common import cli, plots
 from common.data import load_data
 from common.galaxies.facts import SUBSETS
@@ -32,6 +26,12 @@ from studies.methods.runs import add_study_options, collect, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
 from studies.methods.training import COLOURS, main_task, seed_network
 from studies.transfer import backbone_features, sample
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm import tqdm
 
 EXAMPLES = (
     "python -m studies.encoder --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano  # trained on Galaxy Zoo",

@@ -8,12 +8,6 @@ hard only for being rare, these would bring their recall to that of the others.
 Reads q1_data.pt under --out. Writes, in its folder studies/, imbalance.json, imbalance.png and a file per run.
 """
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from sklearn.metrics import confusion_matrix
-from torch import nn
-
 from common import cli, metrics, plots
 from common.data import load_data
 from common.galaxies.facts import MAIN_CLASSES
@@ -22,6 +16,12 @@ from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
 from studies.methods.training import NETWORKS, main_task, seed_network, train_network
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import nn
 
 EXAMPLES = (
     "python -m studies.imbalance",
@@ -132,8 +132,8 @@ def describe_adjustment(summary, class_names, train_counts):
     if change["recall"][worst]["mean"] < 0:
         recall = (percent(summary[method]["value"]["recall"][worst], 0) for method in ("none", "adjusted"))
         sentences.append(
-            f"It makes things worse for {class_names[worst]} ({train_counts[worst]:,} training images): recall "
-            f"{' before, '.join(recall)} after."
+            f"The recall falls most for {class_names[worst]} ({train_counts[worst]:,} training images): from "
+            f"{' to '.join(recall)}, {judged(change['recall'][worst])}."
         )
     return sentences
 

@@ -9,11 +9,6 @@ inside.png (the shifts), inside_mistakes.png, inside_filters.png, inside_feature
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from torch import nn
-
 from common import cli, plots
 from common.data import load_data, make_loaders
 from common.storage.artifacts import save_figure
@@ -25,6 +20,11 @@ from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent
 from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, seed_network
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
 
 EXAMPLES = ("python -m studies.inside", "python -m studies.inside --seeds 0-9")
 SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
@@ -44,7 +44,6 @@ def possible_shifts(data):
     return [shift for shift in SHIFTS if shift <= margin]
 
 
-@torch.no_grad()
 def measure(out, device, seed, network, epochs):
     """Return a network's accuracy, and the share of its predictions that differ from those at the centre, by shift.
 
@@ -54,7 +53,8 @@ def measure(out, device, seed, network, epochs):
     model, labels, predictions = model.cpu(), data["main_test_labels"], []
     for shift in possible_shifts(data):
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
-        predictions.append(torch.stack([model(crop_at(data, *way)).argmax(1) for way in ways]))
+        with torch.no_grad():
+            predictions.append(torch.stack([model(crop_at(data, *way)).argmax(1) for way in ways]))
     predictions = torch.stack(predictions)  # (shifts, 4, n)
     return {
         "accuracy": (predictions == labels).double().mean((1, 2)).tolist(),

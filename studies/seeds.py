@@ -11,10 +11,6 @@ Reads q1_data.pt under --out. Writes, in its folder studies/, seeds.json, seeds.
 
 from functools import partial
 
-import matplotlib.pyplot as plt
-import numpy as np
-from torch import nn
-
 from common import cli, plots
 from common.data import load_data, make_loaders
 from common.galaxies.facts import COURSE
@@ -27,6 +23,10 @@ from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, variance_components
 from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
+
+import matplotlib.pyplot as plt
+import numpy as np
+from torch import nn
 
 EXAMPLES = (
     "python -m studies.seeds",

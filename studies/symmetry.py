@@ -8,9 +8,6 @@ images. The split, initial weights and crops of seed s are those of `make all SE
 Reads q1_data.pt under --out. Writes, in its folder studies/, symmetry.json, symmetry.png and a file per run.
 """
 
-import matplotlib.pyplot as plt
-import numpy as np
-
 from common import cli, plots
 from common.data import load_data
 from common.galaxies.split import stratified_split
@@ -20,6 +17,9 @@ from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, number_list, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
 from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
+
+import matplotlib.pyplot as plt
+import numpy as np
 
 EXAMPLES = (
     "python -m studies.symmetry",

@@ -13,23 +13,23 @@ Reads q1_data.pt and q3_cnn.pt. Writes, in studies/ under --out, transfer.json, 
 import copy
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from torch import nn
-
 from common import cli, plots
 from common.data import load_data, make_loader, make_loaders
-from common.hardware.device import adam_options, place
+from common.hardware.device import place
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import load_backbone, weights_hash
-from common.train import predict, train_epochs
+from common.train import predict
 from q3_cnn import make_backbone
 from studies.methods.heads import epochs_for, head_accuracy
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
-from studies.methods.training import crop_and_normalise
+from studies.methods.training import crop_and_normalise, train_network
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
 
 EXAMPLES = (
     "python -m studies.transfer",
@@ -71,10 +71,7 @@ def fine_tune(network, data, size, epochs, seed, device):
     whole = len(data["transfer_train_labels"])
     few = data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
     task = place(make_loaders(few, "transfer", crop_and_normalise(data)), device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.002, **adam_options(device))
-    passes = epochs_for(size, whole, epochs)
-    for _ in train_epochs(network, nn.CrossEntropyLoss(), optimizer, task.train_loader, passes, seed):
-        pass
+    train_network(lambda: network, 0.002, task.train_loader, epochs_for(size, whole, epochs), seed, device)
     logits, labels = predict(network, task.test_loader)
     return (logits.argmax(1) == labels).double().mean().item()
 
@@ -156,8 +153,8 @@ def transfer_figure(record, source):
     heights = spread_labels(ends, (ax.get_ylim()[1] - ax.get_ylim()[0]) / 20)
     for name, height in heights.items():
         ax.annotate(
-            LABELS.get(name, "majority class"), (sizes[-1], ends[name]), (sizes[-1] * 1.2, height), va="center",
-            annotation_clip=False, color=COLOURS.get(name, "0.45"),
+            LABELS.get(name, "majority class"), (sizes[-1], ends[name]), (1.02, height), va="center",
+            textcoords=ax.get_yaxis_transform(), annotation_clip=False, color=COLOURS.get(name, "0.45"),
             arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
         )  # fmt: skip
     ax.set(xlabel="labelled galaxies of the two new classes", ylabel="test accuracy (%)")

@@ -2,14 +2,14 @@
 
 import math
 
-import numpy as np
-import torch
-from torch import nn
-
 from common.data import Normalize
 from common.hardware.layers import memory_format, reorder_layers
 from common.symmetries import transformed
 from use.trained import CROP_SIZE
+
+import numpy as np
+import torch
+from torch import nn
 
 
 def grid(size, crops):

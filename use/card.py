@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import jinja2
-
 from use.trained import CROP_SIZE, trained_on
+
+import jinja2
 
 KINDS = {
     "q2_fcn": ("Fully connected network for galaxies", "A fully connected network"),

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import torch
-
 from common.plots import titled
 from common.storage.artifacts import save_figure
+
+import matplotlib.pyplot as plt
+import torch
 
 WINDOW, STRIDE = 9, 4  # pixels: the part that is covered, and the steps in which it moves
 

@@ -4,10 +4,10 @@ import json
 import logging
 import warnings
 
+from use.trained import CROP_SIZE
+
 import torch
 from torch import nn
-
-from use.trained import CROP_SIZE
 
 
 class FromPixels(nn.Module):

@@ -7,10 +7,10 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.storage.atomic import atomic_write
+
 import jinja2
 from PIL import Image
-
-from common.storage.atomic import atomic_write
 
 LONGEST_NAME = 44  # in the table
 

@@ -8,11 +8,6 @@ import base64
 import json
 from pathlib import Path
 
-import jinja2
-import numpy as np
-import torch
-from markupsafe import Markup
-
 from common import cli
 from common.data import load_data
 from common.sentences import interval
@@ -20,6 +15,11 @@ from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
 from use.answer import CropEnsemble
 from use.trained import CROP_SIZE, describe_classes, load_network, trained_on
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup
 
 EXAMPLES = ("python -m use.playground", "python -m use.playground --out smoke --galaxies 2")
 MOST_BYTES = 3_000_000  # of the page

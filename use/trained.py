@@ -2,14 +2,14 @@
 
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from common.galaxies.facts import source_title
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import load_weights, record_of, shapes_of, weights_hash
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
+
+import torch
+from torch import nn
 
 CROP_SIZE = 48  # pixels: what all networks of the assignment see of an image
 NEEDED = ("source", "class_names", "mean", "std", "image_size")
@@ -50,7 +50,7 @@ def load_network(path):
     network.load_state_dict(weights)
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:
-        raise ValueError(f"{path} and {record_path.name} are come from different runs: copy both from one folder")
+        raise ValueError(f"{path} and {record_path.name} come from different runs: copy both from one folder")
     if len(record["class_names"]) != list(network.parameters())[-1].numel():
         raise ValueError(
             f"{record_path} names {len(record['class_names'])} classes, not the network's: rerun {name}.py"
@@ -77,7 +77,7 @@ def trained_on(record):
 def describe_classes(record):
     """Return a sentence on the classes that a network knows, and on those of its data that it cannot predict."""
     names, counts = record["class_names"], record.get("train_counts") or [1] * len(record["class_names"])
-    unknown = [name for name, count in zip(names, counts, strict=True) if not count]
-    unknown += record.get("other_class_names", [])
-    sentence = f"It knows {len(names)} classes: {'; '.join(names)}."
+    known = [name for name, count in zip(names, counts, strict=True) if count]
+    unknown = [name for name in names if name not in known] + record.get("other_class_names", [])
+    sentence = f"It knows {len(known)} classes: {'; '.join(known)}."
     return sentence + (f" It never learned, and cannot recognize: {'; '.join(unknown)}." if unknown else "")

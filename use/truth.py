@@ -3,10 +3,10 @@
 import csv
 from pathlib import Path
 
+from common.metrics import accuracy_interval
+
 import numpy as np
 from sklearn.metrics import confusion_matrix
-
-from common.metrics import accuracy_interval
 
 
 def read_truth(path, class_names):

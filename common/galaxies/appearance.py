@@ -29,7 +29,7 @@ def appearance(images):
 
 
 def appearance_range(images):
-    """Return between which values 99 % of training images lie: a (low, high) pair for each of MEASURES, by name.
+    """Return between which values 99% of training images lie: a (low, high) pair for each of MEASURES, by name.
 
     images: uint8 (n, 3, size, size), of which at most MOST, evenly spaced, are measured.
     """
@@ -48,7 +48,7 @@ def out_of_range(images, ranges):
         return [[] for _ in images]
     return [
         [
-            f"{name} {value:.3f}, for 99 % of the training images {low:.3f} to {high:.3f}"
+            f"{name} {value:.3f}, for 99% of the training images {low:.3f} to {high:.3f}"
             for value, (name, (low, high)) in zip(values, ranges.items(), strict=True)
             if not -MARGIN * (high - low) <= value - low <= (1 + MARGIN) * (high - low)
         ]

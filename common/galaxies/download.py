@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from common.storage.atomic import atomic_write, exclusive_lock
+
 import pooch
 import requests
 import urllib3
 from tqdm import tqdm
-
-from common.storage.atomic import atomic_write, exclusive_lock
 
 
 class RemoteFile(NamedTuple):
@@ -30,6 +30,7 @@ PUBLISHED = {
         (
             "https://zenodo.org/records/10844811/files/Galaxy10.h5",
             "https://www.astro.utoronto.ca/~bovy/Galaxy10/Galaxy10.h5",
+            "https://www.astro.utoronto.ca/~hleung/shared/Galaxy10/Galaxy10.h5",
         ),
     ),
     "decals": RemoteFile(
@@ -91,8 +92,9 @@ def fetch_alone(path, published):
     """
     if is_whole(path, published):
         return path
-    failures = []
-    for url in published.mirrors:
+    failures, own = [], os.environ.get("GALAXY10_URL")  # a mirror of one's own, of the set that courses use
+    mirrors = (own, *published.mirrors) if own and published.name == "Galaxy10.h5" else published.mirrors
+    for url in mirrors:
         try:
             with atomic_write(path) as [temporary]:
                 receive(url, temporary, published)

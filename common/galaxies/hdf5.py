@@ -5,12 +5,12 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
+
 import h5py
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
-
-from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
 
 BLOCK_BYTES = 16_000_000  # read in one call
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # what h5py raises for damaged files
@@ -44,7 +44,9 @@ def reading(path):
     before = file_signature(path)
     try:
         yield
-    except READ_ERRORS as error:
+    except (OSError, RuntimeError) as error:
+        if "allocate" in str(error):  # no fault of the file's
+            raise
         raise ValueError(f"{path} is damaged: its data cannot be read ({error})") from None
     if file_signature(path) != before:
         raise ValueError(f"{path} was changed while it was read: rerun when it is complete")

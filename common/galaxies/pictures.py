@@ -13,10 +13,10 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
+
 import numpy as np
 from PIL import Image, ImageOps
-
-from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
@@ -188,7 +188,7 @@ def read_fits(path, size, field):
     """Return the picture made of a FITS cube of three bands, the bluest first: uint8 (size, size, 3).
 
     By Lupton et al. (2004, PASP 116, 133), as SDSS makes its pictures: an asinh stretch that keeps the colours.
-    Each band's median is taken as the sky; the stretch is half the light that 99 % of the pixels stay below.
+    Each band's median is taken as the sky; the stretch is half the light that 99% of the pixels stay below.
     """
     try:
         from astropy.io import fits

@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
-
 from common.galaxies import download
+from common.galaxies.hdf5 import READ_ERRORS
 from common.galaxies.synthetic import write_synthetic
+from common.storage.atomic import exclusive_lock
+
+import h5py
 
 WARNING = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
@@ -43,7 +45,8 @@ def find_galaxies(data, source, dataset, cache, count, seed, out):
                 print(f"{error.filename}: {error.strerror}", file=sys.stderr)
             print(WARNING, file=sys.stderr, flush=True)
     path = Path(out) / "synthetic.h5"
-    write_synthetic(path, count, seed)
+    with exclusive_lock(out, "synthetic"):  # which removes what a killed run left half written
+        write_synthetic(path, count, seed)
     return Galaxies(path, "synthetic")
 
 
@@ -53,7 +56,7 @@ def source_of(path):
         return f"galaxy10-{published}"
     try:
         with h5py.File(path, "r") as file:
-            is_synthetic = bool(file.attrs.get("synthetic", False))
-    except OSError:  # what is wrong with it, `check_galaxy10` says
+            is_synthetic = "synthetic" in file.attrs
+    except READ_ERRORS:  # what is wrong with it, `check_galaxy10` says
         is_synthetic = False
     return "synthetic" if is_synthetic else f"file:{path.name}"

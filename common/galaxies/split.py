@@ -2,10 +2,10 @@
 
 import hashlib
 
+from common.galaxies.facts import CLASS_COUNTS, MAIN_CLASSES, SUBSETS
+
 import numpy as np
 import torch
-
-from common.galaxies.facts import CLASS_COUNTS, MAIN_CLASSES, SUBSETS
 
 
 def apportion(total, sizes, low, high):

@@ -5,13 +5,13 @@ with logarithmic spiral arms where its class asks for them, blurred by the seein
 sky noise, and shown through the asinh stretch of Lupton et al. (2004) that SDSS pictures use.
 """
 
-import h5py
-import numpy as np
-import torch
-
 from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.split import apportion
 from common.storage.atomic import atomic_write
+
+import h5py
+import numpy as np
+import torch
 
 SIZE = 69  # pixels
 BLOCK = 32  # images rendered at once: few enough to stay in the processor's cache

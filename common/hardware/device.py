@@ -4,11 +4,11 @@ import ctypes
 import os
 import sys
 
-import torch
-
 from common.hardware import distributed
 from common.hardware.gpu import GraphedEpoch, ResidentLoader
 from common.hardware.layers import Autocast, reorder_layers
+
+import torch
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -58,7 +58,7 @@ def keep_freed_memory():
     """Tell glibc to keep up to 256 MB of freed memory instead of returning it to the system at once.
 
     Each batch allocates and frees several MB, which would be mapped, zeroed and unmapped again at every step:
-    an epoch takes some 10 % less time (2 cores). With another C library nothing happens.
+    an epoch takes some 10% less time (2 cores). With another C library nothing happens.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

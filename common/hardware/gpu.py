@@ -2,10 +2,10 @@
 
 import copy
 
+from common.hardware.layers import memory_format
+
 import torch
 from torch import nn
-
-from common.hardware.layers import memory_format
 
 
 class ResidentLoader:

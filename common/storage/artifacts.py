@@ -7,9 +7,9 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import torch
-
 from common.storage.atomic import atomic_write, is_writer
+
+import torch
 
 
 def write_tensors(tensors, path):

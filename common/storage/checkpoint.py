@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-import torch
-
 from common.storage.artifacts import load_json, load_tensors
+
+import torch
 
 CONTAINERS = ("state_dict", "model", "model_state_dict")  # under which training loops keep the weights
 WRAPPERS = {"module": "DataParallel", "_orig_mod": "torch.compile"}  # what wrapping a model puts before its keys

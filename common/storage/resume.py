@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-import torch
-
 from common.storage.artifacts import is_intact, load_tensors, save_tensors
 from common.storage.atomic import is_writer
+
+import torch
 
 # Options that a run may change when it resumes. Whichever is not listed here must be that of the interrupted run.
 FREE_OPTIONS = {"out", "device", "deterministic", "epochs", "resume", "backbone", "force"}

@@ -11,11 +11,6 @@ import re
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from torchvision import transforms
-from tqdm import tqdm
-
 from common import cli, plots
 from common.data import RandomCrop, make_loader
 from common.galaxies import split as splits
@@ -26,8 +21,12 @@ from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from q1_data import channel_statistics
 
+import numpy as np
+import torch
+from torchvision import transforms
+from tqdm import tqdm
+
 STATS_IMAGES = 1000  # training images that q1_data.py measures mean and std on by default
-NOT_STORED = {"out", "device", "seeds"}  # options that change no result
 
 
 def number_list(text):
@@ -53,8 +52,7 @@ def add_study_options(parser, seeds="0-4", epochs=50):
 def resplit(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
 
-    data: Q1's dict, of any split; the numbers of training images stay. Images, uint8 (n, 3, h, w), labels and
-    indices, int64 (n,), of each subset, mean, std and fingerprint are new.
+    data: Q1's dict, of any split; the numbers of training images stay. `appearance`, which no study needs, is left out.
     Raises ValueError for a dict whose mean and std come from another number of images.
     """
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
@@ -66,7 +64,7 @@ def resplit(data, seed, split="stratified"):
     labels = [data[f"{subset}_labels"] + first_class[subset.partition("_")[0]] for subset in SUBSETS]
     labels = torch.cat(labels)[place].numpy()
     sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class}
-    new = dict(data)
+    new = {name: data[name] for name in ("class_names", "source")}
     for subset, chosen in splits.split_indices(labels, sizes, split, seed).items():
         new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
         new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]

@@ -28,9 +28,9 @@ def paired_difference(first, second):
 def significant_sign(interval):
     """Return 1 or -1 when a 95% interval lies wholly above or below 0, else 0; interval: a dict with low and high.
 
-    Also 0 for an interval without width, of equal values: these do not show how far others may lie.
+    Also 0 for an interval without width, but for rounding: equal values do not show how far others may lie.
     """
-    if interval["low"] == interval["high"]:
+    if np.isclose(interval["low"], interval["high"], rtol=0, atol=1e-9):
         return 0
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 

@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-import torch
-from torch import nn
-from torchvision import transforms
-
 from common import plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.hardware.device import adam_options, place
@@ -15,6 +11,10 @@ from common.train import train_epochs
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
 from studies.methods.runs import resplit
+
+import torch
+from torch import nn
+from torchvision import transforms
 
 NETWORKS = {"fcn": (make_fcn, 0.001), "cnn": (make_cnn, 0.002)}  # and Adam's learning rate, of Q2 and Q3
 COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
