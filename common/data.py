@@ -34,6 +34,11 @@ class RandomCrop:
         left = torch.randint(width - self.size + 1, (count,), generator=generator)
         return top, left
 
+    def get_epoch_params(self, side, counts, generator):
+        """Generate the corners for batches of `counts` square images, joined: the numbers of `get_params`, at once."""
+        corners = torch.randint(side - self.size + 1, (2 * sum(counts),), generator=generator)
+        return torch.cat([batch.view(2, -1) for batch in corners.split([2 * count for count in counts])], dim=1)
+
     def crop_batch(self, images, indices, top, left):
         """Crop images[indices], int (m,), at the given corners: uint8 (n, 3, h, w) to float32 (m, 3, size, size)."""
         # Selecting and cropping are one gather. In (n, h, w, 3) bytes a window is `size` runs of 3 * size bytes:
@@ -62,12 +67,15 @@ class Normalize(nn.Module):
         super().__init__()
         self.register_buffer("scale", 1 / std)
         self.register_buffer("shift", -mean / std)
+        self.row = None  # scale and shift of a row of pixels, once its length is known
 
     def forward(self, crops):
         """Normalise crops, float32 (..., 3, size, size), and return them."""
         rows = crops.movedim(-3, -1).flatten(-2)  # a view, unless the colours are apart in memory
         size = crops.shape[-1]
-        torch.addcmul(self.shift.repeat(size), rows, self.scale.repeat(size), out=rows)
+        if self.row is None or self.row.shape[1] != 3 * size or self.row.device != self.scale.device:
+            self.row = torch.stack((self.scale.repeat(size), self.shift.repeat(size)))
+        torch.addcmul(self.row[1], rows, self.row[0], out=rows)
         return rows.unflatten(-1, (size, 3)).movedim(-1, -3)
 
 
@@ -77,6 +85,8 @@ class PerImage(nn.Module):
     So that one of torchvision's random transforms, which would treat all images of a batch alike, can be
     used on batches. For speed, write a transform that has `sample_params` instead; see `MyDataset`.
     """
+
+    can_be_captured = False  # it decides on the CPU
 
     def __init__(self, transform):
         super().__init__()
@@ -123,6 +133,7 @@ class MyDataset(Dataset):
         self.after_crop = [each if whole else PerImage(each) for each, whole in zip(others, by_batch, strict=True)]
         self.crop_generator = torch.Generator().manual_seed(EVALUATION_SEED)
         self.transform_generator = torch.Generator().manual_seed(EVALUATION_SEED)
+        self.seeds = None  # and epoch, of `seed_epoch`
 
     def __len__(self):
         return len(self.target)
@@ -143,6 +154,23 @@ class MyDataset(Dataset):
         top, left = self.crop.get_params(*self.data.shape[2:], count, self.crop_generator)
         return [top, left, *(each.sample_params(count, self.transform_generator) for each in random)]
 
+    def sample_epoch(self, count, batch_size):
+        """Generate the parameters of `count` images in batches: those of `sample_params`, joined."""
+        counts = [min(batch_size, count - start) for start in range(0, count, batch_size)]
+        height, width = self.data.shape[2:]
+        if height != width or any(hasattr(each, "sample_params") for each in self.after_crop):
+            return [torch.cat(column) for column in zip(*map(self.sample_params, counts), strict=True)]
+        return list(self.crop.get_epoch_params(height, counts, self.crop_generator))
+
+    def seed_epoch(self, sampler, seed, epoch):
+        """Seed the order of a sampler, and the dataset's crops and transforms, by the two numbers alone."""
+        order, crops, others = map(int, np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64))
+        if isinstance(sampler, (RandomSampler, WeightedRandomSampler)):
+            sampler.generator.manual_seed(order)
+        self.crop_generator.manual_seed(crops)
+        self.transform_generator.manual_seed(others)
+        self.seeds = seed, epoch
+
     @staticmethod
     def transform_batch(crops, after_crop, params):
         """Apply the transforms `after_crop`, each random one with its own of `params`, to a batch of crops."""
@@ -157,11 +185,7 @@ def seed_epoch(loader, seed, epoch):
 
     So an epoch can be repeated without those before it. Epoch 0 is for evaluation.
     """
-    order, crops, others = map(int, np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64))
-    if isinstance(loader.sampler, (RandomSampler, WeightedRandomSampler)):
-        loader.sampler.generator.manual_seed(order)
-    loader.dataset.crop_generator.manual_seed(crops)
-    loader.dataset.transform_generator.manual_seed(others)
+    loader.dataset.seed_epoch(loader.sampler, seed, epoch)
 
 
 def make_loader(images, labels, transform, batch_size=64, shuffle=False, weights=None):

@@ -64,6 +64,8 @@ def train_epochs(model, criterion, optimizer, loader, epochs, seed, precision="f
     and learning rate, when a loss becomes NaN or infinite.
     """
     network, run_epoch = accelerate(model, train_step, train_epoch, precision)
+    if isinstance(criterion, torch.nn.Module):  # class weights, for one
+        criterion.to(next(model.parameters()).device)
     for epoch in range(done + 1, epochs + 1):
         seed_epoch(loader, seed, epoch)
         disable = None if show_progress else True  # None: where stderr is no terminal

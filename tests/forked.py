@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MEMORY_LIMIT = 3e9  # bytes, of pytest's process and the largest process of a test together
+# Bytes, of pytest's process and the largest process of a test together. (A GPU's context takes more.)
+MEMORY_LIMIT = float(os.environ.get("MEMORY_LIMIT_GB", 3)) * 1e9
 SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary", "predict", "export")
 
 # The fork server looks for modules in the current folder alone and, once it has imported tests.forked, in this one too:

@@ -10,6 +10,7 @@ from common.hardware.layers import Autocast, reorder_layers
 
 import torch
 
+TEST_BATCH = 2048  # images, on a GPU
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -77,11 +78,14 @@ def adam_options(device):
 
 
 def place(task, device):
-    """Return a Task whose loaders give batches on `device`: a GPU gets the images once, and crops them itself."""
+    """Return a Task whose loaders give batches on `device`: a GPU gets the images once, and crops them itself.
+
+    On a GPU the test batches are larger, TEST_BATCH: the last bits of a prediction differ from those of another size.
+    """
     if device.type == "cpu":
         return task
-    loaders = (ResidentLoader(loader, device) for loader in (task.train_loader, task.test_loader))
-    return task._replace(**dict(zip(("train_loader", "test_loader"), loaders, strict=True)))
+    test_loader = ResidentLoader(task.test_loader, device, TEST_BATCH)
+    return task._replace(train_loader=ResidentLoader(task.train_loader, device), test_loader=test_loader)
 
 
 def accelerate(model, train_step, train_epoch, precision="float32"):
