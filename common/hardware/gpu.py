@@ -20,8 +20,13 @@ class ResidentLoader:
     def __init__(self, loader, device, batch_size=None):
         self.sampler, self.dataset = loader.sampler, loader.dataset
         self.batch_size = batch_size or loader.batch_size
-        self.images = self.dataset.data.permute(0, 2, 3, 1).contiguous().to(device)
-        self.labels = self.dataset.target.to(device)
+        pixels = self.dataset.data.permute(0, 2, 3, 1).contiguous()
+        try:
+            self.images, self.labels = pixels.to(device), self.dataset.target.to(device)
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"the images, {pixels.nbytes / 1e9:,.1f} GB, do not fit on the GPU: use --device cpu"
+            ) from None
         self.window = torch.arange(self.dataset.crop.size, device=device)
         # Copies: the two loaders of a task share their transforms, and a DataLoader needs its own on the CPU.
         modules = (copy.deepcopy(each) for each in self.dataset.after_crop)
