@@ -1,3 +1,4 @@
+import copy
 import json
 import pickle
 import zipfile
@@ -41,7 +42,7 @@ RECOGNISED = {
     "a backbone": (BACKBONE.state_dict(), "a cnn_backbone"),
     "the CNN": (CNN.state_dict(), "the backbone of a CNN of 8 classes"),
     "a head of 37": (nn.Sequential(BACKBONE, nn.Linear(64, 37)).state_dict(), "the backbone of a CNN of 37 classes"),
-    "DataParallel": (nn.DataParallel(CNN).state_dict(), "saved from DataParallel ('module.')"),
+    "DataParallel": (nn.DataParallel(copy.deepcopy(CNN)).state_dict(), "saved from DataParallel ('module.')"),
     "compiled": (Compiled(CNN).state_dict(), "saved from torch.compile ('_orig_mod.')"),
     "module._orig_mod.": (prefixed(CNN, "module.", "_orig_mod."), "DataParallel ('module.'), saved from torch.compile"),
     "_orig_mod.module.": (prefixed(BACKBONE, "_orig_mod.", "module."), "a cnn_backbone, saved from DataParallel"),
@@ -147,8 +148,8 @@ NO_CHECKPOINTS = {
     "cut": "it is truncated",
     "cut short": "it is truncated",
     "zip": "it is a zip archive, but not one of torch.save",
-    "harmful": r"it is a pickle that would execute code \(io.open\) and was not loaded",
-    "harmful, legacy": r"it is a pickle that would execute code \(io.open\) and was not loaded",
+    "harmful": r"it is a pickle that would execute code \(_?io.open\) and was not loaded",
+    "harmful, legacy": r"it is a pickle that would execute code \(_?io.open\) and was not loaded",
     "bare pickle": "it is a pickle, but not of torch.save",
     "whole model": r"would execute code \(torch\.nn\.modules\.container\.Sequential\) and was not loaded",
     "TorchScript": "it is a TorchScript archive: save the model's state_dict",
