@@ -8,9 +8,9 @@ from pathlib import Path
 
 from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
-from common.galaxies.facts import BRANCHES
+from common.galaxies.facts import BRANCHES, short_name
 from common.hardware.device import place
-from common.sentences import describe_confusion, percent, short
+from common.sentences import describe_confusion, percent
 from common.storage.artifacts import save_question, without_nan
 from common.storage.checkpoint import load_trained, weights_hash
 from common.train import predict
@@ -40,7 +40,7 @@ def recall_table(record, model):
     ]
     for label, name in enumerate(names):
         errors = [0 if other == label else count for other, count in enumerate(results["confusion"][label])]
-        most = f"{max(errors) / sum(errors):4.0%} {short(names[np.argmax(errors)])}" if any(errors) else "–"
+        most = f"{max(errors) / sum(errors):4.0%} {short_name(names[np.argmax(errors)])}" if any(errors) else "–"
         bounds = results["recall_interval"][label]
         between = "–" if bounds[0] is None else f"{100 * bounds[0]:.1f} to {bounds[1]:.1%}"
         ratio = results["predicted_over_true"][label]

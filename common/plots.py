@@ -3,7 +3,7 @@
 import matplotlib
 
 matplotlib.use("Agg")  # files only, no window
-from common.galaxies.facts import MAIN_CLASSES, source_title
+from common.galaxies.facts import MAIN_CLASSES, short_name, source_title
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -111,7 +111,7 @@ def draw_recall(axes, record):
     # The names stand above, evenly spread, with a line down to the class's place on the axis.
     axes.set(xscale="log", ylim=(-3, 103), xlabel="training images of the class", ylabel="recall (%), 95% interval")
     for place, label in enumerate(tested):
-        name = record["class_names"][label].rpartition(", ")[2].replace(" ", "\n", 1)
+        name = short_name(record["class_names"][label]).replace(" ", "\n", 1)
         top = (place + 0.5) / len(tested), 1.08
         style = {"arrowstyle": "-", "color": "0.75", "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0)}
         axes.annotate(

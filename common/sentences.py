@@ -2,6 +2,7 @@
 
 import math
 
+from common.galaxies.facts import short_name
 from common.metrics import accuracy_interval
 
 import numpy as np
@@ -36,14 +37,12 @@ def describe_result(name, record):
 def describe_curves(record):
     """Return the sentences on a training run's losses and test accuracies: record, of `training_record`."""
     history = record["history"]
-    overfits, trend = describe_trend(history)
-    sentences = [describe_range(history["test_loss"]), trend, describe_gap(record, overfits)]
-    accuracies = history["test_accuracy"][-10:]
-    if len(accuracies) > 1:
-        sentences.append(
-            f"Over the last {len(accuracies)} epochs the test accuracy lies between {100 * min(accuracies):.1f} and "
-            f"{percent(max(accuracies))}."
-        )
+    trend = describe_trend(history)
+    sentences = [describe_range(history["test_loss"]), trend, describe_gap(record, "overfitting" in trend)]
+    last = history["test_accuracy"][-10:]
+    if len(last) > 1:
+        low, high = f"{100 * min(last):.1f}", percent(max(last))
+        sentences.append(f"Over the last {len(last)} epochs the test accuracy lies between {low} and {high}.")
     return " ".join(filter(None, sentences))
 
 
@@ -60,8 +59,7 @@ def describe_range(losses):
 
 def fifths(losses):
     """Return the losses of each fifth of the epochs, float64 (5, n // 5), the last epochs in the last row."""
-    length = len(losses) // 5
-    return np.asarray(losses[len(losses) - 5 * length :], dtype=float).reshape(5, length)
+    return np.asarray(losses[len(losses) % 5 :], dtype=float).reshape(5, -1)
 
 
 def direction(before, after):
@@ -79,14 +77,13 @@ def standard_errors(before, after):
 
 
 def describe_trend(history):
-    """Return whether the network overfits, and the sentences on both losses in the last two fifths of the epochs.
+    """Return sentences on both losses in the last two fifths of the epochs; an empty one for fewer than ten epochs.
 
-    It overfits when the test loss's last fifth lies above its lowest one, and the training loss has fallen since. Only
-    a rise of 1% and of four standard errors counts: the lowest of five is low by chance too. Nothing is said of fewer
-    than ten epochs.
+    Overfitting: the test loss's last fifth lies above its lowest one, and the training loss has fallen since. Only a
+    rise of 1% and of four standard errors counts: the lowest of five is low by chance too.
     """
     if len(history["test_loss"]) < 10:
-        return False, ""
+        return ""
     test, train = fifths(history["test_loss"]), fifths(history["train_loss"])
     word, length, lowest = direction(*test[-2:]), test.shape[1], int(test.mean(1).argmin())
     scatter = ", by less than its scatter from epoch to epoch" if standard_errors(*test[-2:]) < 2 else ""
@@ -95,69 +92,52 @@ def describe_trend(history):
         f"{test[-2].mean():.3f}: {'still ' if word == 'falling' else ''}{word}{'' if word == 'level' else scatter}. "
         f"The training loss averages {train[-1].mean():.3f} after {train[-2].mean():.3f}: {direction(*train[-2:])}."
     )
-    if direction(test[lowest], test[-1]) != "rising" or standard_errors(test[lowest], test[-1]) < 4:
-        return False, text
-    text += f" Since its lowest fifth, with a mean of {test[lowest].mean():.3f}, the test loss has risen"
-    if train[-1].mean() < train[lowest].mean():
-        return True, f"{text}, while the training loss fell: overfitting."
-    if direction(train[lowest], train[-1]) == "rising":
-        return False, f"{text}, and the training loss too: the training diverges, so try a lower learning rate."
-    return False, f"{text}."
+    rises = direction(test[lowest], test[-1]) == "rising" and standard_errors(test[lowest], test[-1]) >= 4
+    if rises and train[-1].mean() < train[lowest].mean():
+        since = f"Since its lowest fifth, with a mean of {test[lowest].mean():.3f}, the test loss has risen"
+        return f"{text} {since}, while the training loss fell: overfitting."
+    return text
 
 
 def describe_gap(record, overfits=False):
-    """Return a sentence on the final network's losses on the training and the test images.
-
-    It is empty where their standard errors are unknown, as for a single test image or a loss other than cross entropy.
-    """
+    """Return a sentence on the final network's losses; an empty one where their standard errors are unknown."""
     errors = [record.get(f"{loss}_error") for loss in ("final_train_loss", "test_loss")]
     if None in errors or not np.isfinite(errors).all():
         return ""
     train, test, margin = record["final_train_loss"], record["test_loss"], 1.96 * math.hypot(*errors)
-    values = f"The final network's loss is {train:.3f} on the training and {test:.3f} on the test images"
+    values = f"The final network's loss is {train:.3f} on the training and {test:.3f} on the test images, a difference"
     if abs(test - train) <= margin:
-        conclusion = "" if overfits else ": no sign of overfitting"
-        return f"{values}, a difference within its margin of {margin:.3f}{conclusion}."
-    conclusion = "it fits the training images better" if test > train else "it fits the test images better"
-    return f"{values}, a difference of {abs(test - train):.3f} ± {margin:.3f}: {conclusion}."
+        return f"{values} within its margin of {margin:.3f}{'' if overfits else ': no sign of overfitting'}."
+    better = "training" if test > train else "test"
+    return f"{values} of {abs(test - train):.3f} ± {margin:.3f}: it fits the {better} images better."
 
 
 def describe_comparison(comparison):
     """Return sentences on how the CNN compares with the FCN: accuracies, sizes, and McNemar's test if it was made."""
-    fcn, cnn = (
-        f"{name.upper()}'s {comparison[f'{name}_parameters']:,} parameters {percent(comparison[f'{name}_accuracy'])}"
-        for name in ("fcn", "cnn")
-    )
-    points = 100 * (comparison["cnn_accuracy"] - comparison["fcn_accuracy"])
+    cnn, fcn = comparison["cnn_accuracy"], comparison["fcn_accuracy"]
     text = (
-        f"With the {cnn} of the test images are classified correctly, with the {fcn}: a difference of {points:+.1f} "
-        "points."
+        f"The CNN's {comparison['cnn_parameters']:,} parameters classify {percent(cnn)} of the test images correctly, "
+        f"the FCN's {comparison['fcn_parameters']:,} {percent(fcn)}: a difference of {100 * (cnn - fcn):+.1f} points."
     )
     if "p_value" not in comparison:
         return text
-    significant = "significant" if comparison["p_value"] < 0.05 else "not significant"
+    cnn_only, fcn_only, p = (comparison[key] for key in ("cnn_only", "fcn_only", "p_value"))
     return (
-        f"{text} The CNN alone is correct on {plural(comparison['cnn_only'], 'image')}, the FCN alone on "
-        f"{comparison['fcn_only']:,}; by McNemar's exact test the difference is {significant} "
-        f"(p = {comparison['p_value']:.2g})."
+        f"{text} The CNN alone is correct on {plural(cnn_only, 'image')}, the FCN alone on {fcn_only:,}; by McNemar's "
+        f"exact test the difference is {'' if p < 0.05 else 'not '}significant (p = {p:.2g})."
     )
-
-
-def short(name):
-    """Return the last part of a class name: Completely round for Smooth, Completely round."""
-    return name.rpartition(", ")[2]
 
 
 def describe_confusion(record, model):
     """Return sentences, one per line, on a network's errors: imbalance, similarity, and the largest groups."""
-    results, matrix = record["models"][model], np.array(record["models"][model]["confusion"])
-    errors, total = int(matrix.sum() - np.trace(matrix)), int(matrix.sum())
-    untested = [name for name, count in zip(record["class_names"], record["test_counts"], strict=True) if not count]
-    count = f"The {model.upper()} misclassifies {errors:,} of {plural(total, 'test image')}."
-    lines = [count + (f" There are no test images of {'; '.join(untested)}." if untested else "")]
+    matrix, names = np.array(record["models"][model]["confusion"]), record["class_names"]
+    errors = int(matrix.sum() - np.trace(matrix))
+    lines = [f"The {model.upper()} misclassifies {errors:,} of {plural(matrix.sum(), 'test image')}."]
+    absent = "; ".join(names[label] for label in np.flatnonzero(matrix.sum(1) == 0))
+    lines[0] += f" There are no test images of {absent}." if absent else ""
     if errors:
-        lines += [describe_imbalance(record, matrix), describe_similarity(results, errors)]
-        lines += [describe_groups(matrix, record["class_names"])]
+        lines += [describe_imbalance(record, matrix), describe_similarity(record["models"][model], errors)]
+        lines += [describe_groups(matrix, names)]
     return "\n".join(filter(None, lines))
 
 
@@ -168,21 +148,21 @@ def describe_imbalance(record, matrix):
     if len(order) < 2:
         return ""
     rarest, others = order[: len(order) // 2], order[len(order) // 2 :]
-    (low, low_count), (high, high_count) = (
+    (low, low_count), (high, high_count) = [
         (np.diag(matrix)[half].sum(), true[half].sum()) for half in (rarest, others)
-    )
+    ]
     seldom = [
-        f"{short(record['class_names'][label])} ({predicted[label]:,} times for {plural(true[label], 'image')})"
+        f"{short_name(record['class_names'][label])} ({predicted[label]:,} times for {plural(true[label], 'image')})"
         for label in sorted(order, key=lambda label: predicted[label] / true[label])[:2]
         if predicted[label] < true[label]
     ]
-    return (
+    text = (
         f"Imbalance: rare classes are {'' if low / low_count < high / high_count else 'not '}recognized less often. "
         f"The {len(rarest)} rarest ({counts[rarest[0]]:,} to {counts[rarest[-1]]:,} training images) together have a "
         f"recall of {percent(low / low_count)} (95% interval {interval(accuracy_interval(low, low_count))}), the other "
         f"{len(others)} {percent(high / high_count)} ({interval(accuracy_interval(high, high_count))})."
-        + (f" Predicted least often for how often they occur: {' and '.join(seldom)}." if seldom else "")
     )
+    return f"{text} Predicted least often for how often they occur: {' and '.join(seldom)}." if seldom else text
 
 
 def describe_similarity(results, errors):
@@ -193,8 +173,7 @@ def describe_similarity(results, errors):
     return (
         f"Similarity: similar classes are confused {'' if share > expected else 'not '}more often than frequencies "
         f"imply. {round(share * errors):,} of {plural(errors, 'error')} ({percent(share)}) stay within a branch of "
-        f"Galaxy Zoo's decision tree; {percent(expected)} would if errors followed only how often each class is "
-        "predicted."
+        f"Galaxy Zoo's decision tree; {percent(expected)} would if they followed only how often classes are predicted."
     )
 
 
@@ -202,12 +181,10 @@ def describe_groups(matrix, names):
     """Return a sentence on the three largest groups of errors: off-diagonal cells of the confusion matrix."""
     errors = matrix - np.diag(np.diag(matrix))
     cells = [np.unravel_index(cell, matrix.shape) for cell in np.argsort(-errors, axis=None, kind="stable")[:3]]
-    groups = [
-        f"{errors[i, j]:,} of {matrix[i].sum():,} {short(names[i])} as {short(names[j])}"
-        for i, j in cells
-        if errors[i, j]
+    text = [
+        f"{errors[i, j]:,} of {matrix[i].sum():,} {short_name(names[i])} as {short_name(names[j])}" for i, j in cells
     ]
-    return f"Largest groups of errors: {'; '.join(groups)}."
+    return f"Largest groups of errors: {'; '.join(text[: np.count_nonzero(errors)])}."
 
 
 def describe_transfer(record):

@@ -51,3 +51,8 @@ COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}
 def source_title(source):
     """Return what to call the data of a record's `source` in titles: SYNTHETIC where they are, or the file's name."""
     return SOURCES.get(source, source.removeprefix("file:"))
+
+
+def short_name(class_name):
+    """Return the last part of a class name: Completely round for Smooth, Completely round."""
+    return class_name.rpartition(", ")[2]
