@@ -1,4 +1,4 @@
-"""What a training run needs to resume after an interruption, saved beside its artifacts after every epoch."""
+"""What a training run needs to resume after an interruption, saved beside its artifacts: once a second at most."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ FREE_OPTIONS = {"out", "device", "deterministic", "epochs", "resume", "backbone"
 
 
 class TrainingCheckpoint:
-    """The file {name}.resume.pt: weights, Adam's moments and history after the last finished epoch.
+    """The file {name}.resume.pt: weights, Adam's moments and history after the last saved epoch.
 
     It holds no random state, as the random numbers of an epoch depend on the seed and the epoch's number alone.
     options: the script's, by name, `out` the folder of the file; all but FREE_OPTIONS must agree when a run resumes.
