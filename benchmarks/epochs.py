@@ -1,32 +1,45 @@
-"""The epochs that bench.py times, of this project and of the baseline, the two in turn.
+"""The epochs that bench.py times: of this project, of the baseline and of the notebook's own code, in turn.
 
-The baseline has a process of its own, in which nothing is set that common/hardware/device.py sets here.
+The baseline and the notebook have a process of their own, in which nothing is set that this project sets.
 """
 
 import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 
 from benchmarks import baseline
-from benchmarks.measure import seconds
+from benchmarks.measure import ROOT, seconds
 from common.data import Normalize, RandomCrop, load_data, make_loaders, seed_epoch
+from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 from common.hardware.device import accelerate, adam_options, place
 from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision import transforms
 
 
-def alternate(ours, baseline, rounds):
-    """Call both in turn, which return seconds; return the medians, and the median of the rounds' baseline / ours."""
-    ours(), baseline()  # to warm up
-    pairs = [(ours(), baseline()) for _ in range(rounds)]
-    ours, baseline = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return {"seconds": ours, "baseline_seconds": baseline, "ratio": statistics.median(b / a for a, b in pairs)}
+def alternate(ways, rounds):
+    """Call functions that return seconds in turn, `rounds` times; return their medians and ratios to `seconds`."""
+    for way in ways.values():
+        way()  # to warm up
+    times = [{name: way() for name, way in ways.items()} for _ in range(rounds)]
+    medians = {name: statistics.median(each[name] for each in times) for name in ways}
+    others = [name for name in ways if name != "seconds"]
+    return medians | {
+        "ratio" if name == "baseline_seconds" else name.replace("seconds", "ratio"): statistics.median(
+            each[name] / each["seconds"] for each in times
+        )
+        for name in others
+    }
 
 
 def our_epoch(model, task, device, precision="float32"):
@@ -83,9 +96,42 @@ def baseline_tasks(out, device):
     }
 
 
-def run_baseline(out, name, device):
-    """Return how long a task takes in this process, the baseline's."""
-    return seconds(baseline_tasks(out, device)[name], device)
+@cache
+def notebook_tasks(out, device):
+    """Return functions that do the same as notebook/galaxies.py does it, by name; out: folder of q1_data.pt."""
+    data = load_data(out)
+    cells = (ROOT / "notebook" / "galaxies.py").read_text(encoding="utf-8").split("\n# %% ")
+    cells = dict(cell.split("\n", 1) for cell in cells)
+    names = {"print": lambda *_: None, "SEED": 0}
+    exec(cells["imports"], names)
+    ends = np.cumsum([len(data[f"{subset}_labels"]) for subset in SUBSETS])
+    names |= {
+        "device": device,
+        "images": torch.cat([data[f"{subset}_images"] for subset in SUBSETS]),
+        "labels": torch.cat([data[f"{subset}_labels"] + MAIN_CLASSES * ("transfer" in subset) for subset in SUBSETS]),
+        "mean": data["mean"],
+        "std": data["std"],
+    }
+    for subset, start, end in zip(SUBSETS, [0, *ends], ends, strict=False):
+        names[f"{subset}_indices"] = torch.arange(start, end)
+    for title in ("dataset", "crop", "datasets", "loaders", "train", "predict", "fcn", "cnn", "transfer", "cnn"):
+        exec(cells[title], names)  # of `transfer`, the frozen backbone; of the second `cnn`, one that is not
+
+    def epoch(network, optimizer, task):
+        loaders = [names[f"{task}_{half}_loader"] for half in ("train", "test")]
+        return partial(names["train"], names[network], names[optimizer], *loaders, 1)
+
+    return {
+        "loading alone": lambda: [None for _ in names["main_train_loader"]],
+        "FCN": epoch("fcn", "fcn_optimizer", "main"),
+        "CNN": epoch("cnn", "cnn_optimizer", "main"),
+        "transfer": epoch("transfer_model", "transfer_optimizer", "transfer"),
+    }
+
+
+def run_elsewhere(make_tasks, out, name, device):
+    """Return how long a task takes in this process, that of the baseline and the notebook."""
+    return seconds(make_tasks(out, device)[name], device)
 
 
 def in_process(process, function, *args):
@@ -93,13 +139,33 @@ def in_process(process, function, *args):
     return process.submit(function, *args).result()
 
 
+@contextmanager
+def busy_process():
+    """Keep one core busy inside the block, with another process."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def time_everything(out, data, rounds, device):
-    """Return the timings of each task, by name."""
+    """Return the timings of each task, by name; of the CNN also beside a busy process."""
     timings = {}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        os.environ["GOMP_SPINCOUNT"] = "300000"  # OpenMP's default, which common/__init__.py changes for this project
+        process.submit(int).result()
+        del os.environ["GOMP_SPINCOUNT"]
         for name, task in our_tasks(data, device).items():
-            baseline_seconds = partial(in_process, process, run_baseline, out, name, device)
-            timings[name] = alternate(partial(seconds, task, device), baseline_seconds, rounds)
+            ways = {"seconds": partial(seconds, task, device)}
+            for way, make_tasks in (("baseline_seconds", baseline_tasks), ("notebook_seconds", notebook_tasks)):
+                ways[way] = partial(in_process, process, run_elsewhere, make_tasks, out, name, device)
+            timings[name] = alternate(ways, rounds)
             images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
             timings[name]["images_per_second"] = images / timings[name]["seconds"]
+            if name == "CNN":
+                with busy_process():
+                    timings["CNN, busy"] = alternate(ways, rounds)
+                timings["CNN, busy"]["images_per_second"] = images / timings["CNN, busy"]["seconds"]
     return timings

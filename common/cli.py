@@ -91,7 +91,7 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
     help = "bf16: mixed precision; slow on CPUs without bf16 instructions"
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
-    help = "continue an interrupted run after its last saved epoch (one per second at most); if-same: only if its settings match"
+    help = "continue an interrupted run after its last saved epoch; if-same: only if its settings match"
     choices = ("always", "if-same")
     parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
     help = "on a GPU: the same bits in every run, at some cost in speed; CPU runs always are"

@@ -29,11 +29,12 @@ def test_the_benchmark_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
     printed = capsys.readouterr().out
     epochs, whole = results["epochs"], results["whole_assignment"]
-    assert set(epochs) == {"loading alone", "FCN", "CNN", "transfer"}
+    assert set(epochs) == {"loading alone", "FCN", "CNN", "CNN, busy", "transfer"}
     for name, timing in epochs.items():
         assert timing["ratio"] == timing["baseline_seconds"] / timing["seconds"]
+        assert timing["notebook_ratio"] == timing["notebook_seconds"] / timing["seconds"]
         assert f"{name:16}" in printed
-    for key in ("seconds", "baseline_seconds"):
+    for key in ("seconds", "baseline_seconds", "notebook_seconds"):
         projected = 50 * epochs["FCN"][key] + 50 * epochs["CNN"][key] + 20 * epochs["transfer"][key]
         assert whole[key] == pytest.approx(projected)
     assert "peak memory: Q1 1.25 GB, training 1.25 GB, baseline 1.25 GB" in printed
