@@ -244,8 +244,9 @@ def check_runs(checks, epochs):
         "bf16": lambda: checks.train("bf16", "q3_cnn", "--precision", "bf16", *device, *some),
         "torchrun": lambda: torchrun(checks, "torchrun", 1),
         "two": lambda: torchrun(checks, "two", 2),
-        "memory": lambda: checks.run("memory", "-c", OUT_OF_MEMORY),
     }
+    if checks.device == "cuda":
+        tasks["memory"] = lambda: checks.run("memory", "-c", OUT_OF_MEMORY)
     with ThreadPoolExecutor(min(5, os.cpu_count() or 1)) as pool:
         results = dict(zip(tasks, pool.map(lambda task: task(), tasks.values()), strict=True))
 
@@ -329,7 +330,7 @@ def main():
     checks.note("seconds", f"{time.perf_counter() - begin:.0f}")
     save_json({"rows": checks.rows, "args": vars(args)}, folder / "gpu.json")
     if failed:
-        print(f"{len(failed)} checks failed: {', '.join(failed)}")
+        print(f"Failed, {len(failed)} of {len(checks.rows)}: {', '.join(failed)}")
         sys.exit(1)
 
 

@@ -1,0 +1,58 @@
+"""The dry run of benchmarks.gpu: its checks hold on the CPU, and one that fails is not passed over."""
+
+import sys
+
+from benchmarks import gpu
+from common.storage.artifacts import load_json
+
+import conftest
+import pytest
+
+DRY_RUN = ["gpu", "--device", "cpu", "--count", "300", "--epochs", "2", "--no-tests"]
+
+
+def test_the_dry_run_passes_every_check(tmp_path, monkeypatch, capsys):
+    as_it_is = gpu.Checks.run
+
+    def run(checks, name, script, *args, **options):
+        """Run the project's scripts from a process that has everything imported; anything else as it is."""
+        if not script.startswith("q"):
+            return as_it_is(checks, name, script, *args, **options)
+        done = conftest.run(script, *args)
+        (checks.folder / f"{name}.log").write_text(done.stdout + done.stderr)
+        return done.returncode, done.stdout + done.stderr
+
+    monkeypatch.setattr(gpu.Checks, "run", run)
+    monkeypatch.setattr(sys, "argv", [*DRY_RUN, "--out", str(tmp_path)])
+    gpu.main()
+    rows = {row["name"]: row for row in load_json(tmp_path / "gpu" / "gpu.json")["rows"]}
+    assert [name for name, row in rows.items() if row["passed"] is False] == []
+    assert {"chain", "deterministic twice", "killed and resumed", "torchrun, one process"} <= {
+        name for name, row in rows.items() if row["passed"]
+    }
+    assert "SYNTHETIC" in rows["machine"]["value"]
+    printed = capsys.readouterr().out
+    assert all(f"{name}: {row['value']}" in printed for name, row in rows.items())
+
+
+def test_a_failed_check_is_named_and_ends_with_status_1(tmp_path, monkeypatch, capsys):
+    class Executor:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, function, *args):
+            return self
+
+        def result(self):
+            return [("replayed and plain steps", "same bits False", False), ("a capture", "captured True", True)]
+
+    monkeypatch.setattr(gpu, "ProcessPoolExecutor", lambda *_: Executor())
+    for part in ("run_chain", "load_data", "time_parts", "check_runs"):
+        monkeypatch.setattr(gpu, part, lambda *_: None)
+    monkeypatch.setattr(sys, "argv", [*DRY_RUN, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main()
+    assert "Failed, 1 of 4: replayed and plain steps\n" in capsys.readouterr().out
