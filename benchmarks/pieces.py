@@ -34,7 +34,7 @@ def crop_by_indexing(self, images, indices, top, left):
 
 
 def normalize_as_torchvision(self, crops):
-    """Normalise crops by torchvision, of the same mean and std."""
+    """Normalise crops with torchvision, of the same mean and std."""
     std = 1 / self.scale
     return transforms.functional.normalize(crops, (-self.shift * std).tolist(), std.tolist())
 

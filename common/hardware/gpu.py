@@ -123,7 +123,7 @@ class GraphedEpoch:
         return torch.cat(step_losses), correct, len(loader.labels)
 
     def fill(self, images, labels, size):
-        """Copy the images and labels of a block to the place that the graph reads, and begin to count anew."""
+        """Copy the images and labels of a block to the place that the graph reads, and reset the counter."""
         if self.block is None:
             room, device = self.BLOCK * size, labels.device
             shape = (room, *images.shape[1:])
