@@ -57,7 +57,8 @@ def make_cnn():
 def compare_with_fcn(path, record, labels):
     """Compare Q3's record with Q2's at `path` on the same test images, labels int (n,); return what to record.
 
-    By McNemar's test; None where there is no record of the FCN on the same data, which a line says.
+    McNemar's test: are the images that only one network classifies correctly split evenly between the two? Prints why
+    and returns None if there is no record of the FCN on the same data.
     """
     if not path.is_file():
         print(f"{path} not found: run q2_fcn.py first to compare.")

@@ -1,4 +1,4 @@
-"""Q4: what the two networks confuse, and how that goes with imbalance and similarity of the classes.
+"""Q4: what the two networks confuse, and how that relates to imbalance and similarity of the classes.
 
 Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out, q4_confusion.png (both confusion
 matrices on the whole test set, and each class's recall against its training images) and q4_confusion.json.
@@ -28,15 +28,15 @@ EXAMPLES = (
 
 
 def recall_table(record, model):
-    """Return a network's table by class, at most 120 columns wide: record, of Q4.
+    """Return a network's table by class as text, at most 120 columns wide; record: Q4's.
 
-    Training and test images, recall with its 95% interval, precision, how often the class is predicted over how often
-    it occurs, and the class that most of its errors are predicted as, with its share of the errors.
+    Training and test images, recall with its 95% interval, precision, the ratio of predicted to true images, and the
+    class that most of its errors are predicted as, with its share of the errors.
     """
     results, names = record["models"][model], record["class_names"]
     lines = [
         f"{model.upper() + ': class':31}{'train':>7}{'test':>6}{'recall':>8}  {'95% interval':14}{'precision':>9}"
-        f"{'pred./true':>12}  most errors as"
+        f"{'pred./true':>12}  commonest error, share"
     ]
     for label, name in enumerate(names):
         errors = [0 if other == label else count for other, count in enumerate(results["confusion"][label])]
@@ -75,7 +75,7 @@ def main():
         "test_counts": test_counts.tolist(),
         "models": {},
     }
-    branches = BRANCHES.get(tuple(data["class_names"]))
+    branches = BRANCHES.get(tuple(data["class_names"]))  # similar classes by Galaxy Zoo's tree; None: not known
     for name, network in networks.items():
         logits, labels = predict(network.to(device), task.test_loader)
         matrix = confusion_matrix(labels, logits.argmax(1), labels=range(num_classes))  # rows true, columns predicted

@@ -36,13 +36,13 @@ EXAMPLES = (
 
 
 def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
-    """Fit scikit-learn's logistic regression to a backbone's features: the optimum of what the head is trained for.
+    """Fit scikit-learn's logistic regression to a backbone's features: the lowest loss that a linear head can reach.
 
     It sees the crops that the head has seen, epoch by epoch. Return the features and labels it was fitted to, the two
-    logits that it gives them, and its correct and its predicted labels of the test images.
+    logits that it gives them, and the true and the predicted labels of the test images.
     """
-    crops = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
-    features, labels = (torch.cat(tensors) for tensors in zip(*crops, strict=True))
+    passes = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
+    features, labels = (torch.cat(tensors) for tensors in zip(*passes, strict=True))
     test_features, test_labels = predict(cnn_backbone, test_loader)
     # C is the inverse of the regularisation: practically none, as the head has none.
     optimum = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
@@ -52,7 +52,7 @@ def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
 
 
 def compare_with_optimum(model, criterion, task, epochs, seed):
-    """Return how the trained head compares with the optimum on the same features, and the optimum on untrained ones.
+    """Return how the head compares with the optimum on the same features, and the optimum on untrained features.
 
     train_loss and head_train_loss are the mean losses of both on the features of all crops that the head was trained
     on; agreement is the share of test images with equal predictions. untrained_backbone is the control: the optimum on

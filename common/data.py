@@ -35,14 +35,15 @@ class RandomCrop:
         return top, left
 
     def get_epoch_params(self, side, counts, generator):
-        """Generate the corners for batches of `counts` square images, joined: the numbers of `get_params`, at once."""
+        """Generate the corners for batches of `counts` square images, joined: those that `get_params` gives."""
         corners = torch.randint(side - self.size + 1, (2 * sum(counts),), generator=generator)
         return torch.cat([batch.view(2, -1) for batch in corners.split([2 * count for count in counts])], dim=1)
 
     def crop_batch(self, images, indices, top, left):
         """Crop images[indices], int (m,), at the given corners: uint8 (n, 3, h, w) to float32 (m, 3, size, size)."""
-        # Selecting and cropping are one gather. In (n, h, w, 3) bytes a window is `size` runs of 3 * size bytes:
-        # this view has the runs of all windows of all images, and indexing it copies only those wanted.
+        # crops[i] = images[indices[i], :, top[i] : top[i] + size, left[i] : left[i] + size], in one gather. In bytes
+        # (n, h, w, 3) a window is `size` runs of 3 * size bytes: this view has the runs of all windows of all images,
+        # and indexing it copies only those wanted.
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         n, height, width, channels = pixels.shape
         image_step, row_step, pixel_step, _ = pixels.strides
@@ -59,8 +60,8 @@ class RandomCrop:
 class Normalize(nn.Module):
     """Subtract `mean` and divide by `std`, float32 (3,) each, channel by channel: torchvision's Normalize, faster.
 
-    In place. 18,000 crops take 0.01 s, with torchvision's 0.085 s (2 cores): as the colours of a pixel are adjacent
-    in memory, (x - mean) / std is one pass of x * scale + shift over whole rows.
+    In place where the memory format allows. 18,000 crops take 0.01 s, with torchvision's 0.085 s (2 cores): as the
+    colours of a pixel are adjacent in memory, (x - mean) / std is one pass of x * scale + shift over whole rows.
     """
 
     def __init__(self, mean, std):
@@ -86,7 +87,7 @@ class PerImage(nn.Module):
     used on batches. For speed, write a transform that has `sample_params` instead; see `MyDataset`.
     """
 
-    can_be_captured = False  # it decides on the CPU
+    can_be_captured = False  # in a CUDA graph: it decides on the CPU
 
     def __init__(self, transform):
         super().__init__()
@@ -112,7 +113,7 @@ class PerImage(nn.Module):
 
 
 class MyDataset(Dataset):
-    """Images and their labels: `dataset[i]` is (transform(data[i]), target[i]).
+    """Images and their labels: `dataset[i]` is (transform(data[i]), target[i]), by torch's global random numbers.
 
     data: uint8 (n, 3, h, w); target: int64 (n,); transform: a transforms.Compose that begins with RandomCrop.
     Whole batches take all random numbers from the dataset's generators, which `seed_epoch` seeds. A
@@ -220,8 +221,7 @@ def make_loaders(data, task, transform, batch_size=64, train_transform=None, wei
     """Return the Task called `task`, main or transfer, of Q1's data.
 
     transform: of all images, unless the training images have a `train_transform`; weights: of the training images, as
-    `make_loader` takes them. The batches of the test loader always have the same size: the last bits of a sum depend
-    on it.
+    `make_loader` takes them. The batches of the test loader always have 64 images, as rounding depends on their size.
     """
     train, test = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
     names = data["class_names"]

@@ -92,7 +92,7 @@ def draw_confusion(axes, confusion, class_names, title):
     lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]  # two short lines per name
     axes.set_xticks(ticks, lines, rotation=0 if len(lines) < 4 else 90)
     axes.set_yticks(ticks, [f"{line}: {total:,}" for line, total in zip(lines, totals[:, 0], strict=True)])
-    axes.set(xlabel="predicted", ylabel="true: number of test images", title=title)
+    axes.set(xlabel="predicted", ylabel="true class: test images", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
@@ -101,24 +101,33 @@ def draw_recall(axes, record):
     """Draw each class's recall against its training images, with 95% intervals, of both networks of Q4's record."""
     counts = np.maximum(record["train_counts"], 0.5)  # a class without training images stands left of 1
     tested = [label for label in np.argsort(counts, kind="stable") if record["test_counts"][label]]
-    for (model, results), colour, marker, shift in zip(
-        record["models"].items(), COLOURS, "os", (0.985, 1.015), strict=True
-    ):
+    # Classes of nearly the same number stand side by side, and in each class the two networks.
+    x = np.log(counts[tested])
+    width = np.ptp(x) or 1
+    for place in range(1, len(x)):
+        overlap = max(0, 0.035 * width - (x[place] - x[place - 1]))
+        x[place - 1 : place + 1] += -overlap / 2, overlap / 2
+    for (model, results), colour, marker, side in zip(record["models"].items(), COLOURS, "os", (-1, 1), strict=True):
         recall = 100 * np.array([results["recall"][label] for label in tested])
         ends = 100 * np.array([results["recall_interval"][label] for label in tested])
-        x, errors = counts[tested] * shift, np.abs(ends.T - recall)
-        axes.errorbar(x, recall, errors, color=colour, fmt=marker, capsize=3, label=model.upper())
+        errors, places = np.abs(ends.T - recall), np.exp(x + side * 0.006 * width)
+        axes.errorbar(places, recall, errors, color=colour, fmt=marker, capsize=3, label=model.upper())
     # The names stand above, evenly spread, with a line down to the class's place on the axis.
-    axes.set(xscale="log", ylim=(-3, 103), xlabel="training images of the class", ylabel="recall (%), 95% interval")
+    axes.set(
+        xscale="log",
+        ylim=(-3, 103),
+        xlabel="training images of the class, log scale",
+        ylabel="recall (%), 95% interval",
+    )
     for place, label in enumerate(tested):
         name = short_name(record["class_names"][label]).replace(" ", "\n", 1)
         top = (place + 0.5) / len(tested), 1.08
         style = {"arrowstyle": "-", "color": "0.75", "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0)}
         axes.annotate(
-            f"{name}\n{record['train_counts'][label]:,}", (counts[label], 103), top, annotation_clip=False,
+            f"{name}\n{record['train_counts'][label]:,}", (np.exp(x[place]), 103), top, annotation_clip=False,
             textcoords="axes fraction", ha="center", va="bottom", arrowprops=style,
         )  # fmt: skip
-        axes.axvline(counts[label], color="0.75", linewidth=0.8, zorder=0)
+        axes.axvline(np.exp(x[place]), color="0.75", linewidth=0.8, zorder=0)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_locator(NullLocator())
@@ -135,5 +144,6 @@ def confusion_and_recall(record):
         draw_confusion(axes[model], np.array(results["confusion"]), record["class_names"], title)
     axes["cnn"].set(ylabel="", yticklabels=[])
     draw_recall(axes["recall"], record)
-    figure.suptitle(titled("Confusion on the whole test set", record["source"]))
+    title = f"Confusion on all {sum(record['test_counts']):,} test images, shaded by the share of the row"
+    figure.suptitle(titled(title, record["source"]))
     return figure

@@ -53,8 +53,8 @@ def describe_range(losses):
         return f"The test loss after the only epoch is {losses[0]:.3f}."
     if best == 0:
         return f"The test loss is lowest, {losses[0]:.3f}, after the first epoch and ends at {losses[-1]:.3f}."
-    end = ", the last" if best == epochs - 1 else f" and ends at {losses[-1]:.3f}"
-    return f"The test loss falls from {losses[0]:.3f} to {losses[best]:.3f} after epoch {best + 1}{end}."
+    end = ", the last" if best == epochs - 1 else f", and ends at {losses[-1]:.3f}"
+    return f"The test loss falls from {losses[0]:.3f} to its lowest, {losses[best]:.3f} after epoch {best + 1}{end}."
 
 
 def fifths(losses):
@@ -90,7 +90,7 @@ def describe_trend(history):
     text = (
         f"Averaged over the last {length} epochs it is {test[-1].mean():.3f}, over the {length} before "
         f"{test[-2].mean():.3f}: {'still ' if word == 'falling' else ''}{word}{'' if word == 'level' else scatter}. "
-        f"The training loss averages {train[-1].mean():.3f} after {train[-2].mean():.3f}: {direction(*train[-2:])}."
+        f"The training loss averages {train[-1].mean():.3f}, before {train[-2].mean():.3f}: {direction(*train[-2:])}."
     )
     rises = direction(test[lowest], test[-1]) == "rising" and standard_errors(test[lowest], test[-1]) >= 4
     if rises and train[-1].mean() < train[lowest].mean():
@@ -193,8 +193,8 @@ def describe_transfer(record):
     return (
         "scikit-learn's logistic regression on the same features, the optimum of what the head is trained for, reaches "
         f"{percent(optimum['accuracy'])} ({interval(optimum['accuracy_interval'])}) and agrees with the head on "
-        f"{percent(optimum['agreement'])} of the test images; its training loss is {optimum['train_loss']:.3f}, the "
-        f"head's {optimum['head_train_loss']:.3f}. On the features of an untrained backbone the same optimum reaches "
-        f"{percent(untrained['accuracy'])} ({interval(untrained['accuracy_interval'])}): here the trained features are "
-        f"worth {100 * (optimum['accuracy'] - untrained['accuracy']):+.1f} points."
+        f"{percent(optimum['agreement'])} of the test images; its loss on all training crops is "
+        f"{optimum['train_loss']:.3f}, the head's {optimum['head_train_loss']:.3f}. On the features of an untrained "
+        f"backbone it reaches {percent(untrained['accuracy'])} ({interval(untrained['accuracy_interval'])}): a "
+        f"difference of {100 * (optimum['accuracy'] - untrained['accuracy']):+.1f} points."
     )

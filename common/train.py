@@ -19,7 +19,7 @@ HISTORY_KEYS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "e
 
 
 def train_step(model, criterion, optimizer, images, labels):
-    """Take one optimizer step; return the batch's mean loss and number of correct predictions, from before it."""
+    """Take one optimizer step; return the batch's mean loss and number of correct predictions before it."""
     logits = model(images)
     loss = criterion(logits, labels)
     optimizer.zero_grad()
@@ -63,12 +63,12 @@ def train_epochs(model, criterion, optimizer, loader, epochs, seed, precision="f
     `done` epochs ends with the same bits as one that was not interrupted. Raises FloatingPointError, with epoch, step
     and learning rate, when a loss becomes NaN or infinite.
     """
-    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
-    if isinstance(criterion, torch.nn.Module):  # class weights, for one
+    network, run_epoch = accelerate(model, train_step, train_epoch, precision)  # the same steps, on a GPU replayed
+    if isinstance(criterion, torch.nn.Module):  # it may hold class weights
         criterion.to(next(model.parameters()).device)
     for epoch in range(done + 1, epochs + 1):
         seed_epoch(loader, seed, epoch)
-        disable = None if show_progress else True  # None: where stderr is no terminal
+        disable = None if show_progress else True  # None: tqdm shows itself on a terminal alone
         progress = partial(tqdm, desc=f"epoch {epoch}/{epochs}", unit="batch", leave=False, disable=disable)
         try:
             loss, accuracy = epoch_means(*run_epoch(network, criterion, optimizer, loader, progress))
@@ -85,7 +85,7 @@ def train(model, criterion, optimizer, task, epochs, seed, precision="float32", 
     the test images, a line is printed, and `checkpoint`, a TrainingCheckpoint, is saved: from it a later run resumes.
     Raises FloatingPointError as `train_epochs` does, and when the test loss becomes NaN or infinite.
     """
-    reorder_layers(model)  # first, as a restored moment gets the memory format that its weight has then
+    reorder_layers(model)  # before `restore`: Adam's moments get the memory format of their weights
     history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
     history = history or {key: [] for key in HISTORY_KEYS}
     done, start = len(history["test_loss"]), time.perf_counter()
@@ -133,7 +133,7 @@ def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
 def loss_and_accuracy(criterion, logits, labels):
     """Return the mean loss, by `criterion`, and the share of labels that have the largest logit."""
     correct = (logits.argmax(1) == labels).sum().item()
-    if isinstance(criterion, torch.nn.Module):  # class weights, for one, are where the training needs them
+    if isinstance(criterion, torch.nn.Module):  # its class weights may be on the GPU
         device = next(criterion.buffers(), logits).device
         logits, labels = logits.to(device), labels.to(device)
     return criterion(logits, labels).item(), correct / len(labels)

@@ -53,7 +53,7 @@ CURVES = {
     "fits test better": (curves(FALLING, FALLING, final=(0.9, 0.6)), {"it fits the test images better"}, {"no sign"}),
     "ten epochs": (curves(steps(1, 0.9, 0.8, 0.7, 0.6, length=2), steps(1, 0.9, 0.8, 0.7, 0.6, length=2)),
                    {"Averaged over the last 2 epochs", "still falling", "Over the last 10 epochs"}, {"level"}),
-    "nine epochs": (curves([1.0] * 9, np.linspace(1, 0.5, 9)), {"to 0.500 after epoch 9, the last"},
+    "nine epochs": (curves([1.0] * 9, np.linspace(1, 0.5, 9)), {"to its lowest, 0.500 after epoch 9, the last"},
                     {"Averaged", "falling"}),
     "one epoch": (curves([1.0], [1.2]), {"after the only epoch is 1.200"},
                   {"Averaged", "lowest", "lies between", "falls"}),
@@ -180,11 +180,8 @@ def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
     }
     text = sentences.describe_transfer(record)
     assert "reaches 69.5% (64.7 to 73.9%) and agrees with the head on 91.2%" in text
-    assert "loss is 0.560, the head's 0.573" in text
-    assert (
-        "untrained backbone the same optimum reaches 64.8% (59.8 to 69.4%): here the trained features are worth +4.7"
-        in text
-    )
+    assert "its loss on all training crops is 0.560, the head's 0.573" in text
+    assert "untrained backbone it reaches 64.8% (59.8 to 69.4%): a difference of +4.7" in text
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +201,7 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
         history = record["history"]
         test, accuracies = history["test_loss"], [100 * each for each in history["test_accuracy"]]
         best = int(np.argmin(test))
-        assert f"falls from {test[0]:.3f} to {test[best]:.3f} after epoch {best + 1}" in text
+        assert f"falls from {test[0]:.3f} to its lowest, {test[best]:.3f} after epoch {best + 1}" in text
         assert f"between {min(accuracies[-10:]):.1f} and {max(accuracies[-10:]):.1f}%" in text
         last, before = re.search(r"epochs it is ([\d.]+), over the \d+ before ([\d.]+):", text).groups()
         length = len(test) // 5
@@ -228,7 +225,7 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
         assert f"Largest groups of errors: {largest} of " in printed["q4_confusion"]
     transfer = records["q5_transfer"]
     worth = 100 * (transfer["logistic_regression"]["accuracy"] - transfer["untrained_backbone"]["accuracy"])
-    assert f"are worth {worth:+.1f} points" in printed["q5_transfer"]
+    assert f"a difference of {worth:+.1f} points" in printed["q5_transfer"]
 
 
 def test_no_sentence_of_a_default_run_holds_a_verdict_that_a_threshold_made(default_run):
