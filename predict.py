@@ -12,7 +12,7 @@ from itertools import islice
 
 from common import cli
 from common.galaxies.appearance import out_of_range
-from common.galaxies.pictures import find_pictures, read_pictures
+from common.galaxies.pictures import find_pictures, listed_paths, read_pictures
 from common.hardware.device import choose_device
 from use.answer import CropEnsemble, records
 from use.explain import explain, require_captum
@@ -34,11 +34,10 @@ BATCH = 64
 
 
 def paths_from(arguments):
-    """Return the paths on the command line, with the lines of stdin in place of `-`."""
+    """Return the paths on the command line, with those listed on stdin in place of `-`."""
     paths = []
     for argument in arguments:
-        lines = (line.rstrip("\n") for line in sys.stdin) if argument == "-" else [argument]
-        paths += filter(None, lines)
+        paths += listed_paths(sys.stdin.buffer.read()) if argument == "-" else filter(None, [argument])
     return paths
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -152,5 +153,24 @@ def how_to_resume(trains):
 def one_line(error):
     """Return an exception's message without line breaks; for an OSError from the system, with its file."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text):
+    """Return a path or text with escapes for what UTF-8 or one line cannot hold: other encodings, control characters.
+
+    A name with them is printed and saved like this; files are opened by the true one.
+    """
+
+    def escape(match):
+        code = ord(match[0])
+        # Bytes of another encoding, as Python has them in names.
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else match[0].encode("unicode_escape").decode()
+
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", escape, str(text))
+
+
+def say(path, sentence):
+    """Print a line about a file on stderr, in one call: several threads may."""
+    sys.stderr.write(f"{printable(path)}: {sentence}\n")

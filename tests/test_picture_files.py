@@ -1,0 +1,202 @@
+"""Which files are pictures, by their first bytes, and what they are called."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from common.cli import printable
+from common.galaxies.pictures import find_pictures, listed_paths, read_pictures
+from predict import paths_from
+
+import h5py
+import numpy as np
+import pytest
+from conftest import run
+from networks import galaxies, save_network
+from PIL import Image
+
+LATIN = os.fsdecode(b"gal\xe9.png")  # a name in another encoding
+
+
+@pytest.fixture(scope="module")
+def image():
+    return Image.fromarray(galaxies(1)[0])
+
+
+def found_in(folder, *paths):
+    """The paths below a folder that are found in it, or in these paths below it."""
+    return [str(path.relative_to(folder)) for path in find_pictures([folder / path for path in paths or ("",)])]
+
+
+def test_every_picture_in_a_folder_is_found_by_its_first_bytes_and_the_rest_counted(tmp_path, image, capsys):
+    names = {
+        "JPEG": "chrome.jfif",
+        "PNG": "getjpeg?ra=184.9511&dec=-0.8754",
+        "TIFF": "scan.dat",
+        "WEBP": "photo",
+        "BMP": "old",
+        "GIF": "b.txt",
+    }
+    for kind, name in names.items():
+        image.save(tmp_path / name, kind)
+    with h5py.File(tmp_path / "cutouts", "w") as file:
+        file["images"] = np.asarray(image)[None]
+    others = {
+        "notes": b"BMW, II* and MM: text",
+        "empty": b"",
+        "list.csv": b"name,class\n",
+        "Thumbs.db": bytes(99),
+    }
+    others |= {"archive.gz": gzip.compress(b"no FITS"), "damaged.gz": b"\x1f\x8b?"}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")  # that would wait for ever if it were opened
+    (tmp_path / ".hidden").mkdir()
+    for name in (".hidden/a.png", ".b.png", "._c.png"):
+        image.save(tmp_path / name)
+    (tmp_path / "cut.jpg").write_bytes(b"no picture")  # it should be one, so it is not left out
+    assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg"])
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 2 files left out: hidden; 1 folder left out: hidden; 7 files left out: no pictures\n"
+    )
+    read = dict(read_pictures(find_pictures([tmp_path]), 69))
+    failed = {name: str(picture) for name, picture in read.items() if isinstance(picture, Exception)}
+    assert failed == {f"{tmp_path}/cut.jpg": "is neither JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 nor FITS"}
+    for name in (names["PNG"], names["TIFF"], names["BMP"], "cutouts[0]"):
+        assert np.array_equal(read[f"{tmp_path}/{name}"], np.asarray(image))
+
+
+def test_a_folder_of_pictures_alone_says_nothing(tmp_path, image, capsys):
+    image.save(tmp_path / "a.png")
+    assert found_in(tmp_path) == ["a.png"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("content", "why"), [
+    (b"", "is empty"),
+    (b"<html>not found</html>", "is neither JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 nor FITS"),
+    (gzip.compress(b"<html>"), "is compressed by gzip and no FITS file, or damaged: decompress it first"),
+    (b"\x1f\x8b\x08 damaged", "is compressed by gzip and no FITS file, or damaged: decompress it first"),
+    (b"BZh9 damaged", "is compressed by bzip2 and no FITS file, or damaged: decompress it first"),
+])  # fmt: skip
+def test_a_file_that_is_named_and_no_picture_is_called_what_it_is(tmp_path, content, why):
+    (tmp_path / "a.jpg").write_bytes(content)
+    [(name, error)] = read_pictures([tmp_path / "a.jpg"], 69)
+    assert (name, str(error)) == (f"{tmp_path}/a.jpg", why)
+
+
+def test_links_are_followed_and_each_file_is_found_once(tmp_path, image, capsys):
+    for name in ("in/deep/a.png", "in/b.png", "in/.c.png", "out/d.png", "out/deep/e", "store/f3a9"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / name, "PNG")
+    links = {
+        "in/outside": "../out",  # a folder
+        "in/deep/outside": "../../out",  # the same again
+        "in/f": "../store/f3a9",
+        "in/visible.png": ".c.png",
+        "in/again.png": "b.png",
+        "in/a_deep": "deep",
+        "in/circle": ".",
+        "in/up": "..",  # to what nobody asked for
+        "in/root": "/",
+        "out/back": "../in",
+        "in/gone": "nowhere",
+        "in/self": "self",
+    }
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    expected = ["b.png", "deep/a.png", "f", "gone", "outside/d.png", "outside/deep/e", "self", "visible.png"]
+    assert found_in(tmp_path / "in") == expected
+    message = capsys.readouterr().err
+    assert message.startswith(f"{tmp_path}/in: 1 file left out: hidden; 7 links left out: ")
+    assert message.count("\n") == 1
+    errors = {n: str(p) for n, p in read_pictures(find_pictures([tmp_path / "in"]), 69) if isinstance(p, Exception)}
+    assert list(errors) == [f"{tmp_path}/in/gone", f"{tmp_path}/in/self"]
+    assert "in/outside/d.png" in found_in(tmp_path, "in/outside")  # a link that is named itself
+
+
+def test_what_may_not_be_read_below_a_folder_is_an_error_and_the_rest_goes_on(image):
+    with tempfile.TemporaryDirectory() as base:  # others than root may not even look below tmp_path
+        folder = Path(base) / "in"
+        for name in ("closed/a.png", "open/b.png", "c", "d.png"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            image.save(folder / name, "PNG")
+        for path, mode in ((folder / "c", 0), (folder / "closed", 0), (Path(base), 0o755)):
+            path.chmod(mode)
+        user = os.geteuid()
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        try:
+            found = dict(read_pictures(find_pictures([folder]), 69))
+        finally:
+            os.seteuid(user)
+            (folder / "closed").chmod(0o755)
+        assert list(found) == [f"{folder}/{name}" for name in ("c", "closed", "d.png", "open/b.png")]
+        kinds = [type(picture) for picture in found.values()]
+        assert kinds == [PermissionError, PermissionError, np.ndarray, np.ndarray]
+
+
+@pytest.mark.parametrize(("name", "shown"), [
+    ("plain name.png", "plain name.png"),
+    ("Aufnahme–été 星系\u202fAM\xa0\u200d.png", "Aufnahme–été 星系\u202fAM\xa0\u200d.png"),
+    (LATIN, r"gal\xe9.png"),
+    ("two\nlines\r\x1b[31m\t\x9b.png", r"two\nlines\r\x1b[31m\t\x9b.png"),
+    ("\u2028\x85\ud800", r"\u2028\x85\ud800"),
+])  # fmt: skip
+def test_names_are_printed_in_one_line_of_utf_8(name, shown):
+    assert printable(name) == shown
+    printable(name).encode()
+
+
+def test_predict_answers_files_of_any_name_and_writes_all_outputs(tmp_path, image):
+    model, folder = save_network(tmp_path), tmp_path / "in"
+    folder.mkdir()
+    image.save(tmp_path / "a.png")
+    for name in ("plain.png", LATIN, "two\nlines.png"):
+        shutil.copy(tmp_path / "a.png", folder / name)
+    (folder / os.fsdecode(b"cut\xff.png")).write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    outputs = [part for kind in ("csv", "json", "html") for part in (f"--{kind}", tmp_path / f"a.{kind}")]
+    done = run("predict.py", folder, "none\n\udcff", "--model", model, *outputs)
+    assert done.returncode == 2
+    errors = done.stderr.splitlines()
+    assert errors[0].startswith(rf"error: {folder}/cut\xff.png: ")
+    assert errors[1:] == [r"error: none\n\xff: No such file or directory", "2 of 5 files could not be read."]
+    names = [f"{folder}/{name}" for name in (r"gal\xe9.png", "plain.png", r"two\nlines.png")]
+    records = json.loads((tmp_path / "a.json").read_text())
+    assert sorted(record["file"] for record in records) == names
+    with open(tmp_path / "a.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [record["file"] for record in records]
+    assert all(os.path.basename(name) in (tmp_path / "a.html").read_text() for name in names)
+    assert len({tuple(record["probabilities"]) for record in records}) == 1
+
+
+@pytest.mark.parametrize("content", [
+    b"a.png\nb c.png\n",
+    b"a.png\r\nb c.png\r\n",
+    b"\xef\xbb\xbfa.png\n\n \r\n\nb c.png",
+    b"a.png\0b c.png\0",
+    "a.png\r\nb c.png\r\n".encode("utf-16"),
+    "\ufeffa.png\nb c.png\n".encode("utf-16-be"),
+])  # fmt: skip
+def test_lists_of_paths_are_read_as_any_system_writes_them(content):
+    assert listed_paths(content) == ["a.png", "b c.png"]
+
+
+def test_odd_names_in_lists_are_kept(tmp_path):
+    (tmp_path / "a\r").touch()
+    content = os.fsencode(tmp_path) + b"/a\r\n" + os.fsencode(tmp_path) + b"/b\r\n"
+    assert listed_paths(content) == [f"{tmp_path}/a\r", f"{tmp_path}/b"]
+    assert listed_paths(b"two\nlines\0gal\xe9.png\0") == ["two\nlines", LATIN]
+    assert listed_paths(b"") == []
+
+
+def test_predict_takes_the_bytes_on_stdin_for_a_list(monkeypatch):
+    listed = b"\xef\xbb\xbfa.png\r\n\r\ngal\xe9.png\r\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    assert paths_from(["first.png", "-", ""]) == ["first.png", "a.png", LATIN]
