@@ -41,6 +41,11 @@ TESTS = {
     "the file in the cache": "test_download.test_a_cached_file_gone_bad_is_fetched_anew",
     "several processes want": "test_download.test_two_processes_at_once_fetch_once",
     "bytes of the data": "test_fuzz.test_damaged_files_are_read_or_refused_in_a_sentence",
+    "a folder of pictures": (
+        "test_picture_files.test_what_may_not_be_read_below_a_folder_is_an_error_and_the_rest_goes_on"
+    ),
+    "a picture's name": "test_picture_files.test_predict_answers_files_of_any_name_and_writes_all_outputs",
+    "a compressed FITS file": "test_fits.test_a_compressed_bomb_is_not_decompressed",
 }
 
 

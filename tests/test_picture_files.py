@@ -108,13 +108,14 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path, image, capsys)
         "out/back": "../in",
         "in/gone": "nowhere",
         "in/self": "self",
+        "in/.lock": ".lock",
     }
     for link, target in links.items():
         (tmp_path / link).symlink_to(target)
     expected = ["b.png", "deep/a.png", "f", "gone", "outside/d.png", "outside/deep/e", "self", "visible.png"]
     assert found_in(tmp_path / "in") == expected
     message = capsys.readouterr().err
-    assert message.startswith(f"{tmp_path}/in: 1 file left out: hidden; 7 links left out: ")
+    assert message.startswith(f"{tmp_path}/in: 2 files left out: hidden; 7 links left out: ")
     assert message.count("\n") == 1
     errors = {n: str(p) for n, p in read_pictures(find_pictures([tmp_path / "in"]), 69) if isinstance(p, Exception)}
     assert list(errors) == [f"{tmp_path}/in/gone", f"{tmp_path}/in/self"]

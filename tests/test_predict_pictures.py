@@ -89,9 +89,71 @@ def png(header, rows):
 
 
 def test_sixteen_bits_per_colour_are_scaled_to_eight(tmp_path, galaxy):
-    rows = b"".join(b"\0" + row.tobytes() for row in (galaxy.astype(np.uint16) * 257).astype(">u2"))
-    (tmp_path / "a.png").write_bytes(png(struct.pack(">IIBBBBB", 138, 138, 16, 2, 0, 0, 0), rows))
+    (tmp_path / "a.png").write_bytes(colour_png(galaxy.astype(np.uint16) * 257))
     assert abs(read(tmp_path / "a.png") - halved(galaxy)).max() <= 1
+
+
+def colour_png(pixels):
+    """A PNG of 16-bit colours, uint16 (h, w, 3) or with transparency (h, w, 4)."""
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    height, width, channels = pixels.shape
+    return png(struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0), rows)
+
+
+def colour_tiff(pixels, planes=False):
+    """A TIFF of 16-bit colours, uint16 (h, w, 3), pixel by pixel or plane by plane."""
+    height, width, _ = pixels.shape
+    size = 2 * height * width
+    data = (pixels.transpose(2, 0, 1) if planes else pixels).astype("<u2").tobytes()
+    strips, end = 3 if planes else 1, 8 + len(data)
+    bits, offsets, counts = end, end + 6, end + 6 + 4 * strips
+    tail = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 8, 8 + size, 8 + 2 * size)[: 4 * strips]
+    tail += struct.pack("<I", size * 3 // strips) * strips
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, strips, offsets if planes else 8), (277, 3, 1, 3), (278, 4, 1, height)]
+    entries += [(279, 4, strips, counts if planes else 3 * size), (284, 3, 1, 2 if planes else 1)]
+    tags = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    directory = struct.pack("<H", len(entries)) + tags + bytes(4)
+    return b"II*\0" + struct.pack("<I", end + len(tail)) + data + tail + directory
+
+
+@pytest.mark.parametrize(("bits", "top"), [
+    (8, 255), (8, 99), (10, 256), (10, 777), (10, 1023), (12, 1024), (12, 4095), (16, 4096), (16, 65535)])  # fmt: skip
+@pytest.mark.parametrize("kind", ["a.png", "a.tif", "colour.png"])
+def test_sixteen_bits_that_hold_fewer_are_scaled_by_those_and_that_is_said(tmp_path, capsys, galaxy, kind, bits, top):
+    path, colours = tmp_path / kind, galaxy if kind == "colour.png" else galaxy[..., :1]
+    stored = np.round(colours / colours.max() * top).astype(np.uint16)
+    if kind == "colour.png":
+        path.write_bytes(colour_png(stored))
+    else:
+        saved(path, Image.fromarray(stored[..., 0]))
+    assert abs(read(path) - halved(stored / (2**bits - 1) * 255)).max() <= 2  # of rounding three times
+    sentence = f"{path}: 16-bit pixels reach only {top}: scaled from {bits} bits\n"
+    assert capsys.readouterr().err == ("" if bits == 16 else sentence)
+
+
+def test_sixteen_bit_colours_that_pil_cannot_give_are_refused(tmp_path, galaxy):
+    galaxy = galaxy.astype(np.uint16)
+    (tmp_path / "a.tif").write_bytes(colour_tiff(galaxy * 257))
+    assert abs(read(tmp_path / "a.tif") - halved(galaxy)).max() <= 1
+    opaque = np.full((138, 138, 1), 65535, dtype=np.uint16)
+    for name, content, sentence in (
+        ("dark.tif", colour_tiff(galaxy * 4), "has 16-bit colours below 1024, which PIL makes black: store 8 bits"),
+        ("dark.png", colour_png(np.concatenate([galaxy * 4, opaque], 2)), "has 16-bit colours below 1024"),
+        ("planes.tif", colour_tiff(galaxy * 257, planes=True), "stores 16-bit colours one after the other"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=sentence):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.png", "a.webp"])
+def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_path, capsys, galaxy, name):
+    first, second = Image.fromarray(galaxy), Image.new("RGB", (138, 138), "white")
+    options = {"lossless": True} if name == "a.webp" else {}
+    path = saved(tmp_path / name, first, save_all=True, append_images=[second], **options)
+    assert abs(read(path) - halved(galaxy)).mean() < 6  # a GIF has 256 colours
+    assert capsys.readouterr().err == f"{path}: holds several pictures, of which the first is read\n"
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])

@@ -39,7 +39,8 @@ def read_cube(path, opener, window):
         cube = cubes[0]
         if len(cubes) > 1:
             say(path, f"holds {len(cubes)} cubes of three bands, of which the first ({cube.name}) is read")
-        left, top, right, bottom = window(*cube.shape[:0:-1])
+        _, height, width = cube.shape
+        left, top, right, bottom = window(width, height)
         try:
             bands = [physical(cube.section[band, top:bottom, left:right], cube.header) for band in range(3)]
         except (OSError, ValueError, TypeError) as error:
@@ -60,7 +61,7 @@ def physical(stored, header):
     if stored.dtype.kind in "iu" and "BLANK" in header:
         values[stored == header["BLANK"]] = np.nan
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 @contextmanager
@@ -93,7 +94,8 @@ def describe(images):
     sizes = {" x ".join(map(str, reversed(hdu.shape))) for hdu in images}
     size = sizes.pop() if len(sizes) == 1 else "different sizes"
     if len(images) > 1:
-        return f"{len(images)} images of {size} in its extensions ({', '.join(hdu.name or '-' for hdu in images)})"
+        names = [hdu.name or "-" for hdu in images[:5]] + ["…"] * (len(images) > 5)
+        return f"{len(images)} images of {size} in its extensions ({', '.join(names)})"
     if images and len(images[0].shape) == 3:
         bands, height, width = images[0].shape
         return f"{bands} bands of {width} x {height}"

@@ -25,7 +25,6 @@ from common.galaxies.fits import read_cube
 from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
@@ -125,7 +124,7 @@ def search(folder):
             continue
         for entry in entries:
             if entry.name.startswith("."):
-                left_out["folder" if entry.is_dir() else "file", "hidden"] += 1
+                left_out["folder" if entry.is_dir(follow_symlinks=False) else "file", "hidden"] += 1
             elif entry.is_symlink():
                 links.append(Path(entry))
             elif entry.is_dir():
@@ -195,7 +194,7 @@ def result_or_error(name, future):
 
 def readers(paths, size, field):
     """Yield (name, function that reads it) for every picture in the files `paths`; the names can be printed."""
-    for path in paths:
+    for path in map(Path, paths):
         name = printable(path)
         try:
             kind = kind_of(path)
@@ -288,10 +287,13 @@ def to_eight_bits(path, values):
 
 def sixteen_bit_colours(path):
     """Return the pixels of a PNG of 16-bit colours: uint16 (height, width, 3)."""
-    from torchvision.io import ImageReadMode, decode_png
-
-    content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
-    return decode_png(content, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    upper_and_lower = []
+    for mode in ("RGB;16B", "RGB;16L"):  # PIL keeps the upper bytes, which as little-endian numbers are the lower ones
+        with Image.open(path, formats=["PNG"]) as image:
+            image.tile = [(*tile[:3], mode) for tile in image.tile]
+            image.load()
+            upper_and_lower.append(np.asarray(image).astype(np.uint16))
+    return upper_and_lower[0] << 8 | upper_and_lower[1]
 
 
 def check_pixels(pixels, most):
