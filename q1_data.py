@@ -10,7 +10,7 @@ from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import download, split
 from common.galaxies.appearance import appearance_range
-from common.galaxies.facts import CLASS_COUNTS, IMAGE_SIZE, MAIN_CLASSES
+from common.galaxies.facts import BRANCHES, CLASS_COUNTS, DECALS_CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
 from common.galaxies.hdf5 import check_galaxy10, reading, resize, row_blocks
 from common.galaxies.source import find_galaxies
 from common.storage.artifacts import save_question
@@ -59,6 +59,9 @@ def main():
     cli.start("q1_data", args.out)
     galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out)
     class_names = check_galaxy10(galaxies.path)
+    if galaxies.source.startswith("file:") and class_names in BRANCHES:
+        published = "Galaxy10 DECaLS" if class_names == DECALS_CLASS_NAMES else "Galaxy10 SDSS"
+        print(f"{galaxies.path}: classes are named as those of {published}; the attribute class_names overrides that.")
     with reading(galaxies.path), h5py.File(galaxies.path, "r") as file:
         labels = np.array(file["ans"]).astype(np.int64)
         sizes = split.train_sizes(labels, {"main": args.main_train, "transfer": args.transfer_train})

@@ -7,6 +7,7 @@ course/, a folder in which nbgrader's commands work. Needs requirements-teaching
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import cli
+from common.galaxies.hdf5 import check_galaxy10
 from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import save_text
 from notebook.discussion import discussions
@@ -60,10 +62,10 @@ def new_notebook(cells):
 def execute(book, folder, **environment):
     """Run a notebook's cells in `folder` by this very Python, with a progress bar by cell.
 
-    Raises ValueError that names the cell that failed.
+    Raises ValueError that names the cell that failed, or says what ended the kernel.
     """
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     kernel = folder / "jupyter" / "kernels" / "galaxies"
     kernel.mkdir(parents=True)
@@ -81,17 +83,30 @@ def execute(book, folder, **environment):
         timeout=None,
         kernel_name="galaxies",
         coalesce_streams=True,
+        shutdown_kernel="immediate",
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=started,
         on_cell_executed=lambda **_: bar.update(),
     )
-    try:
-        client.execute(env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"} | environment)
-    except CellExecutionError as error:
-        failed = next(cell for cell in reversed(book.cells) if cell.get("execution_count"))
-        raise ValueError(f"the cell '{failed.metadata.get('title')}' failed: {error.ename}: {error.evalue}") from None
-    finally:
-        bar.close()
+    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    # Cell by cell: client.execute would catch Ctrl-C and end in an AssertionError.
+    with open(folder / "kernel.log", "w+", encoding="utf-8", errors="replace") as log, bar:
+        try:
+            with client.setup_kernel(env=os.environ | environment, stderr=log):
+                information = client.wait_for_reply(client.kc.kernel_info())["content"]
+                book.metadata["language_info"] = information["language_info"]
+                for index, cell in enumerate(book.cells):
+                    client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+        except CellExecutionError as error:
+            title = cell.metadata.get("title")
+            raise ValueError(f"the cell '{title}' failed: {error.ename}: {error.evalue}") from None
+        except DeadKernelError:
+            title = cell.metadata.get("title")
+            raise ValueError(f"the cell '{title}' was killed, perhaps for lack of memory") from None
+        except RuntimeError as error:
+            log.seek(0)
+            reason = [str(error), *log.read().splitlines()][-1]
+            raise ValueError(f"{sys.executable} -m ipykernel_launcher, to run the notebook, failed: {reason}") from None
 
 
 def insert_discussions(book, results):
@@ -119,11 +134,22 @@ def to_html(book):
     return exporter.from_notebook_node(book)[0]
 
 
+def name_classes(book, names):
+    """Put the names of a file's classes in place of those of Galaxy10 SDSS in a notebook's cell `classes`."""
+    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "classes"]
+    lines = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in names)
+    cell.source = re.sub(r"(?<=CLASS_NAMES = \[\n).*?(?=\])", lambda _: lines, cell.source, count=1, flags=re.DOTALL)
+
+
 def make_submission(out, data, epochs, seed):
-    """Run the notebook on the file `data`; write submission.ipynb and submission.html into `out`."""
+    """Run the notebook on the file `data`; write submission.ipynb and submission.html into `out`.
+
+    Raises ValueError when it is not such a file as `check_galaxy10` takes.
+    """
     import nbformat
 
-    book = new_notebook(read_cells("galaxies.py"))
+    names, book = check_galaxy10(data), new_notebook(read_cells("galaxies.py"))
+    name_classes(book, names)
     environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
     with tempfile.TemporaryDirectory() as folder:

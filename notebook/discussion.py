@@ -80,7 +80,7 @@ def confusion_record(results):
     models = {}
     for name, rows in results["confusion"].items():
         matrix = np.array(rows)
-        within, expected = metrics.errors_within_branch(matrix, BRANCHES[tuple(results["class_names"])])
+        within, expected = metrics.errors_within_branch(matrix, BRANCHES.get(tuple(results["class_names"])))
         models[name] = {"confusion": rows, "within_branch": within, "within_branch_expected": expected}
         models[name] |= metrics.per_class(matrix) | {"recall_interval": metrics.recall_intervals(matrix)}
     tested = np.array(results["confusion"]["cnn"]).sum(1).tolist()

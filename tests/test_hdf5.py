@@ -1,15 +1,19 @@
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
 
+from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS
 from common.galaxies.hdf5 import check_galaxy10, reading, resize, row_blocks
+from common.galaxies.pictures import read_pictures
 
 import h5py
 import numpy as np
 import pytest
-from conftest import error_of, run, write_galaxy10
+from conftest import ROOT, error_of, run, run_well, write_galaxy10
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +92,132 @@ def test_each_pixel_of_a_resized_image_is_the_mean_of_its_area():
         assert resize(large, size).shape == (10, size, size, 3)
         assert np.abs(resize(large, size).mean((1, 2)) - large.mean((1, 2))).max() < 3
     assert resize(large, 256) is large
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Files with the same galaxies, each stored with another filter of hdf5plugin, by a pattern of its name."""
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    folder, paths = tmp_path_factory.mktemp("packed"), {}
+    kinds = {"bitshuffle": "Bitshuffle", "blosc": "Blosc", "blosc2": "Blosc2", "[Zz]st(andar)?d.*": "Zstd"}
+    kinds |= {"lz4": "LZ4", "bzip2": "BZip2"}
+    for name, kind in kinds.items():
+        paths[name] = folder / f"{kind}.h5"
+        with h5py.File(paths[name], "w") as file:
+            options = {"chunks": True, "compression": getattr(hdf5plugin, kind)()}
+            file.create_dataset("images", data=images, **options)
+            file.create_dataset("ans", data=LABELS, **options)
+    return paths
+
+
+def test_files_with_filters_of_hdf5plugin_are_read_where_it_is_installed(packed, tmp_path):
+    for path in packed.values():
+        assert check_galaxy10(path) == CLASS_NAMES
+        assert all((found == image).all() for (_, found), image in zip(read_pictures([path], 69), images, strict=True))
+    plain, fingerprints = write_galaxy10(tmp_path / "plain.h5", images=images), []
+    for path in (plain, packed["bitshuffle"]):
+        run_well("q1_data.py", "--data", path, "--out", tmp_path / "out")
+        fingerprints.append(json.loads((tmp_path / "out" / "q1_data.json").read_text())["fingerprint"])
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_without_hdf5plugin_the_filter_is_named_and_what_to_install(packed, tmp_path):
+    (tmp_path / "hdf5plugin.py").write_text("raise ImportError\n")  # as if it were not installed
+    code = """
+import sys
+from common.galaxies.hdf5 import check_galaxy10
+for path in sys.argv[1:]:
+    try:
+        check_galaxy10(path)
+    except ValueError as error:
+        print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-c", code, *map(str, packed.values())]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    for sentence, (name, path) in zip(printed.splitlines(), packed.items(), strict=True):
+        stored, _, remedy = sentence.partition(", ")
+        assert re.fullmatch(f"{path}: 'images' is stored with the filter ({name})", stored)
+        assert remedy == "which HDF5 does not have: pip install hdf5plugin, or store it with gzip"
+
+
+def test_a_filter_that_nothing_has_is_given_by_its_number(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5", images=None)
+    with h5py.File(path, "a") as file:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((60, 69, 69, 3))
+        properties.set_filter(65000, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple((60, 69, 69, 3))
+        h5py.h5d.create(file.id, b"images", h5py.h5t.NATIVE_UINT8, space, properties)
+        file["images"].id.write_direct_chunk((0, 0, 0, 0), images.tobytes())
+    with pytest.raises(ValueError, match="'images' is stored with the filter number 65000, which HDF5 does not have: "):
+        check_galaxy10(path)
+
+
+OWN = tuple(f"my class {label}, é" for label in range(10))
+
+
+def name_in_file(path, kind):
+    with h5py.File(path, "a") as file:
+        if kind == "attribute of ans":
+            file["ans"].attrs["class_names"] = OWN
+        elif kind == "dataset":
+            file["class_names"] = OWN
+        elif kind == "bytes":
+            file.attrs["class_names"] = np.array([name.encode() for name in OWN])
+        elif kind == "JSON":
+            file.attrs["class_names"] = json.dumps(OWN)
+        else:
+            file.attrs["class_names"] = OWN
+
+
+@pytest.mark.parametrize("size", [69, 256])
+@pytest.mark.parametrize("kind", ["attribute", "attribute of ans", "dataset", "bytes", "JSON"])
+def test_the_names_in_a_file_win_over_those_of_published_sets(kind, size, tmp_path):
+    path = write_galaxy10(tmp_path / "own.h5", images=np.zeros((60, size, size, 3), np.uint8))
+    name_in_file(path, kind)
+    assert check_galaxy10(path) == OWN
+    with h5py.File(path, "a") as file:
+        for key in DECALS_KEYS:
+            file[key] = np.zeros(60)
+    assert check_galaxy10(path) == OWN
+
+
+@pytest.mark.parametrize(("size", "keys", "names"), [
+    (69, (), CLASS_NAMES), (69, ("ra", "dec"), CLASS_NAMES), (256, DECALS_KEYS, DECALS_CLASS_NAMES),
+    (256, (), None), (256, DECALS_KEYS[:2], None), (69, DECALS_KEYS, None)])  # fmt: skip
+def test_without_names_only_the_form_of_a_published_set_has_its_names(size, keys, names, tmp_path):
+    changes = {"images": np.zeros((60, size, size, 3), np.uint8)} | dict.fromkeys(keys, np.zeros(60))
+    path = write_galaxy10(tmp_path / "own.h5", **changes)
+    if names:
+        assert check_galaxy10(path) == names
+    else:
+        with pytest.raises(ValueError, match=r"own.h5 does not name its classes .*file.attrs\['class_names'\] = "):
+            check_galaxy10(path)
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    (OWN[:5], r"5, \('my class 0, é', "), ([*OWN, "more"], "11, "), ([*OWN[:9], OWN[0]], "10, "),
+    ([*OWN[:9], ""], "10, "), ([*OWN[:9], "two\nlines"], "10, "),
+    (np.arange(10), "none"), ("a name", "none"), ("[1, 2]", "none"), (0.5, "none"),
+    (np.array([b"\xff", *b"abcdefghi"], dtype="S1"), "10, "), (h5py.Empty("S3"), "none"),
+])  # fmt: skip
+@pytest.mark.parametrize("holder", ["file", "dataset"])
+def test_names_that_are_not_ten_texts_are_refused(given, found, holder, tmp_path):
+    path = write_galaxy10(tmp_path / "own.h5")
+    with h5py.File(path, "a") as file:
+        (file.attrs if holder == "file" else file)["class_names"] = given
+    with pytest.raises(ValueError, match=r"own.h5: ") as error:
+        check_galaxy10(path)
+    sentence = f"class_names must be 10 different texts, for classes 0-9: found {found}"
+    assert re.search(sentence, str(error.value)) or "'class_names' is declared but has no data" in str(error.value)
+
+
+def test_a_short_chunk_is_no_damage_where_no_filter_says_how_short_it_may_be(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5", ans=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("ans", data=LABELS, chunks=(5,))
+    assert check_galaxy10(path) == CLASS_NAMES
 
 
 def add_link(path, kind, tmp_path):

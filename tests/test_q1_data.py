@@ -3,7 +3,7 @@
 import json
 
 from common.data import RandomCrop, make_loader
-from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES
+from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS
 from q1_data import channel_statistics
 
 import h5py
@@ -26,11 +26,11 @@ def packed_sdss(path):
 
 
 def decals(path):
-    """Write 90 images of 256 pixels, which are read in two blocks; return them at 64 pixels, and their labels."""
+    """Write 90 images in DECaLS's form, which are read in two blocks; return them at 64 pixels, and their labels."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (90, 256, 256, 3), dtype=np.uint8)
     labels = rng.permutation(np.arange(90, dtype=np.uint8) % 10)
-    write_galaxy10(path, images=images, ans=labels)
+    write_galaxy10(path, images=images, ans=labels, **dict.fromkeys(DECALS_KEYS, np.zeros(90)))
     return images.reshape(90, 64, 4, 64, 4, 3).mean((2, 4)).round().astype(np.uint8), labels
 
 

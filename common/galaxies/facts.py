@@ -6,6 +6,7 @@ and Galaxy10 DECaLS, https://zenodo.org/records/10845026: larger ones of the DES
 
 IMAGE_SIZE = 69  # pixels, of Galaxy10 SDSS
 DECALS_SIZE = 256
+DECALS_KEYS = ("ra", "dec", "redshift", "pxscale")  # of datasets that only DECaLS has
 CLASS_NAMES = (
     "Disk, Face-on, No Spiral",
     "Smooth, Completely round",

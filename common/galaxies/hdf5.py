@@ -1,11 +1,14 @@
 """Read a Galaxy10 HDF5 file, after checking everything that it claims."""
 
+import json
 import math
 import os
-from contextlib import contextmanager
+import re
+import reprlib
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
+from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
 
 import h5py
 import numpy as np
@@ -13,6 +16,8 @@ import torch
 from torch.nn.functional import interpolate
 
 BLOCK_BYTES = 16_000_000  # read in one call
+LABELS = 10
+SHORTEST = {h5py.h5z.FILTER_DEFLATE: 8, h5py.h5z.FILTER_FLETCHER32: 4}  # bytes of a chunk, which HDF5 does not check
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # what h5py raises for damaged files
 
 
@@ -28,11 +33,46 @@ def check_galaxy10(path):
             images, ans = (dataset(path, file, key) for key in ("images", "ans"))
             check_images(path, images)
             check_storage(path, images, len(images) * IMAGE_SIZE**2 * 3)
-            names = DECALS_CLASS_NAMES if images.shape[1] == DECALS_SIZE else CLASS_NAMES
+            names = find_class_names(path, file, images.shape[1])
             check_labels(path, ans, len(images), names)
         except READ_ERRORS as error:
             raise ValueError(f"{path} is damaged: HDF5 cannot read its structure ({error})") from None
     return names
+
+
+def find_class_names(path, file, size):
+    """Return the names of the classes 0, 1, ... in an open file with images of `size` pixels, as a tuple of texts.
+
+    They are the `class_names` of the file: its attribute, that of `ans`, or a dataset. Without them, a file in the form
+    of a published set has that set's names. Raises ValueError when there are none, or not one for each class.
+    """
+    holders = [holder for holder in (file.attrs, file["ans"].attrs, file) if "class_names" in holder]
+    if holders:
+        given = dataset(path, file, "class_names") if holders[0] is file else holders[0]["class_names"]
+        names = read_names(given[: LABELS + 1] if isinstance(given, h5py.Dataset) and given.ndim == 1 else given)
+        if len(names) != LABELS or len(set(names)) != LABELS or not all(name and name.isprintable() for name in names):
+            found = f"{len(names)}, {reprlib.repr(names)}" if names else "none"
+            raise ValueError(f"{path}: class_names must be {LABELS} different texts, for classes 0-9: found {found}")
+        return names
+    is_decals = all(key in file for key in DECALS_KEYS)
+    if size == (DECALS_SIZE if is_decals else IMAGE_SIZE):
+        return DECALS_CLASS_NAMES if is_decals else CLASS_NAMES
+    raise ValueError(
+        f"{path} does not name its classes and is neither like Galaxy10 SDSS ({IMAGE_SIZE} pixels) nor like DECaLS "
+        f"({DECALS_SIZE} pixels, with {', '.join(DECALS_KEYS)}): set file.attrs['class_names'] = [...] with h5py, "
+        f"{LABELS} texts"
+    )
+
+
+def read_names(given):
+    """Return names as a tuple: of an array of texts or bytes, or the JSON of a list; of anything else an empty one."""
+    if isinstance(given, (str, bytes)):
+        with suppress(ValueError, RecursionError):
+            given = json.loads(given)
+    given = given.tolist() if isinstance(given, np.ndarray) and given.ndim == 1 else given
+    if not isinstance(given, list) or not all(isinstance(name, (str, bytes)) for name in given):
+        return ()
+    return tuple((name if isinstance(name, str) else name.decode(errors="surrogateescape")).strip() for name in given)
 
 
 @contextmanager
@@ -59,7 +99,10 @@ def file_signature(path):
 
 
 def dataset(path, file, key):
-    """Return the dataset `key` of an open file. Raises ValueError unless its data are stored in that file."""
+    """Return the dataset `key` of an open file.
+
+    Raises ValueError unless its data are stored in that file, in a form that can be decoded here.
+    """
     link = file.get(key, getlink=True)
     if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
         to = f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else link.path
@@ -74,7 +117,32 @@ def dataset(path, file, key):
         raise ValueError(f"{path}: the data of '{key}' are in other files, which are not read: copy them into this one")
     if found.shape is None:
         raise ValueError(f"{path}: '{key}' is declared but has no data")
+    for code, name in filters(found).items():
+        remedy = "" if h5py.h5z.filter_avail(code) else more_filters()
+        if not h5py.h5z.filter_avail(code):
+            sentence = f"{path}: '{key}' is stored with the filter {name}, which HDF5 does not have"
+            raise ValueError(f"{sentence}: {remedy}store it with gzip")
     return found
+
+
+def more_filters():
+    """Register the filters of hdf5plugin, if it is installed; otherwise return how to, as the beginning of a remedy."""
+    try:
+        import hdf5plugin  # noqa: F401 (which does it)
+    except ImportError:
+        return "pip install hdf5plugin, or "
+    return ""
+
+
+def filters(dataset):
+    """Return the names of the filters that a dataset is stored with, as `bitshuffle`, by their registered numbers."""
+    properties = dataset.id.get_create_plist()
+    found = [properties.get_filter(index) for index in range(properties.get_nfilters())]
+    # A name may have more words than that: "bitshuffle; see https://...", "HDF5 lz4 filter; see http://..."
+    names = {
+        code: re.sub("^HDF5 |( filter)?([;:].*)?$", "", name.decode(errors="replace")) for code, _, _, name in found
+    }
+    return {code: name if name.isprintable() and name else f"number {code}" for code, name in names.items()}
 
 
 def row_blocks(images):
@@ -145,7 +213,8 @@ def check_storage(path, dataset, needed):
     if dataset.chunks:
         chunks = []
         dataset.id.chunk_iter(chunks.append)
-        if any(chunk.size < 8 for chunk in chunks):  # the shortest zlib stream, which HDF5 does not check
+        shortest = max((SHORTEST.get(code, 1) for code in filters(dataset)), default=1)
+        if any(chunk.size < shortest for chunk in chunks):
             raise ValueError(f"{path} is damaged: '{name}' has chunks of no size")
         held, whole = len(chunks), math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks)))
         needed = max(needed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
