@@ -41,6 +41,15 @@ TESTS = {
     "the file in the cache": "test_download.test_a_cached_file_gone_bad_is_fetched_anew",
     "several processes want": "test_download.test_two_processes_at_once_fetch_once",
     "bytes of the data": "test_fuzz.test_damaged_files_are_read_or_refused_in_a_sentence",
+    "a file to be written is also": (
+        "test_predict_files.test_an_output_that_is_also_an_input_or_another_output_is_refused"
+    ),
+    "a file to be written is a link": "test_predict_files.test_devices_pipes_and_links_are_written_through",
+    "nobody reads what is printed": "test_predict_files.test_when_nobody_reads_the_table_the_files_are_completed",
+    "the terminal's encoding": "test_predict_files.test_what_a_terminal_cannot_show_is_escaped",
+    "a table of true classes": (
+        "test_predict_files.test_what_is_ambiguous_unknown_or_contradicts_is_refused_with_its_row"
+    ),
 }
 
 
