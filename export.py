@@ -12,11 +12,11 @@ from pathlib import Path
 
 from common import cli
 from common.storage.artifacts import write_json
-from common.storage.atomic import atomic_write
+from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import cpu_state_dict
 from use.card import model_card
 from use.onnx_file import write_onnx
-from use.trained import CROP_SIZE, load_network
+from use.trained import CROP_SIZE, files_of, load_network
 
 EXAMPLES = (
     "python export.py --model artifacts/q3_cnn.pt --to artifacts/model",
@@ -54,13 +54,14 @@ def check_packages():
 def main():
     args = get_args()
     check_packages()
+    files = ("model.safetensors", "model.onnx", "README.md", "config.json")
+    refuse_overlap({f"--to: {file}": Path(args.to) / file for file in files}, files_of(args.model))
     from safetensors.torch import save
 
     network, record, name = load_network(args.model)
     config = {"network": name, "crop_size": CROP_SIZE} | {key: record[key] for key in CONFIG if key in record}
     config["args"] = {key: value for key, value in config.get("args", {}).items() if key not in ("out", "backbone")}
     card = model_card(name, record, args.license)
-    files = ("model.safetensors", "model.onnx", "README.md", "config.json")
     with atomic_write(*(Path(args.to) / file for file in files)) as (safetensors, onnx, readme, config_json):
         safetensors.write_bytes(save(cpu_state_dict(network), metadata={"format": "pt", "network": name}))
         write_onnx(network, config, onnx)

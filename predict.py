@@ -14,11 +14,12 @@ from common import cli
 from common.galaxies.appearance import out_of_range
 from common.galaxies.pictures import find_pictures, listed_paths, read_pictures
 from common.hardware.device import choose_device
+from common.storage.atomic import descriptor, refuse_overlap
 from use.answer import CropEnsemble, records
-from use.explain import explain, require_captum
+from use.explain import explain, refuse_maps_among, require_captum
 from use.output import Table, csv_writer, json_writer, thumbnail, write_sheet
-from use.trained import describe_classes, load_network, trained_on
-from use.truth import describe_truth, read_truth, true_class
+from use.trained import describe_classes, files_of, load_network, trained_on
+from use.truth import Truth, describe_truth
 
 import numpy as np
 import torch
@@ -74,6 +75,15 @@ def answers(pictures, answer, network):
         yield from zip(records(names, *answer(images), marks, network["class_names"]), images, strict=True)
 
 
+def inputs(args):
+    """Yield a (path, what it is) pair for every file that is read beside the pictures."""
+    yield from files_of(args.model)
+    if args.truth:
+        yield args.truth, "that of --truth"
+    if "-" in args.pictures:
+        yield "/dev/stdin", "the list on stdin"
+
+
 def describe_network(path, name, network):
     """Return a sentence about the network and its data."""
     sentence = f"{path}: the network of {name}.py, trained on {trained_on(network)}"
@@ -90,43 +100,60 @@ def describe_network(path, name, network):
 def main():
     args = get_args()
     device = choose_device(args.device)
+    outputs = {f"--{key}": vars(args)[key] for key in ("csv", "json", "html") if vars(args)[key] is not None}
+    refuse_overlap(outputs, inputs(args))
     network, record, name = load_network(args.model)
     class_names = record["class_names"]
     answer = CropEnsemble(
         network, record["mean"], record["std"], record["image_size"], args.crops, args.symmetries, device
     )
     views = len(answer.corners) * (8 if args.symmetries else 1)
-    truth = read_truth(args.truth, class_names) if args.truth else None
+    truth = Truth(args.truth, class_names) if args.truth else None
     if args.explain:
         require_captum()
-    files, failed, cards, pairs = find_pictures(paths_from(args.pictures)), [], [], []
+    files, failed, cards = find_pictures(paths_from(args.pictures)), [], []
+    names = [str(file) for file in files]
+    refuse_overlap(outputs, ((file, f"the picture {file}") for file in files))
+    if args.explain:
+        refuse_maps_among(files, args.explain)
+    confusion, missing = np.zeros((len(class_names), len(class_names)), dtype=int), 0
+    if truth:
+        truth.prepare(names)
     about = describe_network(args.model, name, record)
-    table = Table([str(file) for file in files], class_names, views)
+    table = Table(names, class_names, views)
+    if 1 in map(descriptor, outputs.values()):  # standard output is for that file alone
+        sys.stdout = sys.stderr
     print(about, table.header(), sep="\n")
-    with ExitStack() as outputs:
-        writers = [outputs.enter_context(csv_writer(args.csv, class_names))] if args.csv else []
-        writers += [outputs.enter_context(json_writer(args.json))] if args.json else []
+    with ExitStack() as files_written:
+        writers = [files_written.enter_context(csv_writer(args.csv))] if args.csv else []
+        writers += [files_written.enter_context(json_writer(args.json))] if args.json else []
         pictures = read_pictures(files, record["image_size"], args.field, threads=share_cores())
         for count, (found, image) in enumerate(answers(readable(pictures, failed), answer, record)):
-            label = true_class(truth, found["file"]) if truth else None
             if truth:
+                label = truth.label(found["file"])
                 found |= {"truth": label, "truth_name": None if label is None else class_names[label]}
-            if label is not None:
-                pairs.append((label, found["class"]))
+                if label is None:
+                    missing += 1
+                else:
+                    confusion[label, found["class"]] += 1
             print(table.row(found))
+            if cli.stdout_is_lost() and not outputs and not args.explain:
+                sys.exit(141)  # as of a program that SIGPIPE ends
             for write in writers:
                 write(found)
             if args.html:
                 cards.append((found, thumbnail(image.permute(1, 2, 0).numpy())))
             if args.explain:
                 explain(args.explain, count, found, answer, image, record["source"])
-    if truth:
-        print(describe_truth(pairs, class_names))
+    agreement = describe_truth(confusion, missing, class_names) if confusion.any() else ""
+    print(agreement, end="\n" if agreement else "")
     if args.html:
-        summary = [about, *(describe_truth(pairs, class_names).split("\n")[:1] if truth else [])]
-        write_sheet(args.html, cards, class_names, summary, views)
+        write_sheet(args.html, cards, class_names, [about, *agreement.splitlines()[:1]], views)
     if failed:
         print(f"{len(failed):,} of {len(files):,} files could not be read.", file=sys.stderr)
+    if truth and missing and not confusion.any():
+        raise truth.no_match(names)
+    if failed:
         sys.exit(2)
 
 

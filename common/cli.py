@@ -1,12 +1,13 @@
 """What the command lines of all scripts have in common."""
 
 import argparse
+import errno
 import os
 import re
 import shlex
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from common.hardware.device import choose_device
 from common.hardware.distributed import process_group
@@ -116,28 +117,88 @@ def start(name, out, device="cpu", deterministic=False):
     return chosen
 
 
+class Stream:
+    """stdout or stderr, which may go away, as when `head` has read enough: what is written then is dropped.
+
+    So a run completes its files all the same. Characters that the stream's encoding lacks are escaped.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (the shell's `>&-` leaves none)
+        self.lost = None  # the OSError that says why
+        if hasattr(self.stream, "reconfigure"):  # as every stream of a terminal, a file or a pipe
+            self.stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text):
+        """Write text, if the stream is there."""
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self):
+        """Flush what was written, if the stream is there."""
+        self.attempt(self.stream.flush)
+
+    def attempt(self, function, *args):
+        """Call function(*args) unless the stream is lost."""
+        try:
+            if not self.lost:
+                function(*args)
+        except OSError as error:
+            self.lost = error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is left in the buffer
+
+    def check(self):
+        """Raise OSError if not all could be written, unless it is that nobody reads it."""
+        self.flush()
+        if self.lost and self.lost.errno != errno.EPIPE:
+            raise OSError(self.lost.errno, self.lost.strerror, "standard output")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def safe_streams():
+    """Make stdout and stderr a Stream each inside the block; give the first."""
+    before = sys.stdout, sys.stderr
+    stdout, stderr = sys.stdout, sys.stderr = Stream(before[0]), Stream(before[1])
+    try:
+        yield stdout
+    finally:
+        stdout.flush()
+        stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def stdout_is_lost():
+    """Return whether nobody reads what this run prints."""
+    return getattr(sys.stdout, "lost", None) is not None
+
+
 def run(main, trains=False):
     """Run `main`; report errors that a user can correct in one line, with exit status 2; Ctrl-C exits with 130.
 
     trains: whether it takes --batch-size and --resume. `python -X dev SCRIPT` shows the traceback instead.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends as an error does, and leaves nothing half written
-    try:
-        with until_exit:
-            main()
-    except KeyboardInterrupt:
-        print(f"interrupted; to resume: {how_to_resume(trains)}", file=sys.stderr)
-        sys.exit(130)
-    except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
-        sentence = one_line(error)
-        out_of_memory = isinstance(error, MemoryError) or any(words in sentence for words in OUT_OF_MEMORY)
-        if sys.flags.dev_mode or (isinstance(error, RuntimeError) and not out_of_memory):
-            raise
-        if out_of_memory:
-            lower = "--batch-size" if trains else "the number or size of images"
-            sentence = f"out of memory: lower {lower} ({sentence})"
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
+    with safe_streams() as stdout:
+        try:
+            with until_exit:
+                main()
+            stdout.check()
+        except KeyboardInterrupt:
+            print(f"interrupted; to resume: {how_to_resume(trains)}", file=sys.stderr)
+            sys.exit(130)
+        except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+            sentence = one_line(error)
+            out_of_memory = isinstance(error, MemoryError) or any(words in sentence for words in OUT_OF_MEMORY)
+            if sys.flags.dev_mode or (isinstance(error, RuntimeError) and not out_of_memory):
+                raise
+            if out_of_memory:
+                lower = "--batch-size" if trains else "the number or size of images"
+                sentence = f"out of memory: lower {lower} ({sentence})"
+            print(f"error: {sentence}", file=sys.stderr)
+            sys.exit(2)
 
 
 def how_to_resume(trains):

@@ -33,6 +33,8 @@ def run_script(script, args, stdout, stderr):
     """
     for stream, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    # The fork server's own know of a file, which a pipe is not.
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = [str(ROOT / script), *map(str, args)]
     try:
         runpy.run_path(str(ROOT / script), run_name="__main__")

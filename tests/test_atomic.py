@@ -4,8 +4,10 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -42,6 +44,8 @@ def test_a_full_disk_leaves_every_artifact_as_it_was(synthetic_run, small_disk):
     error = error_of(run("q2_fcn.py", "--epochs", 3, "--out", small_disk))  # its Adam's moments are too much
     assert f"error: {small_disk}: No space left on device: q2_fcn.resume.pt cannot be written" in error
     assert contents(small_disk) == before
+    (small_disk / "q1_data.pt").unlink()  # what a link leads to would be replaced, on the other disk
+    del before["q1_data.pt"]
     for galaxies, names in (
         (("--source", "synthetic", "--count", 400), "synthetic.h5"),
         (("--data", made / "synthetic.h5"), "q1_data.pt, q1_data.png, q1_data.json"),
@@ -181,3 +185,78 @@ def test_an_error_removes_only_what_this_run_has_made(tmp_path):
     with pytest.raises(ZeroDivisionError), exclusive_lock(tmp_path / "new", "a"):
         save_state_and_fail(tmp_path / "new" / "a.resume.pt")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.resume.pt"]
+
+
+def write(path, text="new"):
+    with atomic_write(path) as [temporary]:
+        temporary.write_text(text)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced_with_its_mode(tmp_path):
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    target.chmod(0o640)
+    (tmp_path / "between").symlink_to("far/target.json")
+    link.symlink_to("between")
+    inode = target.stat().st_ino
+    write(link)
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_ino != inode  # replaced as a whole
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert {path.name for path in tmp_path.rglob("*")} == {"far", "target.json", "between", "link.json"}
+    (tmp_path / "folder").symlink_to("far")
+    write(tmp_path / "folder" / "b.json")
+    assert (tmp_path / "far" / "b.json").read_text() == "new"
+
+
+def test_a_device_and_a_pipe_are_written_through(tmp_path):
+    device, read = os.stat("/dev/null"), []
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+        reader.start()
+        write(path)
+        reader.join()
+    assert read == ["new", "new"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    write("/dev/null")
+    assert os.stat("/dev/null") == device or stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    end, start_of_pipe = os.pipe()
+    write(f"/dev/fd/{start_of_pipe}")
+    os.close(start_of_pipe)
+    with open(end) as file:
+        assert file.read() == "new"
+    with pytest.raises(OSError, match="No space left on device: full cannot be written"):
+        write("/dev/full")
+
+
+def test_standard_output_in_a_file_is_appended_to(tmp_path):
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    code = (
+        "from common.storage.atomic import atomic_write\n"
+        "print('first', flush=True)\n"
+        f"for path in ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1', '{tmp_path}/link'):\n"
+        "    with atomic_write(path) as [temporary]: temporary.write_text(path + '\\n')\n"
+        "print('last')"
+    )
+    with open(tmp_path / "out", "w") as out:
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=out, check=True)
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert lines == ["first", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", f"{tmp_path}/link", "last"]
+
+
+def test_what_is_no_file_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "dangling").symlink_to("gone/nowhere")
+    (tmp_path / "loop").symlink_to("circle")
+    (tmp_path / "circle").symlink_to("loop")
+    for name, sentence in (
+        ("dangling", "is a symbolic link to gone/nowhere, which does not exist"),
+        ("loop", "symbolic links"),
+        (".", "is a folder: name a file"),
+    ):
+        with pytest.raises(OSError, match=sentence):
+            write(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"dangling", "loop", "circle"}

@@ -58,6 +58,14 @@ def test_onnxruntime_gives_the_logits_and_probabilities_of_torch(exported, name)
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == record["class_names"]
 
 
+def test_a_folder_is_not_exported_into_itself(exported):
+    before = {path.name: path.read_bytes() for path in (exported / "q3_cnn").iterdir()}
+    for model in ("q3_cnn", "q3_cnn/model.safetensors"):
+        error = error_of(run("export.py", "--model", exported / model, "--to", exported / "q3_cnn"))
+        assert "is the same file as the model's " in error
+    assert before == {path.name: path.read_bytes() for path in (exported / "q3_cnn").iterdir()}
+
+
 def test_safetensors_hold_the_same_bits(exported):
     weights = load_tensors(exported / "q3_cnn.pt", "q3_cnn.py")
     read = safetensors.load_file(exported / "q3_cnn" / "model.safetensors")

@@ -46,6 +46,15 @@ TESTS = {
     ),
     "a picture's name": "test_picture_files.test_predict_answers_files_of_any_name_and_writes_all_outputs",
     "a compressed FITS file": "test_fits.test_a_compressed_bomb_is_not_decompressed",
+    "a file to be written is also": (
+        "test_predict_files.test_an_output_that_is_also_an_input_or_another_output_is_refused"
+    ),
+    "a file to be written is a link": "test_predict_files.test_devices_pipes_and_links_are_written_through",
+    "nobody reads what is printed": "test_predict_files.test_when_nobody_reads_the_table_the_files_are_completed",
+    "the terminal's encoding": "test_predict_files.test_what_a_terminal_cannot_show_is_escaped",
+    "a table of true classes": (
+        "test_predict_files.test_what_is_ambiguous_unknown_or_contradicts_is_refused_with_its_row"
+    ),
 }
 
 

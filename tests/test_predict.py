@@ -193,7 +193,8 @@ def test_csv_holds_what_json_holds(folder):
     for row, record in zip(rows, records, strict=True):
         assert row["file"] == record["file"]
         assert int(row["class"]) == record["class"]
-        assert [float(row[f"p({name})"]) for name in names] == record["probabilities"]
+        assert row["class_name"] == names[record["class"]]
+        assert [float(row[f"p_{label}"]) for label in range(len(names))] == record["probabilities"]
 
 
 def test_truth_adds_accuracy_and_a_confusion_matrix(folder, tmp_path):

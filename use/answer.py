@@ -1,6 +1,8 @@
 """Predictions on whole images: mean probabilities over a fixed grid of crops, and how far these disagree."""
 
 import math
+import re
+from pathlib import PurePath
 
 from common.data import Normalize
 from common.hardware.layers import memory_format, reorder_layers
@@ -10,6 +12,12 @@ from use.trained import CROP_SIZE
 import numpy as np
 import torch
 from torch import nn
+
+# Of the files that pictures are in; the last group is the row of one in an HDF5 file.
+SUFFIX = re.compile(
+    r"\.(?:jpe?g|jpe|jfif|png|tiff?|webp|bmp|gif|fi?ts|fit|(?P<hdf5>h5|hdf5))(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
+    re.IGNORECASE,
+)
 
 
 def grid(size, crops):
@@ -89,12 +97,21 @@ class CropEnsemble:
         return probabilities, disagreement
 
 
+def picture_id(name):
+    """Return what identifies a picture to its catalogue: the name without folder and suffix.
+
+    more/100008.jpg gives 100008, cutouts.h5[12] gives cutouts[12].
+    """
+    return SUFFIX.sub("", PurePath(name).name)
+
+
 def records(names, probabilities, disagreement, out_of_range, class_names):
     """Return one dict per picture, as predict.py's --json writes it, from what the network says of a batch."""
     order = probabilities.argsort(dim=1, descending=True, stable=True).tolist()
     return [
         {
             "file": names[row],
+            "id": picture_id(names[row]),
             "class": order[row][0],
             "class_name": class_names[order[row][0]],
             "probability": values[order[row][0]],

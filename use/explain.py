@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.plots import titled
 from common.storage.artifacts import save_figure
+from common.storage.atomic import identity
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,6 +19,13 @@ def require_captum():
         import captum  # noqa: F401
     except ImportError:
         raise ValueError("--explain needs the package captum: pip install captum") from None
+
+
+def refuse_maps_among(files, folder):
+    """Raise ValueError if one of the pictures, `files`, could be overwritten by a map that is written into `folder`."""
+    for file in files:
+        if re.fullmatch(r"\d{5,}_.*\.png", file.name) and identity(file.parent) == identity(folder):
+            raise ValueError(f"--explain {folder}: holds the picture {file}, which is read: name another folder")
 
 
 def occlusion(answer, image, label):

@@ -48,19 +48,32 @@ class Table:
         )
 
 
+def csv_row(record):
+    """Return a record as a row of the CSV file, a dict: names without spaces, and no cell is empty.
+
+    So a column is read as the same type in every piece of a catalogue.
+    """
+    row = {key: record[key] for key in ("file", "id", "class", "class_name", "probability")}
+    row |= {f"p_{label}": value for label, value in enumerate(record["probabilities"])}
+    row |= {key: record[key] for key in ("second", "second_name", "disagreement")}
+    row["out_of_range"] = "; ".join(record["out_of_range"]) or "none"
+    if "truth" in record:
+        known = record["truth"] is not None
+        row |= {"truth": record["truth"] if known else -1, "truth_name": record["truth_name"] if known else "none"}
+    return row
+
+
 @contextmanager
-def csv_writer(path, class_names):
+def csv_writer(path):
     """Give a function that appends a record to a CSV file, which is complete when the block ends."""
     with atomic_write(path) as [temporary], open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = None
 
         def write(record):
             nonlocal writer
-            row = {key: value for key, value in record.items() if key != "probabilities"}
-            row["out_of_range"] = "; ".join(record["out_of_range"])
-            row |= {f"p({name})": value for name, value in zip(class_names, record["probabilities"], strict=True)}
+            row = csv_row(record)
             if writer is None:
-                writer = csv.DictWriter(file, list(row))
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row)
 

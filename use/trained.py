@@ -1,5 +1,6 @@
 """A trained network and what must be known to use it: classes, normalisation and sizes."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies.facts import source_title
@@ -81,3 +82,10 @@ def describe_classes(record):
     unknown = [name for name in names if name not in known] + record.get("other_class_names", [])
     sentence = f"It knows {len(known)} classes: {'; '.join(known)}."
     return sentence + (f" It never learned, and cannot recognize: {'; '.join(unknown)}." if unknown else "")
+
+
+def files_of(path):
+    """Return (path, what it is) pairs of the files that `load_network` may read."""
+    path = Path(path)
+    files = path.iterdir() if path.is_dir() else (path, record_of(path))
+    return [(file, f"the model's {file.name}") for file in files]

@@ -1,58 +1,148 @@
 """True classes of pictures, from a CSV file, and how often a network agrees with them."""
 
 import csv
-from pathlib import Path
+import posixpath
+from typing import NamedTuple
 
 from common.metrics import accuracy_interval
+from use.answer import SUFFIX, picture_id
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 
-def read_truth(path, class_names):
-    """Return the class of each picture named in a CSV file, as a dict from name to int.
+class Row(NamedTuple):
+    """A row of the file: the name of a picture, its class and the line it stands in."""
 
-    Its rows are name and class, a number or one of `class_names`; a first row whose class is neither is the header.
-    Raises OSError, or ValueError with the line that cannot be used.
+    name: str
+    label: int
+    line: int
+
+
+def clean(name):
+    """Return a name as a path with slashes, without `./` in it."""
+    return posixpath.normpath(name.strip().replace("\\", "/"))
+
+
+def lower_suffix(name):
+    return SUFFIX.sub(lambda match: match[0].lower(), clean(name))
+
+
+def without_folder(name):
+    return posixpath.basename(lower_suffix(name))
+
+
+# The forms in which the name of a row is compared with a picture's, one after the other, until one is the same.
+FORMS = (clean, lower_suffix, without_folder, picture_id)
+
+
+class Truth:
+    """The true classes of pictures, from a CSV file whose rows are name and class, a number or one of `class_names`.
+
+    The first row may be a header. A row is a picture's if its name is the same, or else if it is without the folder, or
+    else without the suffix as well. Raises OSError, or ValueError with the line that cannot be used.
     """
-    truth = {}
+
+    def __init__(self, path, class_names):
+        self.path = path
+        self.rows = {}  # lists of Row, by picture_id
+        self.taken = set()  # lines whose names are those of pictures exactly
+        for row in read_rows(path, class_names):
+            same = self.rows.setdefault(picture_id(clean(row.name)), [])
+            before = next((each for each in same if clean(each.name) == clean(row.name)), row)
+            if before.label != row.label:
+                names = f"{class_names[before.label]} in line {before.line}, here {class_names[row.label]}"
+                raise ValueError(f"{path}, line {row.line}: {row.name} has two classes: {names}")
+            if before is row:
+                same.append(row)
+        if not self.rows:
+            raise ValueError(f"{path} holds no true class: its rows must be name,class")
+
+    def prepare(self, names):
+        """Find the rows of all pictures, `names`, of which those in HDF5 files are not known yet.
+
+        Raises ValueError if a row could be that of two pictures, or if there is none for any of them.
+        """
+        self.taken = {row.line for row, exact in map(self.find, names) if row and exact}
+        owners = {}
+        for name in names:
+            row, _ = self.find(name)
+            owner = owners.setdefault(row.line, name) if row else name
+            if clean(owner) != clean(name):
+                reason = f"{row.name} could be {owner} or {name}: write its name in full"
+                raise ValueError(f"{self.path}, line {row.line}: {reason}")
+        kinds = map(SUFFIX.search, names)
+        if not owners and all(kind and not kind["hdf5"] for kind in kinds):
+            raise self.no_match(names)
+
+    def no_match(self, names):
+        """Return the ValueError that none of the pictures, `names`, has a row."""
+        row, picture = next(iter(self.rows.values()))[0].name, f", and a picture is {names[0]}" if names else ""
+        return ValueError(f"{self.path} has no row for any of the pictures: its first name is {row}{picture}")
+
+    def find(self, name):
+        """Return the Row of a picture, or None, and whether its name is the same.
+
+        Raises ValueError if it could be one of two that differ.
+        """
+        rows = self.rows.get(picture_id(clean(name)), [])
+        for form in FORMS:
+            same = [row for row in rows if form(row.name) == form(name)]
+            if form is not clean:
+                same = [row for row in same if row.line not in self.taken]
+            if len({row.label for row in same}) > 1:
+                lines = " and ".join(f"{row.line} ({row.name})" for row in same)
+                raise ValueError(f"{self.path}: {name} could be that of lines {lines}: write its name in full")
+            if same:
+                return same[0], form is clean
+        return None, False
+
+    def label(self, name):
+        """Return the class of a picture by its name, or None when it has none."""
+        row, _ = self.find(name)
+        return row and row.label
+
+
+def read_rows(path, class_names):
+    """Yield each Row of a CSV file after the header, if there is one. Raises as Truth does."""
     numbers = {str(number): number for number in range(len(class_names))}
     numbers |= {name.lower(): number for number, name in enumerate(class_names)}
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
+        reader, is_first = csv.reader(file), True
         try:
-            for row in filter(None, reader):
-                label = numbers.get(row[1].strip().lower()) if len(row) == 2 else None
-                if label is not None:
-                    truth[row[0].strip()] = label
-                elif truth or len(row) != 2 or row[1].strip().isdigit():
+            for row in reader:
+                name, *others = (cell.strip() for cell in row or [""])
+                if not name and not any(others):
+                    continue
+                label = numbers.get(others[0].lower()) if len(others) == 1 else None
+                if name and label is not None:
+                    yield Row(name, label, reader.line_num)
+                elif not (is_first and is_header(name, *others)):
                     raise ValueError(
                         f"{path}, line {reader.line_num}: must be name,class with a class of 0 to "
                         f"{len(class_names) - 1}, or its name: {', '.join(class_names)}"
                     )
+                is_first = False
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a CSV file ({error})") from None
-    if not truth:
-        raise ValueError(f"{path} holds no true class: its rows must be name,class")
-    return truth
 
 
-def true_class(truth, name):
-    """Return the class of a picture by its name, or else by that without its folder; None when it has none."""
-    return truth.get(name, truth.get(Path(name).name))
+def is_header(name, *others):
+    """Return whether a first row whose class is unknown can be the header: its name is not that of a picture."""
+    is_picture = SUFFIX.search(name) or name.isdigit()
+    return len(others) == 1 and not is_picture and not others[0].lstrip("+-").replace(".", "").isdigit()
 
 
-def describe_truth(pairs, class_names):
-    """Return the accuracy with its interval and the confusion matrix as text, from (true, predicted) pairs."""
-    if not pairs:
-        return "None of the pictures has a true class in the file of --truth."
-    true, predicted = np.array(pairs).T
-    matrix = confusion_matrix(true, predicted, labels=range(len(class_names)))
-    correct, count = int(np.trace(matrix)), len(pairs)
+def describe_truth(matrix, missing, class_names):
+    """Return the accuracy with its interval and the confusion matrix as text.
+
+    matrix: int (k, k), rows true; missing: how many pictures have no true class.
+    """
+    correct, count = int(np.trace(matrix)), int(matrix.sum())
     low, high = accuracy_interval(correct, count)
     width = max(map(len, class_names))
+    remark = f" {missing:,} of {count + missing:,} pictures have no true class." if missing else ""
     lines = [
-        f"Accuracy {correct / count:.1%} (95% interval {100 * low:.1f} to {high:.1%}) on {count:,} pictures.",
+        f"Accuracy {correct / count:.1%} (95% interval {100 * low:.1f} to {high:.1%}) on {count:,} pictures.{remark}",
         "true \\ predicted".ljust(width + 3) + "".join(f"{label:7}" for label in range(len(matrix))),
     ]
     lines += [

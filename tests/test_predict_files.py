@@ -1,0 +1,269 @@
+"""What predict.py writes and where, which files it refuses to write, and the true classes that it compares with."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+
+from common import cli
+from use.answer import picture_id
+from use.truth import Truth
+
+import pytest
+from conftest import ROOT, error_of, run, run_well
+from forked import start
+from networks import galaxies, save_network
+from PIL import Image
+
+NAMES = ["spiral", "round", "merger"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network with random weights and twelve pictures, named by number."""
+    folder = tmp_path_factory.mktemp("files")
+    save_network(folder)
+    (folder / "pictures").mkdir()
+    for number, pixels in enumerate(galaxies(12, seed=5)):
+        Image.fromarray(pixels).save(folder / "pictures" / f"{100008 + 15 * number}.jpg")
+    return folder
+
+
+def predict(folder, *args):
+    return run("predict.py", *args, "--model", folder / "q3_cnn.pt")
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def truth_of(tmp_path, *rows, names=("100008.jpg", "100023.jpg")):
+    """The classes that a table gives to pictures, or the error, in which the table is called truth.csv."""
+    path = tmp_path / "truth.csv"
+    path.write_text("\n".join(rows))
+    try:
+        truth = Truth(path, NAMES)
+        truth.prepare(list(names))
+        return [truth.label(name) for name in names]
+    except ValueError as error:
+        return str(error).replace(str(path), "truth.csv")
+
+
+def test_the_columns_have_names_of_letters_digits_and_underscores_and_no_cell_is_empty(folder, tmp_path):
+    (tmp_path / "truth.csv").write_text("100008,3\n")
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
+    done = predict(folder, folder / "pictures", tmp_path / "white.png", "--csv", tmp_path / "a.csv")
+    assert done.returncode == 0
+    rows, probabilities = rows_of(tmp_path / "a.csv"), [f"p_{label}" for label in range(8)]
+    columns = ["file", "id", "class", "class_name", "probability", *probabilities, "second", "second_name"]
+    assert list(rows[0]) == [*columns, "disagreement", "out_of_range"]
+    assert [row["id"] for row in rows] == [*(str(100008 + 15 * number) for number in range(12)), "white"]
+    assert rows[-1]["out_of_range"].startswith("brightness 1.000")
+    assert {row["out_of_range"] for row in rows[:-1]} >= {"none"}
+    assert all(value for row in rows for value in row.values())
+    assert "\r" not in (tmp_path / "a.csv").read_bytes().decode()
+    predict(folder, folder / "pictures", "--csv", tmp_path / "b.csv", "--truth", tmp_path / "truth.csv")
+    rows = rows_of(tmp_path / "b.csv")
+    assert list(rows[0])[-2:] == ["truth", "truth_name"]
+    assert (rows[0]["truth"], rows[1]["truth"], rows[1]["truth_name"]) == ("3", "-1", "none")
+
+
+def test_pieces_of_a_catalogue_stack_in_astropy(folder, tmp_path):
+    table = pytest.importorskip("astropy.table")
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
+    for name, pictures in (("a", [tmp_path / "white.png"]), ("b", sorted((folder / "pictures").iterdir())[:3])):
+        predict(folder, *pictures, "--csv", tmp_path / f"{name}.csv", "--json", tmp_path / f"{name}.json")
+    pieces = [table.Table.read(tmp_path / f"{name}.csv") for name in "ab"]
+    whole = table.vstack([pieces[1], pieces[1]])
+    assert pieces[0]["out_of_range"].dtype.kind == whole["out_of_range"].dtype.kind == "U"
+    assert not any(column.dtype.kind == "O" or hasattr(column, "mask") for column in whole.columns.values())
+    for piece, name in zip(pieces, "ab", strict=True):  # floats, to the last bit
+        for row, record in zip(piece, json.loads((tmp_path / f"{name}.json").read_text()), strict=True):
+            assert [row[f"p_{label}"] for label in range(8)] == record["probabilities"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("more/100008.jpg", "100008"), ("a.b.JPEG", "a.b"), ("cutouts.h5[12]", "cutouts[12]"), ("x/m31.fits.gz", "m31"),
+    ("getjpeg?ra=184.9511&dec=-0.8754", "getjpeg?ra=184.9511&dec=-0.8754"), ("J1234.5+67.8.png", "J1234.5+67.8"),
+])  # fmt: skip
+def test_an_id_is_the_name_without_folder_and_suffix(name, expected):
+    assert picture_id(name) == expected
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.jpg", "images_gz2\\images\\{}.jpg", "./{}.JPG", "{}.png", " x/../{}.jpg "])
+def test_rows_are_found_by_name_without_folder_and_by_stem(tmp_path, form):
+    names = ("a/100008.jpg", "b/c/100023.jpg", "100038.JPG")
+    rows = (f"{form.format(number)},{label}" for number, label in ((100023, 1), (100038, "Merger"), (100008, 0)))
+    assert truth_of(tmp_path, "GalaxyID,class", *rows, names=names) == [0, 1, 2]
+
+
+def test_the_exact_name_comes_first_and_a_row_of_another_picture_is_nobodys(tmp_path):
+    names = ("a/1.jpg", "b/1.jpg", "2.png", "c/m31.v2.jpg", "x.h5[3]", "y/x.h5[4]", "z.jpg")
+    rows = ("a/1.jpg,1", "b/1.jpg,2", "1.jpg,0", "2.jpg,0", "m31.v2,2", "x.h5[3],1", "x[4],2")
+    assert truth_of(tmp_path, *rows, names=names) == [1, 2, 0, 2, 1, 2, None]
+    assert truth_of(tmp_path, "a/1.jpg,1", names=("a/1.jpg", "b/1.jpg")) == [1, None]
+    assert truth_of(tmp_path, "a/1.jpg,1", "b/1.jpg,1", names=("/far/1.jpg", "2.jpg")) == [1, None]  # they agree
+
+
+@pytest.mark.parametrize(("rows", "names", "message"), [
+    (("a/1.jpg,0", "b/1.jpg,1"), ("c/1.jpg",), "truth.csv: c/1.jpg could be that of lines 1 (a/1.jpg) and 2 (b/1.jpg)"),
+    (("1.png,0", "1.jpg,1"), ("1.gif",), "truth.csv: 1.gif could be that of lines 1 (1.png) and 2 (1.jpg)"),
+    (("name,class", "1.jpg,0"), ("a/1.jpg", "b/1.jpg"), "truth.csv, line 2: 1.jpg could be a/1.jpg or b/1.jpg"),
+    (("7,0",), ("7.jpg", "7.png"), "truth.csv, line 1: 7 could be 7.jpg or 7.png"),
+    (("1.jpg,0", "./1.jpg,1"), (), "truth.csv, line 2: ./1.jpg has two classes: spiral in line 1, here round"),
+    (("a.png,Barred",), (), "truth.csv, line 1: must be name,class with a class of 0 to 2, or its name: spiral"),
+    (("name,class", "name,class"), (), "truth.csv, line 2: must be"),
+    (("", "name,class", "1.jpg,"), (), "truth.csv, line 3: must be"),
+    (("100008,Unknown", "2,0"), (), "truth.csv, line 1: must be"),
+    (("name,class", ",0"), (), "truth.csv, line 2: must be"),
+    (("name,-1", "1.jpg,0"), (), "truth.csv, line 1: must be"),
+    (("3.jpg,0",), ("1.jpg",), "no row for any of the pictures: its first name is 3.jpg, and a picture is 1.jpg"),
+])  # fmt: skip
+def test_what_is_ambiguous_unknown_or_contradicts_is_refused_with_its_row(tmp_path, rows, names, message):
+    assert message in truth_of(tmp_path, *rows, names=names)
+
+
+def test_equal_rows_and_repeated_pictures_are_fine(tmp_path):
+    assert truth_of(tmp_path, "1.jpg,0", "1.jpg,spiral", names=("a/1.jpg", "./a/1.jpg")) == [0, 0]
+
+
+def test_truth_says_how_many_pictures_have_none_and_refuses_a_file_of_others(folder, tmp_path):
+    (tmp_path / "truth.csv").write_text("\ufeffGalaxyID,class\n100008,3\n100023,Merger\n".replace("Merger", "2"))
+    outputs = ("--html", tmp_path / "a.html")
+    done = predict(folder, folder / "pictures", "--truth", tmp_path / "truth.csv", *outputs)
+    assert "on 2 pictures. 10 of 12 pictures have no true class." in done.stdout
+    assert "10 of 12 pictures have no true class." in (tmp_path / "a.html").read_text()
+    (tmp_path / "other.csv").write_text("587,3\n")
+    done = predict(folder, folder / "pictures", "--truth", tmp_path / "other.csv", "--csv", tmp_path / "a.csv")
+    assert "other.csv has no row for any of the pictures" in error_of(done)
+    assert not (tmp_path / "a.csv").exists()
+
+
+@pytest.mark.parametrize("outputs", [
+    ("--csv", "truth.csv"), ("--csv", "link.csv"), ("--json", "q3_cnn.json"), ("--html", "q3_cnn.pt"),
+    ("--csv", "100008.jpg"), ("--csv", "new", "--json", "./new"), ("--csv", "new", "--html", "far/new"),
+    ("--json", "hard.png"),
+])  # fmt: skip
+def test_an_output_that_is_also_an_input_or_another_output_is_refused(folder, tmp_path, outputs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("q3_cnn.pt", "q3_cnn.json", "pictures/100008.jpg"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "truth.csv").write_text("100008,3\n")
+    (tmp_path / "link.csv").symlink_to("truth.csv")
+    (tmp_path / "hard.png").hardlink_to("100008.jpg")
+    (tmp_path / "far").symlink_to(".")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    outputs = [value if value.startswith("--") else tmp_path / value for value in outputs]
+    if "./new" in map(str, outputs):
+        outputs[-1] = f"{tmp_path}/./new"
+    options = ("--truth", tmp_path / "truth.csv", "--model", tmp_path / "q3_cnn.pt")
+    assert "is the same file as" in error_of(run("predict.py", tmp_path / "100008.jpg", *options, *outputs))
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_a_list_on_stdin_and_pictures_in_a_folder_are_inputs_too(folder, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder}/pictures/100008.jpg\n")
+    command = [sys.executable, ROOT / "predict.py", "-", "--model", folder / "q3_cnn.pt", "--csv", listed]
+    with open(listed) as stdin:
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
+    assert f"error: --csv {listed} is the same file as the list on stdin" in error_of(done)
+    shutil.copy(folder / "pictures" / "100008.jpg", tmp_path / "a.jpg")
+    assert "the same file as the picture" in error_of(predict(folder, tmp_path, "--html", tmp_path / "a.jpg"))
+    Image.new("RGB", (80, 80)).save(tmp_path / "00000_a.png")
+    done = predict(folder, tmp_path / "a.jpg", tmp_path / "00000_a.png", "--explain", tmp_path)
+    assert "--explain" in error_of(done)
+
+
+def test_devices_pipes_and_links_are_written_through(folder, tmp_path):
+    picture = folder / "pictures" / "100008.jpg"
+    device = os.stat("/dev/null").st_rdev
+    outputs = ("--csv", "/dev/null", "--json", "/dev/null", "--html", "/dev/null")
+    assert predict(folder, picture, *outputs).returncode == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert os.stat("/dev/null").st_rdev == device
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    os.mkfifo(tmp_path / "fifo")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "fifo").read_text()))
+    reader.start()
+    done = predict(folder, picture, "--csv", tmp_path / "link.csv", "--json", tmp_path / "fifo")
+    reader.join(60)
+    assert done.returncode == 0
+    assert [record["file"] for record in json.loads(read[0])] == [str(picture)]
+    assert (tmp_path / "link.csv").is_symlink()
+    assert [row["file"] for row in rows_of(tmp_path / "real.csv")] == [str(picture)]
+    (tmp_path / "lost.html").symlink_to("nowhere")
+    for path, reason in (
+        (tmp_path / "lost.html", "symbolic link to nowhere"),
+        (tmp_path, "is a folder"),
+        ("", "empty"),
+    ):
+        assert reason in error_of(predict(folder, picture, "--html", path))
+
+
+def test_on_standard_output_the_csv_stands_alone(folder):
+    done = predict(folder, folder / "pictures", "--csv", "/dev/stdout")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["id"] for row in rows] == [str(100008 + 15 * number) for number in range(12)]
+    assert "It knows 8 classes" in done.stderr
+
+
+def read_a_line(fifo):
+    with open(fifo) as file:
+        file.readline()
+
+
+def test_when_nobody_reads_the_table_the_files_are_completed(folder, tmp_path):
+    outputs = ("--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    model = ("--model", folder / "q3_cnn.pt")
+    pictures = [folder / "pictures"] * 20  # a table larger than what is buffered
+    os.mkfifo(tmp_path / "stdout")
+    for options, status in ((outputs, 0), ((), 141)):
+        threading.Thread(target=read_a_line, args=[tmp_path / "stdout"]).start()
+        errors = tmp_path / f"errors-{status}"
+        process = start("predict.py", *pictures, *model, *options, log=tmp_path / "stdout", errors=errors)
+        process.join(120)
+        assert process.exitcode == status
+        assert errors.read_text() == ""
+    assert len(rows_of(tmp_path / "a.csv")) == len(json.loads((tmp_path / "a.json").read_text())) == 240
+    assert "</html>" in (tmp_path / "a.html").read_text()
+    (tmp_path / "a.csv").unlink()
+    process = start("predict.py", *pictures, *model, *outputs, log="/dev/full", errors=tmp_path / "errors")
+    process.join(120)
+    assert process.exitcode == 2
+    assert (tmp_path / "errors").read_text() == "error: standard output: No space left on device\n"
+    assert len(rows_of(tmp_path / "a.csv")) == 240
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp437", "cp932", "ascii"])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, tmp_path, encoding):
+    def main():
+        print("59.9% – 63.1% × …")
+        (tmp_path / "file").write_text("complete")
+        print("error: … —", file=sys.stderr)
+
+    for name in ("stdout", "stderr"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+        monkeypatch.setattr(sys, name, stream)
+    cli.run(main)
+    assert (tmp_path / "file").read_text() == "complete"
+    shown = [stream.buffer.getvalue().decode(encoding) for stream in (sys.stdout, sys.stderr)]
+    for text, original in zip(shown, ("59.9% – 63.1% × …\n", "error: … —\n"), strict=True):
+        for character in set(original):
+            escape = character.encode(encoding, "backslashreplace").decode(encoding)
+            assert text.count(escape) >= original.count(character)
+
+
+def test_the_summary_is_printed_and_saved_on_a_terminal_of_old(synthetic_run, tmp_path):
+    shutil.copytree(synthetic_run[0], tmp_path / "run")
+    printed = run_well("summary.py", "--out", tmp_path / "run", PYTHONIOENCODING="cp437:strict")
+    assert "\\u2013" in printed
+    assert "–" in (tmp_path / "run" / "summary.txt").read_text()
