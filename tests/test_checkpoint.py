@@ -1,20 +1,28 @@
+import argparse
 import copy
+import functools
 import json
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 from common.storage.artifacts import save_tensors
-from common.storage.checkpoint import CONTAINERS, load_backbone, weights_hash
+from common.storage.checkpoint import load_backbone, weights_hash
+from common.storage.recognize import recognize, shapes_of
 from q3_cnn import make_backbone
 
+import numpy as np
 import pytest
 import torch
 from conftest import Harmful, error_of, run, run_well
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "ema", "params")  # under which loops keep the weights
 torch.manual_seed(0)
 BACKBONE = make_backbone()
 CNN = nn.Sequential(BACKBONE, nn.Linear(64, 8))
@@ -38,6 +46,40 @@ class Compiled(nn.Module):
         self._orig_mod = model
 
 
+class Net(nn.Module):
+    """The layers of CNN under names of their own, in no particular order, and the weights of a loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = CNN[1]
+        self.conv1, self.conv2, self.fc1, self.fc2 = (BACKBONE[index] for index in (0, 3, 7, 9))
+
+
+class Features(nn.Module):
+    """A backbone with a head, their names the field's, and what else a module may have."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.backbone, self.classifier = BACKBONE, head
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+
+
+def lightning(model):
+    """What Lightning saves: weights under the attribute's name, settings, states of loops and callbacks."""
+    weights = prefixed(model, "model.") | {"criterion.weight": torch.ones(8)}
+    settings = {"lr": np.float64(0.1), "folder": Path("data"), "options": argparse.Namespace(seed=3), "sizes": [1, 2]}
+    moments = {number: {"momentum_buffer": weight.detach()} for number, weight in enumerate(model.parameters())}
+    states = [{"state": moments, "param_groups": [{"lr": 0.1, "params": list(range(10))}]}]
+    scores = {"best": np.float32(0.5), "history": np.arange(3.0), "names": np.array(["a", "b"])}
+    return {
+        "epoch": 3,
+        "state_dict": weights,
+        "hyper_parameters": settings,
+        "optimizer_states": states,
+        "scores": scores,
+    }
+
+
 RECOGNISED = {
     "a backbone": (BACKBONE.state_dict(), "a cnn_backbone"),
     "the CNN": (CNN.state_dict(), "the backbone of a CNN of 8 classes"),
@@ -49,6 +91,33 @@ RECOGNISED = {
     "a compiled backbone": (nn.Sequential(Compiled(BACKBONE), CNN[1]).state_dict(), "torch.compile"),
     "an OrderedDict": (OrderedDict(BACKBONE.state_dict()), "a cnn_backbone"),
     "float64": (converted(CNN, torch.float64), "float64 weights, now float32"),
+    "model.": (prefixed(CNN, "model."), "its names begin with 'model.'"),
+    "net. and more": (prefixed(CNN, "lightning_module.", "net."), "its names begin with 'lightning_module.net.'"),
+    "a backbone.": (prefixed(BACKBONE, "encoder."), "a cnn_backbone, its names begin with 'encoder.'"),
+    "in a dict": ({"backbone": BACKBONE.state_dict(), "head": CNN[1].state_dict()}, "found under 'backbone'"),
+    "in two dicts": ({"a": {"b": prefixed(CNN, "net.")}}, "found under 'a', 'b', its names begin with 'net.'"),
+    "a head of its own": (
+        Features(CNN[1]).state_dict(),
+        "a cnn_backbone, its names begin with 'backbone.', left out: ",
+    ),
+    "two layers of head": (
+        Features(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))).state_dict(),
+        "left out: mean, classifier.0.weight, classifier.0.bias, classifier.2.weight, classifier.2.bias",
+    ),
+    "backbone and classifier": (
+        {key: value for key, value in Features(CNN[1]).state_dict().items() if key != "mean"},
+        "a CNN of 8 classes, its layers are backbone.0, backbone.3, backbone.7, backbone.9, classifier",
+    ),
+    "other names": (Net().state_dict(), "a CNN of 8 classes, its layers are conv1, conv2, fc1, fc2, classifier"),
+    "a flat Sequential": (nn.Sequential(*BACKBONE, CNN[1]).state_dict(), "its layers are 0, 3, 7, 9, 11"),
+    "with a dropout": (nn.Sequential(BACKBONE, nn.Dropout(), CNN[1]).state_dict(), "a CNN of 8 classes"),
+    "averaged": (AveragedModel(CNN).state_dict(), "a CNN of 8 classes, saved from AveragedModel ('module.')"),
+    "an averaged backbone": ({"ema": AveragedModel(BACKBONE).state_dict()}, "a cnn_backbone, found under 'ema', saved"),
+    "Lightning": (
+        lightning(CNN),
+        "found under 'state_dict', its names begin with 'model.', left out: criterion.weight",
+    ),
+    "numpy beside it": (CNN.state_dict() | {"accuracy": np.float64(0.5), "epoch": np.int64(3)}, "a CNN of 8 classes"),
     **{
         f"under {key}": ({"epoch": 3, key: prefixed(CNN, "module."), "optimizer": {"lr": 0.1}}, f"found under '{key}'")
         for key in CONTAINERS
@@ -66,6 +135,34 @@ def test_other_peoples_checkpoints_are_recognised_and_give_the_same_features(for
     assert words in kind
     assert torch.equal(loaded(CROPS), BACKBONE(CROPS))
     assert weights_hash(loaded.state_dict()) == weights_hash(BACKBONE.state_dict())
+
+
+@pytest.mark.parametrize("model", [CNN, nn.Sequential(*BACKBONE, CNN[1]), Net()])
+def test_safetensors_which_sort_the_names_are_recognised_too(model, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(model.state_dict(), tmp_path / "ckpt.safetensors")
+    loaded = make_backbone()
+    assert "a CNN of 8 classes" in load_backbone(loaded, tmp_path / "ckpt.safetensors", DATA)
+    assert torch.equal(loaded(CROPS), BACKBONE(CROPS))
+
+
+def test_scalars_of_either_numpy_are_read(tmp_path):
+    torch.save(CNN.state_dict() | {"best": np.float32(0.5)}, tmp_path / "new.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "new.pt").read_bytes()
+    assert content.count(b"multiarray\nscalar") == 1
+    for core in (b"core", b"_core"):  # of numpy 1 and of numpy 2
+        (tmp_path / "ckpt.pt").write_bytes(re.sub(rb"numpy\._?core\.", b"numpy.%b." % core, content))
+        assert load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA) == "the backbone of a CNN of 8 classes"
+
+
+def test_among_layers_of_one_shape_the_names_decide_or_else_the_order():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    own, reverse = model.state_dict(), dict(reversed(model.state_dict().items()))
+    renamed = {f"layer{'cab'[int(name[0])]}{name[1:]}": value for name, value in own.items()}  # layerc, layera, layerb
+    for content in (own, reverse, renamed):
+        found = recognize("ckpt.pt", content, {"model": shapes_of(own)}, "these")
+        assert list(found.tensors) == list(own)
+        assert all(torch.equal(found.tensors[name], own[name]) for name in own)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -102,6 +199,17 @@ REFUSED = {
     "whole numbers": (converted(CNN, torch.int32), "expected floating-point weights, found torch.int32 in 0.0.weight"),
     "complex": (converted(CNN, torch.complex64), "expected floating-point weights, found torch.complex64"),
     "two in one": (CNN.state_dict() | prefixed(CNN, "module."), "holds two state_dicts: expected"),
+    "a model and its average": (
+        {"model": CNN.state_dict(), "ema": AveragedModel(CNN).state_dict()},
+        "holds two state_dicts: expected one alone, found model.0.0.weight and ema.module.0.0.weight",
+    ),
+    "three": ({"models": {str(number): CNN.state_dict() for number in range(3)}}, "holds 3 state_dicts: expected one"),
+    "beside each other": (prefixed(BACKBONE, "student.") | prefixed(BACKBONE, "teacher."), "holds two state_dicts"),
+    "normalised inside": (prefixed(nn.Sequential(*BACKBONE[:3], nn.BatchNorm2d(8), *BACKBONE[3:]), "net."), SHAPES),
+    "an optimizer's": (
+        {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(8, 3, 5, 5)}}},
+        SHAPES + "step scalar, exp_avg 8x3x5x5",
+    ),
     "a tensor": (torch.zeros(3), "expected a dict of tensors by name, found a Tensor"),
     "no tensors": ({"epoch": 5, "loss": 0.5}, r"found epoch \(int\), loss \(float\)"),
     "a sparse tensor": (changed(**{"0_7_bias": torch.eye(3).to_sparse()}), r"found 0.7.bias \(Tensor\)"),
@@ -131,6 +239,10 @@ def write_no_checkpoint(kind, path):
     elif kind == "harmful, legacy":
         content = {"extra": Harmful(path.parent / "written")}
         torch.save(content, path, _use_new_zipfile_serialization=False)
+    elif kind == "a partial":
+        torch.save({"state_dict": CNN.state_dict(), "optimizer": functools.partial(torch.optim.Adam, lr=0.1)}, path)
+    elif kind == "an array of objects":
+        torch.save({"state_dict": CNN.state_dict(), "names": np.array(["a", None], dtype=object)}, path)
     elif kind == "bare pickle":
         path.write_bytes(pickle.dumps(Harmful(path.parent / "written")))
     elif kind == "whole model":
@@ -151,6 +263,8 @@ NO_CHECKPOINTS = {
     "harmful": r"it is a pickle that would execute code \(_?io.open\) and was not loaded",
     "harmful, legacy": r"it is a pickle that would execute code \(_?io.open\) and was not loaded",
     "bare pickle": "it is a pickle, but not of torch.save",
+    "a partial": r"would execute code \(functools\.partial\) and was not loaded",
+    "an array of objects": "it holds objects other than tensors and plain values, which were not loaded",
     "whole model": r"would execute code \(torch\.nn\.modules\.container\.Sequential\) and was not loaded",
     "TorchScript": "it is a TorchScript archive: save the model's state_dict",
 }

@@ -51,8 +51,8 @@ def test_onnxruntime_gives_the_logits_and_probabilities_of_torch(exported, name)
         with torch.no_grad():
             expected = network(Normalize(torch.tensor(record["mean"]), torch.tensor(record["std"]))(pixels))
         logits, probabilities = session.run(["logits", "probabilities"], {"crops": crops[:count]})
-        np.testing.assert_allclose(logits, expected, atol=1e-4)
-        np.testing.assert_allclose(probabilities, expected.softmax(1), atol=1e-4)
+        np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(probabilities, expected.softmax(1), atol=1e-5)
     [taken] = session.get_inputs()
     assert (taken.name, taken.type, taken.shape[1:]) == ("crops", "tensor(uint8)", [48, 48, 3])
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == record["class_names"]
@@ -64,6 +64,23 @@ def test_a_folder_is_not_exported_into_itself(exported):
         error = error_of(run("export.py", "--model", exported / model, "--to", exported / "q3_cnn"))
         assert "is the same file as the model's " in error
     assert before == {path.name: path.read_bytes() for path in (exported / "q3_cnn").iterdir()}
+
+
+# What each release of onnxruntime loads at most: https://onnxruntime.ai/docs/reference/compatibility.html
+OPSETS = {"1.17": 20, "1.18": 21, "1.19": 21, "1.20": 21, "1.21": 22, "1.22": 23}
+
+
+@pytest.mark.parametrize("name", ["q2_fcn", "q3_cnn", "q5_transfer"])
+def test_the_oldest_onnxruntime_that_is_allowed_loads_the_file(exported, name):
+    onnx = pytest.importorskip("onnx")
+    [lowest] = re.findall(r"^onnxruntime>=(.*)$", (ROOT / "requirements-extra.txt").read_text(), re.MULTILINE)
+    model = onnx.load(exported / name / "model.onnx")
+    # By ONNX's own table of releases: opset 20 came with IR version 9.
+    irs = {opset: ir for _, ir, opset, *_ in onnx.helper.VERSION_TABLE}
+    [operators] = model.opset_import
+    assert (operators.domain, operators.version <= OPSETS[lowest]) == ("", True)
+    assert model.ir_version <= irs[OPSETS[lowest]]
+    onnx.checker.check_model(model, full_check=True)
 
 
 def test_safetensors_hold_the_same_bits(exported):

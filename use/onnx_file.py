@@ -9,6 +9,9 @@ from use.trained import CROP_SIZE
 import torch
 from torch import nn
 
+# Of the file, no newer than its operators need, so that older programs load it: onnxruntime from 1.12 on.
+OPSET, IR_VERSION = 17, 8
+
 
 class FromPixels(nn.Module):
     """A network from uint8 crops, colours last, to logits and probabilities."""
@@ -32,7 +35,8 @@ def write_onnx(network, record, path):
     """
     import onnx
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own deprecations
         program = torch.onnx.export(
@@ -41,10 +45,12 @@ def write_onnx(network, record, path):
             input_names=["crops"],
             output_names=["logits", "probabilities"],
             dynamic_shapes=({0: torch.export.Dim("n")},),
+            opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     model = program.model_proto
+    model.ir_version = IR_VERSION
     for key in ("class_names", "source", "image_size", "weights_sha256"):
         value = record.get(key)
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))

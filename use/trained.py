@@ -1,19 +1,39 @@
 """A trained network and what must be known to use it: classes, normalisation and sizes."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies.facts import source_title
 from common.storage.artifacts import load_json
-from common.storage.checkpoint import load_weights, record_of, shapes_of, weights_hash
+from common.storage.checkpoint import in_float32, load_weights, record_of, weights_hash
+from common.storage.recognize import any_classes, recognize, shapes_of
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
-import torch
 from torch import nn
 
 CROP_SIZE = 48  # pixels: what all networks of the assignment see of an image
-NEEDED = ("source", "class_names", "mean", "std", "image_size")
+
+
+def are_colours(values, low):
+    """Return whether a value of a JSON file is a list of three numbers above `low`."""
+    is_list = isinstance(values, list) and len(values) == 3
+    return is_list and all(isinstance(each, (int, float)) and low < each < math.inf for each in values)
+
+
+def are_texts(values):
+    """Return whether a value of a JSON file is a list of texts."""
+    return isinstance(values, list) and all(isinstance(each, str) for each in values)
+
+
+NEEDED = {  # of a record, with what each value must be
+    "source": (lambda value: isinstance(value, str), "a text"),
+    "class_names": (are_texts, "a list of texts"),
+    "mean": (lambda value: are_colours(value, -math.inf), "a list of three numbers, of pixels 0-255"),
+    "std": (lambda value: are_colours(value, 0), "a list of three numbers above 0, of pixels 0-255"),
+    "image_size": (lambda value: isinstance(value, int) and value >= CROP_SIZE, f"a whole number from {CROP_SIZE} on"),
+}
 
 
 def make_transfer():
@@ -33,21 +53,27 @@ class TrainedNetwork(NamedTuple):
 
 
 def load_network(path):
-    """Return the TrainedNetwork in a checkpoint.
+    """Return the TrainedNetwork in a checkpoint; print a line when it is not one that these scripts have written.
 
-    path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it, or what export.py writes: the
-    folder, or the .safetensors file in it. Raises FileNotFoundError, or ValueError when the file holds another
-    network, the record lacks what is needed, or the two are of different runs.
+    path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it, what export.py writes, which is
+    the folder or the .safetensors file in it, or any other file in which `recognize` finds such a network, with any
+    number of classes. Raises FileNotFoundError, or ValueError when the file holds another network, the record lacks
+    what is needed, or the two come from different runs.
     """
-    weights = load_weights(path, made_by="q3_cnn.py")
-    name, network = recognise(path, weights)
+    name, network, weights, remarks = find_network(path, load_weights(path, made_by="q3_cnn.py"))
     record_path = record_of(path)
     if not record_path.is_file():
-        raise FileNotFoundError(f"{path}: {record_path.name}, which {name}.py wrote beside it, is missing: copy it too")
+        raise FileNotFoundError(
+            f"{path}: {record_path.name}, which {name}.py wrote beside it, is missing: copy it too, or for a network "
+            f"trained elsewhere write it, with {', '.join(NEEDED)}"
+        )
     record = load_json(record_path)
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise ValueError(f"{record_path} lacks {', '.join(missing)}: rerun {name}.py")
+    for key, (is_valid, words) in NEEDED.items():
+        if not is_valid(record[key]):
+            raise ValueError(f"{record_path}: {key} is not {words}")
     network.load_state_dict(weights)
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:
@@ -56,17 +82,30 @@ def load_network(path):
         raise ValueError(
             f"{record_path} names {len(record['class_names'])} classes, not the network's: rerun {name}.py"
         )
+    if remarks:
+        print(f"{path}: a network of {name}.py, {', '.join(remarks)}")
     return TrainedNetwork(network.eval(), record, name)
 
 
-def recognise(path, weights):
-    """Return the name and the network, in NETWORKS, whose state_dict has the names and shapes of `weights`."""
+def find_network(path, content):
+    """Return the network in a checkpoint's content: its name, the network itself, its weights, and remarks on them.
+
+    The name is one of NETWORKS: a CNN of two classes is called that of Q5. Raises ValueError as `recognize` does.
+    """
     networks = {name: make() for name, make in NETWORKS.items()}
-    if isinstance(weights, dict) and all(map(torch.is_tensor, weights.values())):
-        for name, network in networks.items():
-            if shapes_of(network.state_dict()) == shapes_of(weights):
-                return name, network
-    raise ValueError(f"{path} holds none of the networks of {', '.join(f'{name}.py' for name in networks)}")
+    kinds = {name: any_classes(shapes_of(networks[name].state_dict())) for name in ("q2_fcn", "q3_cnn")}
+    kinds["cnn_backbone"] = shapes_of(make_backbone().state_dict())
+    scripts = ", ".join(f"{name}.py" for name in networks)
+    found = recognize(path, content, kinds, f"the networks of {scripts}")
+    if found.kind == "cnn_backbone":
+        raise ValueError(f"{path} holds a cnn_backbone without a head, which knows no classes: see q5_transfer.py")
+    weights, remarks = in_float32(path, found)
+    classes = len(list(weights.values())[-1])
+    name = "q5_transfer" if (found.kind, classes) == ("q3_cnn", 2) else found.kind
+    network = networks[name]
+    if len(network[-1].bias) != classes:
+        network[-1] = nn.Linear(network[-1].in_features, classes)
+    return name, network, weights, remarks
 
 
 def trained_on(record):

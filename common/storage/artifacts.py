@@ -1,7 +1,10 @@
 """The files that the scripts pass on: tensors, figures and JSON records."""
 
+import argparse
 import json
 import math
+import pathlib
+import pickle
 import re
 import warnings
 import zipfile
@@ -9,7 +12,17 @@ from pathlib import Path
 
 from common.storage.atomic import atomic_write, is_writer
 
+import numpy as np
 import torch
+
+multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # numpy 2 and 1
+# What torch.load may make beside tensors, by the names in files: plain values that training loops keep with weights.
+PLAIN = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OVMm"}]
+PLAIN += [(getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+          for name in ("scalar", "_reconstruct") for core in ("core", "_core")]  # fmt: skip
+PLAIN += [argparse.Namespace]
+PLAIN += [(getattr(pathlib, f"Pure{name}"), f"{module}.{name}")
+          for name in ("PosixPath", "WindowsPath") for module in ("pathlib", "pathlib._local")]  # fmt: skip
 
 
 def write_tensors(tensors, path):
@@ -93,7 +106,7 @@ def load_tensors(path, made_by, mmap=True):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or point --out at its folder")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
             warnings.simplefilter("ignore")
             mmap = mmap and is_zip(path)  # the form before torch 1.6 cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -131,6 +144,8 @@ def diagnose(path, error):
         return "it is a TorchScript archive: save the model's state_dict"
     if code:
         return f"it is a pickle that would execute code ({code[1]}) and was not loaded: save a state_dict"
+    if isinstance(error, pickle.UnpicklingError) and is_intact(path):
+        return "it holds objects other than tensors and plain values, which were not loaded: save a state_dict"
     if is_zip(path):
         return "it is a zip archive, but not one of torch.save, or a damaged one"
     if start.startswith(b"PK\x03\x04"):

@@ -1,14 +1,11 @@
 """Weights: their hash, and networks and backbones from checkpoint files of any origin."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from common.storage.artifacts import load_json, load_tensors
-
-import torch
-
-CONTAINERS = ("state_dict", "model", "model_state_dict")  # under which training loops keep the weights
-WRAPPERS = {"module": "DataParallel", "_orig_mod": "torch.compile"}  # what wrapping a model puts before its keys
+from common.storage.recognize import recognize, shapes_of
 
 
 def cpu_state_dict(model):
@@ -40,9 +37,15 @@ def load_weights(path, made_by):
     except ImportError:
         raise ValueError(f"{path}: reading it requires the package safetensors: pip install safetensors") from None
     try:
-        return load_file(path)
+        weights = load_file(path)  # sorted as text: 10 before 2
     except SafetensorError as error:
         raise ValueError(f"{path} is not a file of safetensors, or a damaged one ({error})") from None
+    return {key: weights[key] for key in sorted(weights, key=natural_order)}
+
+
+def natural_order(name):
+    """Return a key by which texts are sorted with the numbers in them as numbers."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def record_of(path):
@@ -101,80 +104,38 @@ def load_backbone(cnn_backbone, path, data, force=False):
     """Load the weights of a backbone in a checkpoint into `cnn_backbone`; return what the file was, as a phrase.
 
     Accepted are the state_dicts of nn.Sequential(cnn_backbone, head), with a linear head of any size, and of a
-    cnn_backbone alone, written by torch.save or safetensors, in any floating-point precision, bare or inside a dict
-    under one of CONTAINERS, also with the prefixes of WRAPPERS. Nothing in the file is executed. Raises
-    FileNotFoundError, or ValueError that says what was expected and what was found; and as `check_origin` does when it
-    was not trained on `data`.
+    cnn_backbone alone, written by torch.save or safetensors, in any floating-point precision, wherever `recognize`
+    finds them. Nothing in the file is executed. Raises FileNotFoundError, or ValueError that says what was expected and
+    what was found; and as `check_origin` does when it was not trained on `data`.
     """
-    path = Path(path)
-    content, remarks = load_weights(path, made_by="q3_cnn.py"), []
-    for container in CONTAINERS:
-        if isinstance(content, dict) and isinstance(content.get(container), dict):
-            content = content[container]
-            remarks.append(f"found under '{container}'")
-    weights, wrappers = unwrapped(path, content)
-    remarks += [f"saved from {WRAPPERS[wrapper]} ('{wrapper}.')" for wrapper in wrappers]
-
-    expected, found = shapes_of(cnn_backbone.state_dict()), shapes_of(weights)
-    features = list(expected.values())[-1][0]  # the length of the last layer's bias
-    classes = (found.get("1.weight") or (0,))[0]
-    whole = {f"0.{key}": shape for key, shape in expected.items()}
-    whole |= {"1.weight": (classes, features), "1.bias": (classes,)}
-    if found not in (expected, whole):
-        raise ValueError(
-            f"{path} is not a state_dict of cnn_backbone, nor of the CNN (with 0. before these names, and a head "
-            f"1.weight, 1.bias): expected {list_shapes(expected)}; found {list_shapes(found)}"
-        )
-    dtypes = {str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"}
-    if dtypes:
-        remarks.append(f"{' and '.join(sorted(dtypes))} weights, now float32")
-    for key, value in weights.items():
-        if not value.is_floating_point():
-            raise ValueError(f"{path}: expected floating-point weights, found {value.dtype} in {key}")
-        weights[key] = value.float()
-        if not weights[key].isfinite().all():
-            raise ValueError(f"{path}: expected finite weights, found NaN or infinity in {key}")
-
-    if found == expected:
+    backbone = shapes_of(cnn_backbone.state_dict())
+    features = list(backbone.values())[-1][0]  # the length of the last layer's bias
+    whole = {f"0.{key}": shape for key, shape in backbone.items()} | {"1.weight": (None, features), "1.bias": (None,)}
+    networks = {"a cnn_backbone": backbone, "the backbone of a CNN": whole}
+    content = load_weights(path, made_by="q3_cnn.py")
+    found = recognize(path, content, networks, "the networks of q3_cnn.py and q5_transfer.py")
+    weights, remarks = in_float32(path, found)
+    if found.kind == "a cnn_backbone":
         cnn_backbone.load_state_dict(weights)
         check_origin(path, None, data, force)
-        return ", ".join(["a cnn_backbone", *remarks])
-    cnn_backbone.load_state_dict({key: weights[f"0.{key}"] for key in expected})
-    check_origin(path, weights_hash({key: weights[key] for key in whole}), data, force)
-    return ", ".join([f"the backbone of a CNN of {classes} classes", *remarks])
+        return ", ".join([found.kind, *remarks])
+    cnn_backbone.load_state_dict({key: weights[f"0.{key}"] for key in backbone})
+    check_origin(path, weights_hash(weights), data, force)
+    return ", ".join([f"{found.kind} of {len(weights['1.bias'])} classes", *remarks])
 
 
-def unwrapped(path, content):
-    """Return a state_dict without the prefixes of WRAPPERS in its keys, and those that there were."""
-    if not isinstance(content, dict) or not content or not all(map(is_weight, content.values())):
-        raise ValueError(f"{path} holds no state_dict: expected a dict of tensors by name, found {diagnose(content)}")
-    parts = {key: str(key).split(".") for key in content}
-    weights = {".".join(part for part in parts[key] if part not in WRAPPERS): value for key, value in content.items()}
-    if len(weights) < len(content):
-        raise ValueError(f"{path} holds two state_dicts: expected one of cnn_backbone or of the CNN")
-    return weights, [wrapper for wrapper in WRAPPERS if any(wrapper in names for names in parts.values())]
+def in_float32(path, found):
+    """Return the tensors of the Weights found in a file, as float32, and all remarks on them, as a list of phrases.
 
-
-def is_weight(value):
-    """Return whether a value is a plain tensor: dense, not quantised, with its data in the file."""
-    plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
-    return plain and not value.is_quantized and not value.is_meta
-
-
-def shapes_of(weights):
-    """Return the shape of each tensor of a state_dict, as tuples."""
-    return {key: tuple(value.shape) for key, value in weights.items()}
-
-
-def diagnose(content):
-    """Return in a few words what a file holds instead of a state_dict."""
-    if not isinstance(content, dict):
-        return f"a {type(content).__name__}"
-    others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not is_weight(value)]
-    return f"{', '.join(others[:5])}{' and more' if len(others) > 5 else ''}" or "nothing"
-
-
-def list_shapes(shapes, most=16):
-    """Return names and shapes as `0.weight 8x3x5x5, ...`, `most` of them at most, or `nothing`."""
-    texts = [f"{key} {'x'.join(map(str, shape)) or 'scalar'}" for key, shape in shapes.items()]
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "") or "nothing"
+    Raises ValueError when they are not floating-point numbers, or not finite.
+    """
+    weights = {}
+    for own, name in found.names.items():
+        value = found.tensors[own]
+        if not value.is_floating_point():
+            raise ValueError(f"{path}: expected floating-point weights, found {value.dtype} in {name}")
+        weights[own] = value.float()
+        if not weights[own].isfinite().all():
+            raise ValueError(f"{path}: expected finite weights, found NaN or infinity in {name}")
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in found.tensors.values()} - {"float32"}
+    return weights, found.remarks() + ([f"{' and '.join(sorted(dtypes))} weights, now float32"] if dtypes else [])

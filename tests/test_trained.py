@@ -1,0 +1,100 @@
+"""Networks for predict.py, export.py and the playground: whatever checkpoint holds them, with a record beside it."""
+
+import json
+
+from common.storage.artifacts import load_json, load_tensors, save_json, save_tensors
+from use.trained import NEEDED, load_network
+
+import pytest
+import torch
+from conftest import error_of, run, run_well
+from networks import galaxies, save_network
+from PIL import Image
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+CROPS = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+
+def forms(network):
+    """A network's weights as other people's programs save them."""
+    weights = network.state_dict()
+    return {
+        "model.": {"state_dict": {f"model.{key}": value for key, value in weights.items()}, "epoch": 3},
+        "net": {"net": {f"module.{key}": value for key, value in weights.items()}, "acc": 90.5},
+        "averaged": AveragedModel(network).state_dict(),
+        "other names": {f"layer{key.replace('.', '_', key.count('.') - 1)}": value for key, value in weights.items()},
+        "float64": {key: value.double() for key, value in weights.items()},
+    }
+
+
+@pytest.mark.parametrize("form", ["model.", "net", "averaged", "other names", "float64"])
+@pytest.mark.parametrize("name", ["q2_fcn", "q3_cnn", "q5_transfer"])
+def test_a_network_is_found_in_other_peoples_checkpoints(name, form, tmp_path, capsys):
+    path = save_network(tmp_path, name)
+    expected, record, _ = load_network(path)
+    assert capsys.readouterr().out == ""
+    torch.save(forms(expected)[form], path)
+    found = load_network(path)
+    assert (found.name, found.record) == (name, record)
+    assert torch.equal(found.network(CROPS), expected(CROPS))
+    assert f"{path}: a network of {name}.py, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "classes"), [("q2_fcn", 3), ("q2_fcn", 2), ("q3_cnn", 37)])
+def test_a_network_may_have_any_number_of_classes(name, classes, tmp_path):
+    path = save_network(tmp_path, name, class_names=[f"class {label}" for label in range(classes)])
+    record = path.with_suffix(".json")
+    save_json({key: load_json(record)[key] for key in NEEDED}, record)
+    weights = load_tensors(path, "")
+    last = list(weights)[-2:]
+    head = nn.Linear(64, classes)
+    save_tensors(weights | dict(zip(last, (head.weight.detach(), head.bias.detach()), strict=True)), path)
+    found = load_network(path)
+    assert found.name == name
+    assert torch.equal(found.network(CROPS), head(found.network[:-1](CROPS)))
+
+
+def test_predict_takes_another_ones_checkpoint_and_says_what_its_record_lacks(tmp_path):
+    own = save_network(tmp_path)
+    network, record, _ = load_network(own)
+    Image.fromarray(galaxies(1)[0]).save(tmp_path / "a.png")
+    run_well("predict.py", tmp_path / "a.png", "--model", own, "--json", tmp_path / "own.json")
+    path = tmp_path / "epoch=3.ckpt"
+    torch.save(forms(network)["model."] | {"hyper_parameters": {"lr": 0.1}}, path)
+    error = error_of(run("predict.py", tmp_path / "a.png", "--model", path))
+    assert "epoch=3.json, which q3_cnn.py wrote beside it, is missing: copy it too, or for a network trained" in error
+    assert error.endswith("write it, with source, class_names, mean, std, image_size")
+    save_json({key: record[key] for key in NEEDED}, path.with_suffix(".json"))
+    printed = run_well("predict.py", tmp_path / "a.png", "--model", path, "--json", tmp_path / "found.json")
+    assert f"{path}: a network of q3_cnn.py, found under 'state_dict', its names begin with 'model.'" in printed
+    assert found_in(tmp_path / "own.json") == found_in(tmp_path / "found.json")
+
+
+def found_in(path):
+    [record] = json.loads(path.read_text())
+    return record["probabilities"]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("class_names", {"0": "a"}, "a list of texts"), ("class_names", list(range(8)), "a list of texts"),
+    ("mean", 0.5, "a list of three numbers"), ("std", [1, 2], "a list of three numbers above 0"),
+    ("std", [30, 0, 30], "a list of three numbers above 0"), ("mean", [1, None, 2], "a list of three numbers"),
+    ("image_size", "69", "a whole number from 48 on"), ("image_size", 32, "a whole number"), ("source", None, "a text"),
+])  # fmt: skip
+def test_a_record_with_another_kind_of_value_is_refused(key, value, words, tmp_path):
+    path = save_network(tmp_path, **{key: value})
+    with pytest.raises(ValueError, match=rf"q3_cnn.json: {key} is not {words}"):
+        load_network(path)
+
+
+def test_a_backbone_predicts_nothing_and_two_networks_are_one_too_many(tmp_path):
+    network, _, _ = load_network(save_network(tmp_path))
+    torch.save({"backbone": network[0].state_dict()}, tmp_path / "backbone.pt")
+    with pytest.raises(ValueError, match=r"backbone.pt holds a cnn_backbone without a head, which knows no classes"):
+        load_network(tmp_path / "backbone.pt")
+    torch.save({"cnn": network.state_dict(), "ema": AveragedModel(network).state_dict()}, tmp_path / "two.pt")
+    with pytest.raises(
+        ValueError, match=r"two.pt holds two state_dicts: expected one alone, found cnn.0.0.weight and ema"
+    ):
+        load_network(tmp_path / "two.pt")
