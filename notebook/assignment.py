@@ -1,87 +1,126 @@
 # %% [markdown]
 # # Recognizing galaxies with deep neural networks
 #
-# **Your name and student number:**
-#
 # PHYS-467, assignment 3: 20 points. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten
 # classes. You train two networks on classes 0-7, compare what they confuse, and transfer what one of them has learned
 # to classes 8 and 9. Hand in this one notebook, with code, plots, results and discussion. Use a GPU if you can (Colab:
 # *Runtime, Change runtime type*).
 #
 # Write your code where it says `# your code here`, in as many lines as you need. Keep the names that are given, since
-# the marking looks for them, and do not change, split or delete the other cells. Name here whoever helped you:
+# the marking looks for them, and do not change, split or delete the other cells. Each question ends with checks that
+# you can run; they show mistakes, but not all of them. Before you hand in, restart the kernel and run all cells, and
+# save the notebook with its output.
+
+# %% [markdown] id="name" open=true
+# **Your name and student number:**
+#
+# **Who helped you:**
 
 # %% given="imports"
 
 # %% given="settings"
-# The marking sets other values, and a smaller file: so use these names, and not the numbers.
-if "GALAXY10_FILE" in os.environ and not os.path.lexists("Galaxy10.h5"):
-    os.symlink(os.path.abspath(DATA_FILE), "Galaxy10.h5")  # for code that names the file itself
+# The marking sets other values and a smaller file: use these names, not the numbers.
 
 
 def need(*names):
-    """Stop with a sentence when one of the names that the checks look for does not exist."""
+    """Stop with a sentence when a name that the checks look for does not exist."""
     for name in names:
-        assert name in globals(), f"{name} is missing: was it renamed, or did its cell not run?"
+        assert name in globals(), f"{name} is missing: was it renamed? Otherwise its cell has not run."
+
+
+def output_of(network):
+    """Return the shape of what a network makes of two crops as text, or the error that it raises."""
+    try:
+        return f"outputs of shape {tuple(network(torch.zeros(2, 3, 48, 48, device=device)).shape)}"
+    except Exception as error:
+        return f"an error ({error})"
 
 
 # %% [markdown]
 # ## Question 1: loading and preparing the data (5 points)
 #
 # Get the file, read it, split it into four sets, and prepare random crops of 48 x 48 pixels, normalised by the mean and
-# the standard deviation of each colour channel. Put a batch size of 64 into the loaders and shuffle for training.
+# the standard deviation of each colour channel. The loaders give batches of 64; only the training images are shuffled.
 
 # %% solution="download read"
-# Download the file to DATA_FILE if it is not there (https://zenodo.org/records/10844811/files/Galaxy10.h5), and read its
-# data sets "images" and "ans" into numpy arrays: images, labels. Going from HDF5 to torch directly is very slow.
+# images, labels: numpy arrays of the datasets "images" and "ans" in DATA_FILE. Download it from DATA_URL if it does not
+# exist. Hint: torch reads from HDF5 very slowly, image by image, so make numpy arrays first.
 
 # %% given="axes"
 
 # %% given="dataset"
 
 # %% solution="classes"
-# Show a picture of each class, and count the images of each.
+# Show a picture of each class and the number of its images. Hint: imshow needs the colours last.
 
 # %% solution="split crop"
-# Divide classes 0-7 into MAIN_TRAIN images to train and the rest to test, classes 8 and 9 into TRANSFER_TRAIN and the
-# rest. How can every class be in both halves, also the one of 17 images?
+# Split classes 0-7 into MAIN_TRAIN training images and the rest for testing, classes 8 and 9 into TRANSFER_TRAIN and
+# the rest. Hint: how does every class, even the one of 17 images, get into both halves?
 
 # %% solution="statistics"
-# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7.
+# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7. Hint: why crops, and why
+# training images only?
 
 # %% solution="datasets"
 # transform: a transforms.Compose of the random crop and transforms.Normalize.
-# main_train, main_test, transfer_train, transfer_test: instances of MyDataset. The labels 8 and 9 become 0 and 1.
+# main_train, main_test, transfer_train, transfer_test: instances of MyDataset, all with this transform. Hint: the loss
+# expects labels that begin at 0, so 8 and 9 become 0 and 1.
 
 # %% solution="loaders check"
-# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader
+# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader. Then print the mean and the standard
+# deviation of the training crops after normalising. Hint: what should they be?
 
 # %% [markdown] points=1 id="q1_text"
 # *Describe the data: how often the classes occur, and what that means for training and for the accuracy as a measure.
 # Say how you know that the normalisation worked.*
 #
 # ### BEGIN SOLUTION
-# Full (1): names the imbalance with numbers of this notebook (the commonest and the rarest class, or their ratio) and one
-# consequence (always answering the commonest class already reaches a third; rare classes hardly count), and states the
-# measured mean and standard deviation after normalising, near 0 and 1. Half: one of the two. None: neither, or numbers
-# that are not those of the output above.
+# The dots stand for numbers; any are right that agree with the student's own output.
+#
+# **Full (1):** "Class 1 has … training images and class 5 only …, a ratio of …. Always predicting class 1 is already
+# correct on … % of the test images, so the accuracy says little about the rare classes, which hardly count in the loss
+# either. After normalising, the training crops have means of … and standard deviations of …, close to 0 and 1."
+#
+# **Half (0.5):** "Class 1 has … images and class 5 only …, so the rare classes are hardly learned." Nothing on the
+# normalisation; or the normalisation with its numbers, and nothing on the classes.
+#
+# **None (0):** "The data are unbalanced, and I have normalised them." No number; or numbers that are not in the output.
 # ### END SOLUTION
 
-# %% check="q1"
-need("images", "labels", "main_train", "main_test", "transfer_train", "transfer_test", "mean", "std")
-assert images.ndim == 4 and images.shape[1] == 3, "images must be (n, 3, 69, 69): run the given cell once only"
-assert len(main_train) == MAIN_TRAIN, f"main_train has {len(main_train)} images, not MAIN_TRAIN, {MAIN_TRAIN}"
-assert len(main_train) + len(main_test) == int((labels < 8).sum()), (
-    "main_train and main_test are not all of classes 0-7"
-)
-assert len(transfer_train) == TRANSFER_TRAIN, f"transfer_train has {len(transfer_train)} images, not {TRANSFER_TRAIN}"
-crop, label = main_train[0]
-assert tuple(crop.shape) == (3, 48, 48), f"main_train[0] gives a crop of {tuple(crop.shape)}, not (3, 48, 48)"
-assert abs(crop.mean()) < 3, "the crops are not normalised: does the transform end in transforms.Normalize?"
-need("main_train_loader", "main_test_loader", "transfer_train_loader", "transfer_test_loader")
-batch, target = next(iter(main_train_loader))
-assert tuple(batch.shape) == (64, 3, 48, 48), f"a batch is {tuple(batch.shape)}, not (64, 3, 48, 48)"
-print("The checks of question 1 pass.")
+
+# %% id="q1_check"
+def check_question_1():
+    """Look for mistakes in question 1."""
+    need("images", "labels", "main_train", "main_test", "transfer_train", "transfer_test", "mean", "std")
+    assert images.ndim == 4 and images.shape[1] == 3, (
+        "images must be (n, 3, 69, 69): run the cell that permutes them once"
+    )
+    sizes = {"main": (MAIN_TRAIN, int((labels < 8).sum())), "transfer": (TRANSFER_TRAIN, int((labels >= 8).sum()))}
+    for task, (train_size, total) in sizes.items():
+        train_set, test_set = globals()[f"{task}_train"], globals()[f"{task}_test"]
+        assert len(train_set) == train_size, f"{task}_train has {len(train_set):,} images, not {train_size:,}"
+        assert len(train_set) + len(test_set) == total, (
+            f"{task}_train and {task}_test do not add up to {total:,} images"
+        )
+        pixels = [
+            {hash(torch.as_tensor(image).numpy().tobytes()) for image in each.data} for each in (train_set, test_set)
+        ]
+        shared = len(pixels[0] & pixels[1])
+        assert shared <= len(test_set) / 100, f"{shared:,} images are both in {task}_train and in {task}_test"
+        classes = set(torch.as_tensor(train_set.target).tolist())
+        assert classes <= set(range(8 if task == "main" else 2)), f"{task}_train has the labels {sorted(classes)}"
+    crop, _ = main_train[0]
+    assert tuple(crop.shape) == (3, 48, 48), f"main_train[0] gives a crop of {tuple(crop.shape)}, not (3, 48, 48)"
+    assert abs(crop.mean()) < 3, (
+        f"a crop has a mean of {crop.mean():.0f}: does the transform end in transforms.Normalize?"
+    )
+    need("main_train_loader", "main_test_loader", "transfer_train_loader", "transfer_test_loader")
+    batch, _ = next(iter(main_train_loader))
+    assert tuple(batch.shape) == (64, 3, 48, 48), f"a batch is {tuple(batch.shape)}, not (64, 3, 48, 48)"
+    print("The checks of question 1 pass.")
+
+
+check_question_1()
 
 # %% points=0.5 id="q1_read"
 # Marked: images and labels are those of the file.
@@ -206,18 +245,19 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # ## Question 2: a fully connected network (5 points)
 #
 # One hidden layer of 64 units with ReLU, and eight outputs: logits, since `nn.CrossEntropyLoss` contains the softmax.
-# Train it for EPOCHS epochs with Adam and a learning rate of 0.001. After each epoch, note the training loss, and the
-# loss and the accuracy on the test images.
+# Train it for EPOCHS epochs with Adam and a learning rate of 0.001. Record the training loss of each epoch, and after it
+# the loss and the accuracy on the test images.
 
 # %% solution="predict train"
 # Define train(model, optimizer, train_loader, test_loader, epochs), which you can use for all three networks. It returns
-# a dict of three lists with an entry for each epoch: train_loss, test_loss (means over the images) and test_accuracy.
+# a dict of three lists with one entry per epoch: train_loss and test_loss (means over the images) and test_accuracy.
+# Hint: gradients add up from step to step unless they are cleared, and the test images must not change the network.
 
 # %% solution="fcn"
 # fcn: the network, on the device; fcn_optimizer: its optimizer.
 
 # %% solution="fcn training"
-# fcn_history: what train returns.
+# fcn_history: what train returns for fcn.
 
 # %% solution="fcn curves"
 # Plot the losses and the accuracy against the epoch.
@@ -226,25 +266,41 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # *Describe the curves: how the losses fall, and whether the network overfits.*
 #
 # ### BEGIN SOLUTION
-# Half a point each, for statements that agree with the student's own curves: the course of both losses with numbers;
-# overfitting or not, argued by the test loss (does it rise while the training loss falls?) and not by the accuracy alone.
+# **Full (1):** "The training loss falls from … to … and is still falling at the end. The test loss is lowest, …, after
+# epoch … and ends at …: since then it has risen while the training loss fell, so the network overfits." Or: "The test
+# loss ends at …, close to its lowest value, …: it does not overfit yet." Either is right if the curves show it.
+#
+# **Half (0.5):** "The training loss falls to … and the test loss to …." Nothing on overfitting; or overfitting inferred
+# from the accuracy alone.
+#
+# **None (0):** "The loss goes down and the accuracy goes up." No number; or a course that is not the plotted one.
 # ### END SOLUTION
 
 # %% [markdown] points=0.5 id="q2_accuracy"
-# *How well does it do, compared with always answering the commonest class?*
+# *How well does it do, compared with always predicting the majority class?*
 #
 # ### BEGIN SOLUTION
-# Half a point for the final test accuracy beside that of the commonest class of the training set, on the test images.
+# **Full (0.5):** "At the end … % of the test images are classified correctly; always predicting the majority class of
+# the training set reaches … %." **Half (0.25):** "It reaches … %." **None (0):** "It works well."
 # ### END SOLUTION
 
-# %% check="q2"
-need("train", "fcn", "fcn_optimizer", "fcn_history")
-parameters = sum(parameter.numel() for parameter in fcn.parameters())
-assert parameters == 442952, f"fcn has {parameters:,} parameters, not 442,952"
-assert tuple(fcn(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 8), "fcn must give 8 logits for each image"
-assert set(fcn_history) >= {"train_loss", "test_loss", "test_accuracy"}, "fcn_history lacks one of the three lists"
-assert len(fcn_history["test_loss"]) == EPOCHS, "fcn_history must have one entry for each epoch"
-print("The checks of question 2 pass.")
+
+# %% id="q2_check"
+def check_question_2():
+    """Look for mistakes in question 2."""
+    need("train", "fcn", "fcn_optimizer", "fcn_history")
+    parameters = sum(parameter.numel() for parameter in fcn.parameters())
+    assert parameters == 442952, f"fcn has {parameters:,} parameters, not 442,952"
+    assert "(2, 8)" in output_of(fcn), f"fcn makes {output_of(fcn)} of two crops, not 8 logits each: (2, 8)"
+    for name in ("train_loss", "test_loss", "test_accuracy"):
+        assert name in fcn_history, f"fcn_history has no list {name}"
+        assert len(fcn_history[name]) == EPOCHS, (
+            f"fcn_history has {len(fcn_history[name])} {name}, not one for each epoch"
+        )
+    print("The checks of question 2 pass.")
+
+
+check_question_2()
 
 # %% points=0.5 id="q2_layers"
 # Marked: the sizes of the layers.
@@ -382,33 +438,53 @@ assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in 
 
 # %% solution="cnn"
 # cnn_backbone (nn.Sequential), classifier_head (nn.Linear), cnn = nn.Sequential(cnn_backbone, classifier_head), on the
-# device, and cnn_optimizer.
+# device, and cnn_optimizer. Hint: how large are the pictures after each layer, and how many features go into the first
+# linear one?
 
 # %% solution="cnn training comparison"
-# cnn_history: what train returns. Plot it, and compare the test accuracies of both networks.
+# cnn_history: what train returns for cnn. Plot it, and compare the test accuracies of both networks.
 
 # %% [markdown] points=1 id="q3_comparison"
 # *Compare the two networks: accuracies, numbers of parameters, curves.*
 #
 # ### BEGIN SOLUTION
-# Half a point for both test accuracies with their difference and the numbers of parameters (the CNN has fewer than half).
-# Half for the curves of both: which of them overfits, if one does. All as the student's own output has it.
+# **Full (1):** "The CNN reaches … %, the FCN … %: … points more with 178,616 instead of 442,952 parameters. The FCN's
+# test loss rises from … after epoch … to …, the CNN's only from … to …: the FCN overfits more." Any comparison of the
+# curves is right that the plots show.
+#
+# **Half (0.5):** Only the accuracies with the numbers of parameters, or only the curves.
+#
+# **None (0):** "The CNN is better." No number; or numbers that are not in the output.
 # ### END SOLUTION
 
 # %% [markdown] points=1 id="q3_reason"
 # *Why would a convolutional network do better with pictures?*
 #
 # ### BEGIN SOLUTION
-# Full for two reasons that are about pictures, half for one: filters that look at neighbouring pixels, the same weights
-# everywhere, pooling that forgives small shifts. "It is deeper" or "it has more layers" alone is none.
+# **Full (1):** two reasons that are about pictures. "Its filters look at neighbouring pixels, which belong together. They
+# have the same weights everywhere, so what is learned in one place is recognized in all. Pooling forgives small shifts."
+#
+# **Half (0.5):** one such reason. "It has fewer weights because the filters are the same everywhere."
+#
+# **None (0):** "It is deeper", "it has more layers", "CNNs are made for pictures".
 # ### END SOLUTION
 
-# %% check="q3"
-need("cnn_backbone", "classifier_head", "cnn", "cnn_optimizer", "cnn_history")
-parameters = [sum(parameter.numel() for parameter in part.parameters()) for part in (cnn_backbone, classifier_head)]
-assert parameters == [178096, 520], f"backbone and head have {parameters} parameters, not 178,096 and 520"
-assert tuple(cnn_backbone(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 64), "the backbone gives 64 features"
-print("The checks of question 3 pass.")
+
+# %% id="q3_check"
+def check_question_3():
+    """Look for mistakes in question 3."""
+    need("cnn_backbone", "classifier_head", "cnn", "cnn_optimizer", "cnn_history")
+    parameters = [sum(parameter.numel() for parameter in part.parameters()) for part in (cnn_backbone, classifier_head)]
+    assert parameters == [178096, 520], f"backbone and head have {parameters} parameters, not 178,096 and 520"
+    assert "(2, 64)" in output_of(cnn_backbone), (
+        f"cnn_backbone makes {output_of(cnn_backbone)} of two crops, not 64 features each: (2, 64)"
+    )
+    assert "(2, 8)" in output_of(cnn), f"cnn makes {output_of(cnn)} of two crops, not 8 logits each: (2, 8)"
+    assert len(cnn_history["test_loss"]) == EPOCHS, "cnn_history must have one entry for each epoch"
+    print("The checks of question 3 pass.")
+
+
+check_question_3()
 
 # %% points=0.5 id="q3_convolutions"
 # Marked: the two convolutions.
@@ -470,27 +546,41 @@ assert any(state for state in cnn_optimizer.state.values()), "cnn_optimizer has 
 # The confusion matrices of both networks on the whole test set: rows are the true classes, columns the predicted ones.
 
 # %% solution="confusion"
-# fcn_confusion, cnn_confusion: 8 x 8 counts, of all test images.
+# fcn_confusion, cnn_confusion: 8 x 8 counts of all test images. Hint: scikit-learn has a function; keep all eight classes
+# in it, even where no image is predicted as one of them.
 
 # %% solution="confusion pictures recall"
 # train_counts: the number of training images of each class, 0-7. Plot the matrices.
 
 # %% [markdown] points=1 id="q4_text"
-# *Which classes are confused, and why: because some are rare, or because they look alike? Argue with your numbers.*
+# *Which classes are confused, and why: because some are rare, or because they look similar? Argue with your numbers.*
 #
 # ### BEGIN SOLUTION
-# Half a point for naming the largest confusions of the student's own matrices (true class, predicted class, numbers).
-# Half for both causes with evidence: rare classes with low recall (training counts beside recalls, a rare class predicted
-# less often than it occurs), and similar classes confused in both directions although both are frequent (completely round
-# and in-between round; rounded bulge and no bulge). One cause alone without a look at the other: none of that half.
+# **Full (1):** "The most frequent errors of the CNN are … galaxies of class … predicted as … and …. Class 5 has …
+# training images and a recall of … %, and is predicted … times for … images: the imbalance. But classes 1 and 2 are both
+# frequent, and … and … of them are confused all the same, in both directions: they look similar. Both play a part."
+#
+# **Half (0.5):** The most frequent errors with numbers, but one cause only; or both causes, without numbers.
+#
+# **None (0):** "Similar classes are confused." No number; or classes that the student's matrices do not show as confused.
 # ### END SOLUTION
 
-# %% check="q4"
-need("fcn_confusion", "cnn_confusion", "train_counts")
-assert np.shape(fcn_confusion) == np.shape(cnn_confusion) == (8, 8), "the confusion matrices must be 8 x 8"
-assert np.asarray(cnn_confusion).sum() == len(main_test), "the confusion matrix must count every test image once"
-assert len(train_counts) == 8, "train_counts must have a number for each of the classes 0-7"
-print("The checks of question 4 pass.")
+
+# %% id="q4_check"
+def check_question_4():
+    """Look for mistakes in question 4."""
+    need("fcn_confusion", "cnn_confusion", "train_counts")
+    for name, matrix in (("fcn_confusion", fcn_confusion), ("cnn_confusion", cnn_confusion)):
+        assert np.shape(matrix) == (8, 8), f"{name} is {np.shape(matrix)}, not (8, 8)"
+        count = int(np.asarray(matrix).sum())
+        assert count == len(main_test), (
+            f"{name} counts {count:,} images, not each of the {len(main_test):,} test images once"
+        )
+    assert len(train_counts) == 8, f"train_counts has {len(train_counts)} numbers, not one for each of the classes 0-7"
+    print("The checks of question 4 pass.")
+
+
+check_question_4()
 
 # %% points=0.5 id="q4_matrices"
 # Marked: both matrices count the test images, rows by true class.
@@ -521,7 +611,7 @@ assert [int(count) for count in train_counts] == _expected, f"train_counts is no
 
 # %% solution="transfer"
 # Freeze the parameters of cnn_backbone. transfer_head (nn.Linear), transfer_model = nn.Sequential(cnn_backbone,
-# transfer_head), transfer_optimizer.
+# transfer_head), on the device, and transfer_optimizer.
 
 # %% points=0.5 id="q5_frozen"
 # Marked: the backbone is frozen.
@@ -553,20 +643,45 @@ assert all(torch.equal(_found[key].cpu(), _weights_of_q3[key]) for key in _found
 ### END HIDDEN TESTS
 
 # %% solution="transfer training control"
-# transfer_history: what train returns. Plot it, and compare with what you would expect without a trained backbone.
+# transfer_history: what train returns for transfer_model. Plot it. Hint: what would you compare it with, to learn what
+# the trained backbone is worth?
 
 # %% [markdown] points=1 id="q5_text"
 # *How well does the transfer work, and how do you know that the features learned in question 3 help?*
 #
 # ### BEGIN SOLUTION
-# Half a point for the test accuracy beside that of the commonest of the two classes. Half for a control, measured or at
-# least named: the same head on an untrained backbone, or the whole network from scratch; "it is better than chance" is
-# none.
+# **Full (1):** "The head reaches … % on the test images, always predicting the majority class … %. The same head on an
+# untrained backbone reaches … %, so the learned features are worth … points." Instead of the untrained backbone also: the
+# whole network from scratch; or, not measured, a clear description of such a control and what it would show.
+#
+# **Half (0.5):** The accuracy beside the majority class, without a control; or a control, without the majority class.
+#
+# **None (0):** "It works, since it is better than chance."
 # ### END SOLUTION
 
-# %% check="q5"
-need("transfer_head", "transfer_model", "transfer_optimizer", "transfer_history")
-trainable = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.requires_grad)
-assert trainable == 130, f"{trainable:,} parameters can change, not the 130 of the head: is the backbone frozen?"
-assert len(transfer_history["test_accuracy"]) == TRANSFER_EPOCHS, "transfer_history must have an entry for each epoch"
-print("The checks of question 5 pass.")
+
+# %% id="q5_check"
+def check_question_5():
+    """Look for mistakes in question 5."""
+    need("transfer_head", "transfer_model", "transfer_optimizer", "transfer_history")
+    assert "(2, 2)" in output_of(transfer_model), (
+        f"transfer_model makes {output_of(transfer_model)} of two crops, not 2 logits each: (2, 2)"
+    )
+    trainable = [parameter for parameter in transfer_model.parameters() if parameter.requires_grad]
+    assert trainable, "no parameter of transfer_model can change: only the backbone is to be frozen"
+    for parameter in transfer_model.parameters():
+        parameter.grad = None
+    transfer_model(torch.zeros(2, 3, 48, 48, device=device)).sum().backward()
+    changing = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.grad is not None)
+    assert changing == 130, (
+        f"{changing:,} parameters get gradients, not only the 130 of the head: is the backbone frozen?"
+    )
+    given = sum(parameter.numel() for group in transfer_optimizer.param_groups for parameter in group["params"])
+    assert given == 130, f"transfer_optimizer has {given:,} parameters, not the 130 of the head"
+    assert len(transfer_history["test_accuracy"]) == TRANSFER_EPOCHS, (
+        "transfer_history must have one entry for each epoch"
+    )
+    print("The checks of question 5 pass.")
+
+
+check_question_5()
