@@ -65,10 +65,10 @@ def failures(cells, changes=(), leave_out=(), draw=False):
     return failed
 
 
-def lost(cells, changes=(), leave_out=()):
-    """Return the marked cells that fail, as `failures` does."""
-    marked = {cell.metadata["nbgrader"]["grade_id"] for cell in cells if cell.metadata["nbgrader"]["grade"]}
-    return [name for name in failures(cells, changes, leave_out) if name in marked]
+def lost(cells, failed):
+    """Return the marked ones of the cells that failed."""
+    return [cell.metadata["nbgrader"]["grade_id"] for cell in cells if cell.metadata["nbgrader"]["grade"]
+            and cell.metadata["nbgrader"]["grade_id"] in failed]  # fmt: skip
 
 
 def test_the_solution_runs_without_a_failure_and_passes_its_own_checks(cells, marking, capsys):
@@ -79,7 +79,9 @@ def test_the_solution_runs_without_a_failure_and_passes_its_own_checks(cells, ma
 
 def test_the_untouched_skeleton_loses_all_points_of_the_tests(cells, marking):
     marked = [cell for cell in cells if cell.cell_type == "code" and cell.metadata["nbgrader"]["grade"]]
-    assert lost(cells, leave_out=("",)) == [cell.metadata["nbgrader"]["grade_id"] for cell in marked]
+    failed = failures(cells, leave_out=("",))
+    assert lost(cells, failed) == [cell.metadata["nbgrader"]["grade_id"] for cell in marked]
+    assert str(failed["q3_check"]) == "cnn_backbone is missing: was it renamed? Otherwise its cell has not run."
 
 
 def test_the_points_are_those_of_the_assignment(cells):
@@ -152,7 +154,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_right_variants_get_all_points(name, cells, marking):
-    assert lost(cells, VARIANTS[name]) == []
+    assert failures(cells, VARIANTS[name]) == {}
 
 
 FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"
@@ -198,10 +200,28 @@ MISTAKES = {
 }  # fmt: skip
 
 
+# What the student's own check of the question says, where it can find the mistake.
+SEEN = {
+    "labels 8 and 9 kept": "transfer_train has the labels [8, 9]",
+    "wrong sizes": "main_train has 149 images, not 199",
+    "overlapping sets": "26 images are both in main_train and in main_test",
+    "not normalised": ": does the transform end in transforms.Normalize?",
+    "32 hidden units": "fcn has 221,480 parameters, not 442,952",
+    "kernel 3": "backbone and head have [214960, 520] parameters, not 178,096 and 520",
+    "matrix of training images": "cnn_confusion counts 199 images, not each of the 26 test images once",
+    "backbone not frozen": "178,226 parameters get gradients, not only the 130 of the head: is the backbone frozen?",
+    "all parameters given to Adam": "transfer_optimizer has 178,226 parameters, not the 130 of the head",
+    "a head of 8": "transfer_model makes outputs of shape (2, 8) of two crops, not 2 logits each: (2, 2)",
+}
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_loses_its_own_points_and_no_others(name, cells, marking):
     points, changes = MISTAKES[name]
-    assert lost(cells, changes) == points
+    failed = failures(cells, changes)
+    assert lost(cells, failed) == points
+    said = str(failed.get(f"{points[0][:2]}_check", ""))
+    assert said.endswith(SEEN[name]) if name in SEEN else said == ""
 
 
 WITHOUT = {
@@ -216,6 +236,6 @@ WITHOUT = {
 @pytest.mark.parametrize("question", WITHOUT)
 def test_a_question_that_failed_costs_no_points_of_another(question, cells, marking):
     changes, leave_out = WITHOUT[question]
-    found = lost(cells, changes, leave_out)
+    found = lost(cells, failures(cells, changes, leave_out))
     assert len(found) >= 2
     assert {cell[:2] for cell in found} == {question}
