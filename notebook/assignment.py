@@ -20,6 +20,8 @@
 
 # %% given="settings"
 # The marking sets other values and a smaller file: use these names, not the numbers.
+if "NBGRADER_EXECUTION" in os.environ:
+    DATA_FILE = "Galaxy10.h5"
 
 
 def need(*names):
@@ -71,8 +73,8 @@ def output_of(network):
 # deviation of the training crops after normalising. Hint: what should they be?
 
 # %% [markdown] points=1 id="q1_text"
-# *Describe the data: how often the classes occur, and what that means for training and for the accuracy as a measure.
-# Say how you know that the normalisation worked.*
+# *(1 point) Describe the data: how often the classes occur, and what that means for training and for the accuracy as a
+# measure. Say how you know that the normalisation worked.*
 #
 # ### BEGIN SOLUTION
 # The dots stand for numbers; any are right that agree with the student's own output.
@@ -123,7 +125,7 @@ def check_question_1():
 check_question_1()
 
 # %% points=0.5 id="q1_read"
-# Marked: images and labels are those of the file.
+# Marked, half a point: images and labels are those of the file.
 ### BEGIN HIDDEN TESTS
 with h5py.File(DATA_FILE, "r") as _file:
     _file_images, _file_labels = np.array(_file["images"]), np.array(_file["ans"]).astype(int)
@@ -167,7 +169,7 @@ assert set(_bytes(images[:100])) == set(list(_label_of)[:100]), "images are not 
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_sizes"
-# Marked: the numbers of images of the four sets.
+# Marked, half a point: the numbers of images of the four sets.
 ### BEGIN HIDDEN TESTS
 _train = {"main": round(18000 / 20360 * _is_main.sum()), "transfer": round(1000 / 1425 * (~_is_main).sum())}
 _total = {"main": _is_main.sum(), "transfer": (~_is_main).sum()}
@@ -177,7 +179,7 @@ for _task in ("main", "transfer"):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_disjoint"
-# Marked: no image is in two of the sets.
+# Marked, half a point: no image is in two of the sets.
 ### BEGIN HIDDEN TESTS
 for _task in ("main", "transfer"):
     _keys = [_bytes(globals()[f"{_task}_{_subset}"].data) for _subset in ("train", "test")]
@@ -186,7 +188,7 @@ for _task in ("main", "transfer"):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_labels"
-# Marked: each image has its own label, 0-7, or 0 and 1 in the transfer sets.
+# Marked, half a point: each image has its own label, 0-7, or 0 and 1 in the transfer sets.
 ### BEGIN HIDDEN TESTS
 for _task, _first in (("main", 0), ("transfer", 8)):
     for _subset in ("train", "test"):
@@ -196,7 +198,7 @@ for _task, _first in (("main", 0), ("transfer", 8)):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_statistics"
-# Marked: mean and std are those of random crops of training images.
+# Marked, half a point: mean and std are those of random crops of training images.
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(1)
 _data = torch.as_tensor(main_train.data).float()
@@ -208,7 +210,7 @@ for _name, _value, _expected in (("mean", mean, _crops.mean((0, 2, 3))), ("std",
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_transform"
-# Marked: main_train gives normalised crops of 48 x 48 pixels, at random places.
+# Marked, half a point: main_train gives normalised crops of 48 x 48 pixels, at random places.
 ### BEGIN HIDDEN TESTS
 _crops = torch.stack([main_train[i][0] for i in range(64)])
 assert tuple(_crops.shape) == (64, 3, 48, 48), f"a crop is {tuple(_crops.shape[1:])}"
@@ -218,7 +220,7 @@ assert len({main_train[0][0].numpy().tobytes() for _ in range(10)}) > 3, "the cr
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_train_loader"
-# Marked: the training loader gives all images in batches of 64, each time in another order.
+# Marked, half a point: the training loader gives all images in batches of 64, each time in another order.
 ### BEGIN HIDDEN TESTS
 _passes = [torch.cat([target for _, target in main_train_loader]).tolist() for _ in range(2)]
 assert _passes[0] != _passes[1], "the training loader is not shuffled"
@@ -227,7 +229,7 @@ assert len(next(iter(main_train_loader))[1]) == 64, "the batch size is not 64"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_test_loader"
-# Marked: the test loader gives all test images in their order.
+# Marked, half a point: the test loader gives all test images in their order.
 ### BEGIN HIDDEN TESTS
 _mine = {f"{task}_{subset}_loader": None for task in ("main", "transfer") for subset in ("train", "test")}
 _mine = {name: globals().get(name) for name in _mine}
@@ -263,7 +265,7 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # Plot the losses and the accuracy against the epoch.
 
 # %% [markdown] points=1 id="q2_curves"
-# *Describe the curves: how the losses fall, and whether the network overfits.*
+# *(1 point) Describe the curves: how the losses fall, and whether the network overfits.*
 #
 # ### BEGIN SOLUTION
 # **Full (1):** "The training loss falls from … to … and is still falling at the end. The test loss is lowest, …, after
@@ -277,7 +279,7 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # ### END SOLUTION
 
 # %% [markdown] points=0.5 id="q2_accuracy"
-# *How well does it do, compared with always predicting the majority class?*
+# *(half a point) How well does it do, compared with always predicting the majority class?*
 #
 # ### BEGIN SOLUTION
 # **Full (0.5):** "At the end … % of the test images are classified correctly; always predicting the majority class of
@@ -303,14 +305,14 @@ def check_question_2():
 check_question_2()
 
 # %% points=0.5 id="q2_layers"
-# Marked: the sizes of the layers.
+# Marked, half a point: the sizes of the layers.
 ### BEGIN HIDDEN TESTS
 _linear = [tuple(m.weight.shape) for m in fcn.modules() if isinstance(m, nn.Linear)]
 assert _linear == [(64, 6912), (8, 64)], f"the linear layers have weights of {_linear}"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_relu"
-# Marked: the hidden layer is not linear.
+# Marked, half a point: the hidden layer is not linear.
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(2)
 _a, _b = torch.randn(2, 16, 3, 48, 48, device=device)
@@ -321,7 +323,7 @@ assert not torch.allclose(_logits[0] + _logits[1], _logits[2] + _logits[3], atol
 
 
 # %% points=0.5 id="q2_logits"
-# Marked: the loss gets logits, not probabilities.
+# Marked, half a point: the loss gets logits, not probabilities.
 ### BEGIN HIDDEN TESTS
 class _Spy(torch.optim.SGD):
     """An optimizer that changes nothing and keeps the gradients of each step."""
@@ -376,7 +378,7 @@ assert _gap("logits") <= _gap("softmax"), "train puts a softmax before nn.CrossE
 
 
 # %% points=0.5 id="q2_optimizer"
-# Marked: Adam over all parameters, with the learning rate that was asked for.
+# Marked, half a point: Adam over all parameters, with the learning rate that was asked for.
 ### BEGIN HIDDEN TESTS
 def _check_optimizer(optimizer, parameters, lr):
     assert type(optimizer) is torch.optim.Adam, f"the optimizer is {type(optimizer).__name__}, not Adam"
@@ -389,14 +391,14 @@ _check_optimizer(fcn_optimizer, fcn.parameters(), 0.001)
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_gradients"
-# Marked: each step starts from new gradients.
+# Marked, half a point: each step starts from new gradients.
 ### BEGIN HIDDEN TESTS
 assert len(_gradients) > 1, f"train did not run on a small example: {_small_error}"
 assert torch.allclose(_gradients[0], _gradients[1], rtol=1e-3, atol=1e-6), "gradients add up: where is zero_grad?"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_training_images"
-# Marked: one step for each batch of training images, and none for test images.
+# Marked, half a point: one step for each batch of training images, and none for test images.
 ### BEGIN HIDDEN TESTS
 assert len(_gradients) == 2 * 3, (
     f"{len(_gradients)} steps in two epochs of 3 training and 5 test batches ({_small_error})"
@@ -404,7 +406,7 @@ assert len(_gradients) == 2 * 3, (
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_history"
-# Marked: the losses are means over all images, and the accuracy is that on the test images.
+# Marked, half a point: the losses are means over all images, and the accuracy is that on the test images.
 ### BEGIN HIDDEN TESTS
 _usable_train = _small_error is None
 if not _usable_train:  # for the questions after this one
@@ -445,7 +447,7 @@ assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in 
 # cnn_history: what train returns for cnn. Plot it, and compare the test accuracies of both networks.
 
 # %% [markdown] points=1 id="q3_comparison"
-# *Compare the two networks: accuracies, numbers of parameters, curves.*
+# *(1 point) Compare the two networks: accuracies, numbers of parameters, curves.*
 #
 # ### BEGIN SOLUTION
 # **Full (1):** "The CNN reaches … %, the FCN … %: … points more with 178,616 instead of 442,952 parameters. The FCN's
@@ -458,7 +460,7 @@ assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in 
 # ### END SOLUTION
 
 # %% [markdown] points=1 id="q3_reason"
-# *Why would a convolutional network do better with pictures?*
+# *(1 point) Why would a convolutional network do better with pictures?*
 #
 # ### BEGIN SOLUTION
 # **Full (1):** two reasons that are about pictures. "Its filters look at neighbouring pixels, which belong together. They
@@ -487,14 +489,14 @@ def check_question_3():
 check_question_3()
 
 # %% points=0.5 id="q3_convolutions"
-# Marked: the two convolutions.
+# Marked, half a point: the two convolutions.
 ### BEGIN HIDDEN TESTS
 _conv = [(m.in_channels, m.out_channels, m.kernel_size) for m in cnn_backbone.modules() if isinstance(m, nn.Conv2d)]
 assert _conv == [(3, 8, (5, 5)), (8, 16, (5, 5))], f"the convolutions are {_conv}"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_pooling"
-# Marked: ReLU and max-pooling.
+# Marked, half a point: ReLU and max-pooling.
 ### BEGIN HIDDEN TESTS
 _kinds = [type(m) for m in cnn_backbone.modules()]
 assert _kinds.count(nn.MaxPool2d) == 2, "the backbone has two max-poolings"
@@ -502,7 +504,7 @@ assert _kinds.count(nn.ReLU) == 4, "the backbone has four ReLUs"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_features"
-# Marked: the linear layers, and 64 features.
+# Marked, half a point: the linear layers, and 64 features.
 ### BEGIN HIDDEN TESTS
 _sizes = [m.out_features for m in cnn_backbone.modules() if isinstance(m, nn.Linear)]
 assert _sizes == [128, 64], f"the linear layers of the backbone give {_sizes} outputs"
@@ -510,7 +512,7 @@ assert tuple(cnn_backbone(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_head"
-# Marked: the head, and both stacked.
+# Marked, half a point: the head, and both stacked.
 ### BEGIN HIDDEN TESTS
 assert (classifier_head.in_features, classifier_head.out_features) == (64, 8)
 _x = torch.randn(4, 3, 48, 48, device=device)
@@ -519,13 +521,13 @@ with torch.no_grad():
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_optimizer"
-# Marked: Adam over all parameters, with the learning rate that was asked for.
+# Marked, half a point: Adam over all parameters, with the learning rate that was asked for.
 ### BEGIN HIDDEN TESTS
 _check_optimizer(cnn_optimizer, [*cnn_backbone.parameters(), *classifier_head.parameters()], 0.002)
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_training"
-# Marked: the network was trained for all epochs.
+# Marked, half a point: the network was trained for all epochs.
 ### BEGIN HIDDEN TESTS
 _mine = globals().get("cnn_history")
 if "cnn" not in globals() or "cnn_backbone" not in globals():  # for the questions after this one
@@ -553,7 +555,8 @@ assert any(state for state in cnn_optimizer.state.values()), "cnn_optimizer has 
 # train_counts: the number of training images of each class, 0-7. Plot the matrices.
 
 # %% [markdown] points=1 id="q4_text"
-# *Which classes are confused, and why: because some are rare, or because they look similar? Argue with your numbers.*
+# *(1 point) Which classes are confused, and why: because some are rare, or because they look similar? Argue with your
+# numbers.*
 #
 # ### BEGIN SOLUTION
 # **Full (1):** "The most frequent errors of the CNN are … galaxies of class … predicted as … and …. Class 5 has …
@@ -583,7 +586,7 @@ def check_question_4():
 check_question_4()
 
 # %% points=0.5 id="q4_matrices"
-# Marked: both matrices count the test images, rows by true class.
+# Marked, half a point: both matrices count the test images, rows by true class.
 ### BEGIN HIDDEN TESTS
 _true = torch.bincount(torch.as_tensor(main_test.target), minlength=8).numpy()
 for _network, _matrix in ((fcn, fcn_confusion), (cnn, cnn_confusion)):
@@ -597,7 +600,7 @@ for _network, _matrix in ((fcn, fcn_confusion), (cnn, cnn_confusion)):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q4_counts"
-# Marked: train_counts.
+# Marked, half a point: train_counts.
 ### BEGIN HIDDEN TESTS
 _expected = torch.bincount(torch.as_tensor(main_train.target), minlength=8).tolist()
 assert [int(count) for count in train_counts] == _expected, f"train_counts is not {_expected}"
@@ -614,26 +617,26 @@ assert [int(count) for count in train_counts] == _expected, f"train_counts is no
 # transfer_head), on the device, and transfer_optimizer.
 
 # %% points=0.5 id="q5_frozen"
-# Marked: the backbone is frozen.
+# Marked, half a point: the backbone is frozen.
 ### BEGIN HIDDEN TESTS
 assert not any(parameter.requires_grad for parameter in transfer_model[0].parameters()), "the backbone is not frozen"
 assert all(parameter.requires_grad for parameter in transfer_model[-1].parameters()), "the head must be trainable"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_head"
-# Marked: the head gives logits of two classes.
+# Marked, half a point: the head gives logits of two classes.
 ### BEGIN HIDDEN TESTS
 assert (transfer_model[-1].in_features, transfer_model[-1].out_features) == (64, 2), "the head is not nn.Linear(64, 2)"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_optimizer"
-# Marked: Adam has the parameters of the head alone.
+# Marked, half a point: Adam has the parameters of the head alone.
 ### BEGIN HIDDEN TESTS
 _check_optimizer(transfer_optimizer, transfer_model[-1].parameters(), 0.005)
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_backbone"
-# Marked: the backbone is the one that question 3 has trained.
+# Marked, half a point: the backbone is the one that question 3 has trained.
 ### BEGIN HIDDEN TESTS
 _found = transfer_model[0].state_dict()
 assert set(_found) == set(_weights_of_q3), "transfer_model does not begin with the backbone"
@@ -647,7 +650,7 @@ assert all(torch.equal(_found[key].cpu(), _weights_of_q3[key]) for key in _found
 # the trained backbone is worth?
 
 # %% [markdown] points=1 id="q5_text"
-# *How well does the transfer work, and how do you know that the features learned in question 3 help?*
+# *(1 point) How well does the transfer work, and how do you know that the features learned in question 3 help?*
 #
 # ### BEGIN SOLUTION
 # **Full (1):** "The head reaches … % on the test images, always predicting the majority class … %. The same head on an

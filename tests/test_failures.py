@@ -41,6 +41,10 @@ TESTS = {
     "the file in the cache": "test_download.test_a_cached_file_gone_bad_is_fetched_anew",
     "several processes want": "test_download.test_two_processes_at_once_fetch_once",
     "bytes of the data": "test_fuzz.test_damaged_files_are_read_or_refused_in_a_sentence",
+    "the notebook has no data": "test_notebook.test_without_the_data_one_sentence_says_where_to_get_them",
+    "`make notebook`": "test_notebook.test_without_data_or_packages_one_line_says_what_is_missing",
+    "a submission loops": "test_nbgrader.test_a_run_that_misbehaves_is_ended_with_a_message_and_the_next_are_marked",
+    "students have deleted": "test_repair.test_cells_are_as_released_again_and_the_solutions_are_kept",
 }
 
 
