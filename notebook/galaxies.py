@@ -46,23 +46,20 @@ SHA256 = "969a6b1cefcc36e09fffa86febd2f699a4aa19b837ba0427f01b0bc6ded458af"
 # %% [markdown]
 # ## Question 1: the data
 #
-# The file, 210 MB, is downloaded if it is not there. It gets its name only once its checksum is right: an interrupted
-# download would otherwise show up much later, as strange pictures.
+# The file, 210 MB, is downloaded if it is not there, and kept only if its checksum is right: an interrupted download
+# would otherwise show up much later, as strange pictures.
 
 # %% download
 if not os.path.exists(DATA_FILE):
     print(f"downloading {DATA_URL} ...")
-    part = DATA_FILE + ".part"
     try:
-        with open(part, "wb") as file, urllib.request.urlopen(DATA_URL, timeout=60) as response:
+        with urllib.request.urlopen(DATA_URL, timeout=60) as response:
             content = response.read()
-            if hashlib.sha256(content).hexdigest() != SHA256:
-                raise ValueError("its SHA-256 differs: it is incomplete or another file")
+        if hashlib.sha256(content).hexdigest() != SHA256:
+            raise ValueError("its SHA-256 differs: it is incomplete or another file")
+        with open(DATA_FILE, "wb") as file:
             file.write(content)
-        os.replace(part, DATA_FILE)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        if os.path.exists(part):
-            os.remove(part)
         raise SystemExit(
             f"{DATA_FILE} does not exist and cannot be downloaded from {DATA_URL} ({error}): put Galaxy10.h5, from "
             "https://zenodo.org/records/10844811, next to this notebook, or name it in $GALAXY10_FILE."

@@ -203,7 +203,7 @@ def test_the_data_are_downloaded_from_a_mirror_that_is_named(mirror, tmp_path, m
     ("/nothing", {}, "HTTP Error 404: Not Found"),
     ("/short", {}, "IncompleteRead(3 bytes read, 5 more expected)"),
     ("/Galaxy10.h5", {"sha256": "0" * 64}, "its SHA-256 differs: it is incomplete or another file"),
-    ("/Galaxy10.h5", {"file": "missing/Galaxy10.h5"}, "No such file or directory: 'missing/Galaxy10.h5.part'"),
+    ("/Galaxy10.h5", {"file": "missing/Galaxy10.h5"}, "No such file or directory: 'missing/Galaxy10.h5'"),
     (None, {}, "unknown url type: 'no address'"),
 ])  # fmt: skip
 def test_without_the_data_one_sentence_says_where_to_get_them(path, options, reason, mirror, tmp_path, monkeypatch):
