@@ -133,7 +133,7 @@ lint: $(DEV_ENVIRONMENT) ## lint and format check (ruff)
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN=
-# Without DATA the notebook runs on the synthetic galaxies that make data has written, where it could not download any.
+# Without DATA the notebook runs on the data of make data: Galaxy10, or the synthetic galaxies that stand in for it.
 notebook: $(TEACHING) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
 	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
 skeleton: $(TEACHING) ## what students get: the notebook with the solutions cleared

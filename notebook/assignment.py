@@ -1,90 +1,131 @@
 # %% [markdown]
 # # Recognizing galaxies with deep neural networks
 #
-# **Your name and student number:**
-#
 # PHYS-467, assignment 3: 20 points. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten
 # classes. You train two networks on classes 0-7, compare what they confuse, and transfer what one of them has learned
 # to classes 8 and 9. Hand in this one notebook, with code, plots, results and discussion. Use a GPU if you can (Colab:
 # *Runtime, Change runtime type*).
 #
 # Write your code where it says `# your code here`, in as many lines as you need. Keep the names that are given, since
-# the marking looks for them, and do not change, split or delete the other cells. Name here whoever helped you:
+# the marking looks for them, and do not change, split or delete the other cells. Each question ends with checks that
+# you can run; they show mistakes, but not all of them. Before you hand in, restart the kernel and run all cells, and
+# save the notebook with its output.
+
+# %% [markdown] id="name" open=true
+# **Your name and student number:**
+#
+# **Who helped you:**
 
 # %% given="imports"
 
 # %% given="settings"
-# The marking sets other values, and a smaller file: so use these names, and not the numbers.
-if "GALAXY10_FILE" in os.environ and not os.path.lexists("Galaxy10.h5"):
-    os.symlink(os.path.abspath(DATA_FILE), "Galaxy10.h5")  # for code that names the file itself
+# The marking sets other values and a smaller file: use these names, not the numbers.
+if "NBGRADER_EXECUTION" in os.environ:
+    DATA_FILE = "Galaxy10.h5"
 
 
 def need(*names):
-    """Stop with a sentence when one of the names that the checks look for does not exist."""
+    """Stop with a sentence when a name that the checks look for does not exist."""
     for name in names:
-        assert name in globals(), f"{name} is missing: was it renamed, or did its cell not run?"
+        assert name in globals(), f"{name} is missing: was it renamed? Otherwise its cell has not run."
+
+
+def output_of(network):
+    """Return the shape of what a network makes of two crops as text, or the error that it raises."""
+    try:
+        return f"outputs of shape {tuple(network(torch.zeros(2, 3, 48, 48, device=device)).shape)}"
+    except Exception as error:
+        return f"an error ({error})"
 
 
 # %% [markdown]
 # ## Question 1: loading and preparing the data (5 points)
 #
 # Get the file, read it, split it into four sets, and prepare random crops of 48 x 48 pixels, normalised by the mean and
-# the standard deviation of each colour channel. Put a batch size of 64 into the loaders and shuffle for training.
+# the standard deviation of each colour channel. The loaders give batches of 64; only the training images are shuffled.
 
 # %% solution="download read"
-# Download the file to DATA_FILE if it is not there (https://zenodo.org/records/10844811/files/Galaxy10.h5), and read its
-# data sets "images" and "ans" into numpy arrays: images, labels. Going from HDF5 to torch directly is very slow.
+# images, labels: numpy arrays of the datasets "images" and "ans" in DATA_FILE. Download it from DATA_URL if it does not
+# exist. Hint: torch reads from HDF5 very slowly, image by image, so make numpy arrays first.
 
 # %% given="axes"
 
 # %% given="dataset"
 
 # %% solution="classes"
-# Show a picture of each class, and count the images of each.
+# Show a picture of each class and the number of its images. Hint: imshow needs the colours last.
 
 # %% solution="split crop"
-# Divide classes 0-7 into MAIN_TRAIN images to train and the rest to test, classes 8 and 9 into TRANSFER_TRAIN and the
-# rest. How can every class be in both halves, also the one of 17 images?
+# Split classes 0-7 into MAIN_TRAIN training images and the rest for testing, classes 8 and 9 into TRANSFER_TRAIN and
+# the rest. Hint: how does every class, even the one of 17 images, get into both halves?
 
 # %% solution="statistics"
-# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7.
+# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7. Hint: why crops, and why
+# training images only?
 
 # %% solution="datasets"
 # transform: a transforms.Compose of the random crop and transforms.Normalize.
-# main_train, main_test, transfer_train, transfer_test: instances of MyDataset. The labels 8 and 9 become 0 and 1.
+# main_train, main_test, transfer_train, transfer_test: instances of MyDataset, all with this transform. Hint: the loss
+# expects labels that begin at 0, so 8 and 9 become 0 and 1.
 
 # %% solution="loaders check"
-# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader
+# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader. Then print the mean and the standard
+# deviation of the training crops after normalising. Hint: what should they be?
 
 # %% [markdown] points=1 id="q1_text"
-# *Describe the data: how often the classes occur, and what that means for training and for the accuracy as a measure.
-# Say how you know that the normalisation worked.*
+# *(1 point) Describe the data: how often the classes occur, and what that means for training and for the accuracy as a
+# measure. Say how you know that the normalisation worked.*
 #
 # ### BEGIN SOLUTION
-# Full (1): names the imbalance with numbers of this notebook (the commonest and the rarest class, or their ratio) and one
-# consequence (always answering the commonest class already reaches a third; rare classes hardly count), and states the
-# measured mean and standard deviation after normalising, near 0 and 1. Half: one of the two. None: neither, or numbers
-# that are not those of the output above.
+# The dots stand for numbers; any are right that agree with the student's own output.
+#
+# **Full (1):** "Class 1 has … training images and class 5 only …, a ratio of …. Always predicting class 1 is already
+# correct on … % of the test images, so the accuracy says little about the rare classes, which hardly count in the loss
+# either. After normalising, the training crops have means of … and standard deviations of …, close to 0 and 1."
+#
+# **Half (0.5):** "Class 1 has … images and class 5 only …, so the rare classes are hardly learned." Nothing on the
+# normalisation; or the normalisation with its numbers, and nothing on the classes.
+#
+# **None (0):** "The data are unbalanced, and I have normalised them." No number; or numbers that are not in the output.
 # ### END SOLUTION
 
-# %% check="q1"
-need("images", "labels", "main_train", "main_test", "transfer_train", "transfer_test", "mean", "std")
-assert images.ndim == 4 and images.shape[1] == 3, "images must be (n, 3, 69, 69): run the given cell once only"
-assert len(main_train) == MAIN_TRAIN, f"main_train has {len(main_train)} images, not MAIN_TRAIN, {MAIN_TRAIN}"
-assert len(main_train) + len(main_test) == int((labels < 8).sum()), (
-    "main_train and main_test are not all of classes 0-7"
-)
-assert len(transfer_train) == TRANSFER_TRAIN, f"transfer_train has {len(transfer_train)} images, not {TRANSFER_TRAIN}"
-crop, label = main_train[0]
-assert tuple(crop.shape) == (3, 48, 48), f"main_train[0] gives a crop of {tuple(crop.shape)}, not (3, 48, 48)"
-assert abs(crop.mean()) < 3, "the crops are not normalised: does the transform end in transforms.Normalize?"
-need("main_train_loader", "main_test_loader", "transfer_train_loader", "transfer_test_loader")
-batch, target = next(iter(main_train_loader))
-assert tuple(batch.shape) == (64, 3, 48, 48), f"a batch is {tuple(batch.shape)}, not (64, 3, 48, 48)"
-print("The checks of question 1 pass.")
+
+# %% id="q1_check"
+def check_question_1():
+    """Look for mistakes in question 1."""
+    need("images", "labels", "main_train", "main_test", "transfer_train", "transfer_test", "mean", "std")
+    assert images.ndim == 4 and images.shape[1] == 3, (
+        "images must be (n, 3, 69, 69): run the cell that permutes them once"
+    )
+    sizes = {"main": (MAIN_TRAIN, int((labels < 8).sum())), "transfer": (TRANSFER_TRAIN, int((labels >= 8).sum()))}
+    for task, (train_size, total) in sizes.items():
+        train_set, test_set = globals()[f"{task}_train"], globals()[f"{task}_test"]
+        assert len(train_set) == train_size, f"{task}_train has {len(train_set):,} images, not {train_size:,}"
+        assert len(train_set) + len(test_set) == total, (
+            f"{task}_train and {task}_test do not add up to {total:,} images"
+        )
+        pixels = [
+            {hash(torch.as_tensor(image).numpy().tobytes()) for image in each.data} for each in (train_set, test_set)
+        ]
+        shared = len(pixels[0] & pixels[1])
+        assert shared <= len(test_set) / 100, f"{shared:,} images are both in {task}_train and in {task}_test"
+        classes = set(torch.as_tensor(train_set.target).tolist())
+        assert classes <= set(range(8 if task == "main" else 2)), f"{task}_train has the labels {sorted(classes)}"
+    crop, _ = main_train[0]
+    assert tuple(crop.shape) == (3, 48, 48), f"main_train[0] gives a crop of {tuple(crop.shape)}, not (3, 48, 48)"
+    assert abs(crop.mean()) < 3, (
+        f"a crop has a mean of {crop.mean():.0f}: does the transform end in transforms.Normalize?"
+    )
+    need("main_train_loader", "main_test_loader", "transfer_train_loader", "transfer_test_loader")
+    batch, _ = next(iter(main_train_loader))
+    assert tuple(batch.shape) == (64, 3, 48, 48), f"a batch is {tuple(batch.shape)}, not (64, 3, 48, 48)"
+    print("The checks of question 1 pass.")
+
+
+check_question_1()
 
 # %% points=0.5 id="q1_read"
-# Marked: images and labels are those of the file.
+# Marked, half a point: images and labels are those of the file.
 ### BEGIN HIDDEN TESTS
 with h5py.File(DATA_FILE, "r") as _file:
     _file_images, _file_labels = np.array(_file["images"]), np.array(_file["ans"]).astype(int)
@@ -128,7 +169,7 @@ assert set(_bytes(images[:100])) == set(list(_label_of)[:100]), "images are not 
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_sizes"
-# Marked: the numbers of images of the four sets.
+# Marked, half a point: the numbers of images of the four sets.
 ### BEGIN HIDDEN TESTS
 _train = {"main": round(18000 / 20360 * _is_main.sum()), "transfer": round(1000 / 1425 * (~_is_main).sum())}
 _total = {"main": _is_main.sum(), "transfer": (~_is_main).sum()}
@@ -138,7 +179,7 @@ for _task in ("main", "transfer"):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_disjoint"
-# Marked: no image is in two of the sets.
+# Marked, half a point: no image is in two of the sets.
 ### BEGIN HIDDEN TESTS
 for _task in ("main", "transfer"):
     _keys = [_bytes(globals()[f"{_task}_{_subset}"].data) for _subset in ("train", "test")]
@@ -147,7 +188,7 @@ for _task in ("main", "transfer"):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_labels"
-# Marked: each image has its own label, 0-7, or 0 and 1 in the transfer sets.
+# Marked, half a point: each image has its own label, 0-7, or 0 and 1 in the transfer sets.
 ### BEGIN HIDDEN TESTS
 for _task, _first in (("main", 0), ("transfer", 8)):
     for _subset in ("train", "test"):
@@ -157,7 +198,7 @@ for _task, _first in (("main", 0), ("transfer", 8)):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_statistics"
-# Marked: mean and std are those of random crops of training images.
+# Marked, half a point: mean and std are those of random crops of training images.
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(1)
 _data = torch.as_tensor(main_train.data).float()
@@ -169,7 +210,7 @@ for _name, _value, _expected in (("mean", mean, _crops.mean((0, 2, 3))), ("std",
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_transform"
-# Marked: main_train gives normalised crops of 48 x 48 pixels, at random places.
+# Marked, half a point: main_train gives normalised crops of 48 x 48 pixels, at random places.
 ### BEGIN HIDDEN TESTS
 _crops = torch.stack([main_train[i][0] for i in range(64)])
 assert tuple(_crops.shape) == (64, 3, 48, 48), f"a crop is {tuple(_crops.shape[1:])}"
@@ -179,7 +220,7 @@ assert len({main_train[0][0].numpy().tobytes() for _ in range(10)}) > 3, "the cr
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_train_loader"
-# Marked: the training loader gives all images in batches of 64, each time in another order.
+# Marked, half a point: the training loader gives all images in batches of 64, each time in another order.
 ### BEGIN HIDDEN TESTS
 _passes = [torch.cat([target for _, target in main_train_loader]).tolist() for _ in range(2)]
 assert _passes[0] != _passes[1], "the training loader is not shuffled"
@@ -188,7 +229,7 @@ assert len(next(iter(main_train_loader))[1]) == 64, "the batch size is not 64"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_test_loader"
-# Marked: the test loader gives all test images in their order.
+# Marked, half a point: the test loader gives all test images in their order.
 ### BEGIN HIDDEN TESTS
 _mine = {f"{task}_{subset}_loader": None for task in ("main", "transfer") for subset in ("train", "test")}
 _mine = {name: globals().get(name) for name in _mine}
@@ -206,55 +247,72 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # ## Question 2: a fully connected network (5 points)
 #
 # One hidden layer of 64 units with ReLU, and eight outputs: logits, since `nn.CrossEntropyLoss` contains the softmax.
-# Train it for EPOCHS epochs with Adam and a learning rate of 0.001. After each epoch, note the training loss, and the
-# loss and the accuracy on the test images.
+# Train it for EPOCHS epochs with Adam and a learning rate of 0.001. Record the training loss of each epoch, and after it
+# the loss and the accuracy on the test images.
 
 # %% solution="predict train"
 # Define train(model, optimizer, train_loader, test_loader, epochs), which you can use for all three networks. It returns
-# a dict of three lists with an entry for each epoch: train_loss, test_loss (means over the images) and test_accuracy.
+# a dict of three lists with one entry per epoch: train_loss and test_loss (means over the images) and test_accuracy.
+# Hint: gradients add up from step to step unless they are cleared, and the test images must not change the network.
 
 # %% solution="fcn"
 # fcn: the network, on the device; fcn_optimizer: its optimizer.
 
 # %% solution="fcn training"
-# fcn_history: what train returns.
+# fcn_history: what train returns for fcn.
 
 # %% solution="fcn curves"
 # Plot the losses and the accuracy against the epoch.
 
 # %% [markdown] points=1 id="q2_curves"
-# *Describe the curves: how the losses fall, and whether the network overfits.*
+# *(1 point) Describe the curves: how the losses fall, and whether the network overfits.*
 #
 # ### BEGIN SOLUTION
-# Half a point each, for statements that agree with the student's own curves: the course of both losses with numbers;
-# overfitting or not, argued by the test loss (does it rise while the training loss falls?) and not by the accuracy alone.
+# **Full (1):** "The training loss falls from … to … and is still falling at the end. The test loss is lowest, …, after
+# epoch … and ends at …: since then it has risen while the training loss fell, so the network overfits." Or: "The test
+# loss ends at …, close to its lowest value, …: it does not overfit yet." Either is right if the curves show it.
+#
+# **Half (0.5):** "The training loss falls to … and the test loss to …." Nothing on overfitting; or overfitting inferred
+# from the accuracy alone.
+#
+# **None (0):** "The loss goes down and the accuracy goes up." No number; or a course that is not the plotted one.
 # ### END SOLUTION
 
 # %% [markdown] points=0.5 id="q2_accuracy"
-# *How well does it do, compared with always answering the commonest class?*
+# *(half a point) How well does it do, compared with always predicting the majority class?*
 #
 # ### BEGIN SOLUTION
-# Half a point for the final test accuracy beside that of the commonest class of the training set, on the test images.
+# **Full (0.5):** "At the end … % of the test images are classified correctly; always predicting the majority class of
+# the training set reaches … %." **Half (0.25):** "It reaches … %." **None (0):** "It works well."
 # ### END SOLUTION
 
-# %% check="q2"
-need("train", "fcn", "fcn_optimizer", "fcn_history")
-parameters = sum(parameter.numel() for parameter in fcn.parameters())
-assert parameters == 442952, f"fcn has {parameters:,} parameters, not 442,952"
-assert tuple(fcn(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 8), "fcn must give 8 logits for each image"
-assert set(fcn_history) >= {"train_loss", "test_loss", "test_accuracy"}, "fcn_history lacks one of the three lists"
-assert len(fcn_history["test_loss"]) == EPOCHS, "fcn_history must have one entry for each epoch"
-print("The checks of question 2 pass.")
+
+# %% id="q2_check"
+def check_question_2():
+    """Look for mistakes in question 2."""
+    need("train", "fcn", "fcn_optimizer", "fcn_history")
+    parameters = sum(parameter.numel() for parameter in fcn.parameters())
+    assert parameters == 442952, f"fcn has {parameters:,} parameters, not 442,952"
+    assert "(2, 8)" in output_of(fcn), f"fcn makes {output_of(fcn)} of two crops, not 8 logits each: (2, 8)"
+    for name in ("train_loss", "test_loss", "test_accuracy"):
+        assert name in fcn_history, f"fcn_history has no list {name}"
+        assert len(fcn_history[name]) == EPOCHS, (
+            f"fcn_history has {len(fcn_history[name])} {name}, not one for each epoch"
+        )
+    print("The checks of question 2 pass.")
+
+
+check_question_2()
 
 # %% points=0.5 id="q2_layers"
-# Marked: the sizes of the layers.
+# Marked, half a point: the sizes of the layers.
 ### BEGIN HIDDEN TESTS
 _linear = [tuple(m.weight.shape) for m in fcn.modules() if isinstance(m, nn.Linear)]
 assert _linear == [(64, 6912), (8, 64)], f"the linear layers have weights of {_linear}"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_relu"
-# Marked: the hidden layer is not linear.
+# Marked, half a point: the hidden layer is not linear.
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(2)
 _a, _b = torch.randn(2, 16, 3, 48, 48, device=device)
@@ -265,7 +323,7 @@ assert not torch.allclose(_logits[0] + _logits[1], _logits[2] + _logits[3], atol
 
 
 # %% points=0.5 id="q2_logits"
-# Marked: the loss gets logits, not probabilities.
+# Marked, half a point: the loss gets logits, not probabilities.
 ### BEGIN HIDDEN TESTS
 class _Spy(torch.optim.SGD):
     """An optimizer that changes nothing and keeps the gradients of each step."""
@@ -320,7 +378,7 @@ assert _gap("logits") <= _gap("softmax"), "train puts a softmax before nn.CrossE
 
 
 # %% points=0.5 id="q2_optimizer"
-# Marked: Adam over all parameters, with the learning rate that was asked for.
+# Marked, half a point: Adam over all parameters, with the learning rate that was asked for.
 ### BEGIN HIDDEN TESTS
 def _check_optimizer(optimizer, parameters, lr):
     assert type(optimizer) is torch.optim.Adam, f"the optimizer is {type(optimizer).__name__}, not Adam"
@@ -333,14 +391,14 @@ _check_optimizer(fcn_optimizer, fcn.parameters(), 0.001)
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_gradients"
-# Marked: each step starts from new gradients.
+# Marked, half a point: each step starts from new gradients.
 ### BEGIN HIDDEN TESTS
 assert len(_gradients) > 1, f"train did not run on a small example: {_small_error}"
 assert torch.allclose(_gradients[0], _gradients[1], rtol=1e-3, atol=1e-6), "gradients add up: where is zero_grad?"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_training_images"
-# Marked: one step for each batch of training images, and none for test images.
+# Marked, half a point: one step for each batch of training images, and none for test images.
 ### BEGIN HIDDEN TESTS
 assert len(_gradients) == 2 * 3, (
     f"{len(_gradients)} steps in two epochs of 3 training and 5 test batches ({_small_error})"
@@ -348,7 +406,7 @@ assert len(_gradients) == 2 * 3, (
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_history"
-# Marked: the losses are means over all images, and the accuracy is that on the test images.
+# Marked, half a point: the losses are means over all images, and the accuracy is that on the test images.
 ### BEGIN HIDDEN TESTS
 _usable_train = _small_error is None
 if not _usable_train:  # for the questions after this one
@@ -382,43 +440,63 @@ assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in 
 
 # %% solution="cnn"
 # cnn_backbone (nn.Sequential), classifier_head (nn.Linear), cnn = nn.Sequential(cnn_backbone, classifier_head), on the
-# device, and cnn_optimizer.
+# device, and cnn_optimizer. Hint: how large are the pictures after each layer, and how many features go into the first
+# linear one?
 
 # %% solution="cnn training comparison"
-# cnn_history: what train returns. Plot it, and compare the test accuracies of both networks.
+# cnn_history: what train returns for cnn. Plot it, and compare the test accuracies of both networks.
 
 # %% [markdown] points=1 id="q3_comparison"
-# *Compare the two networks: accuracies, numbers of parameters, curves.*
+# *(1 point) Compare the two networks: accuracies, numbers of parameters, curves.*
 #
 # ### BEGIN SOLUTION
-# Half a point for both test accuracies with their difference and the numbers of parameters (the CNN has fewer than half).
-# Half for the curves of both: which of them overfits, if one does. All as the student's own output has it.
+# **Full (1):** "The CNN reaches … %, the FCN … %: … points more with 178,616 instead of 442,952 parameters. The FCN's
+# test loss rises from … after epoch … to …, the CNN's only from … to …: the FCN overfits more." Any comparison of the
+# curves is right that the plots show.
+#
+# **Half (0.5):** Only the accuracies with the numbers of parameters, or only the curves.
+#
+# **None (0):** "The CNN is better." No number; or numbers that are not in the output.
 # ### END SOLUTION
 
 # %% [markdown] points=1 id="q3_reason"
-# *Why would a convolutional network do better with pictures?*
+# *(1 point) Why would a convolutional network do better with pictures?*
 #
 # ### BEGIN SOLUTION
-# Full for two reasons that are about pictures, half for one: filters that look at neighbouring pixels, the same weights
-# everywhere, pooling that forgives small shifts. "It is deeper" or "it has more layers" alone is none.
+# **Full (1):** two reasons that are about pictures. "Its filters look at neighbouring pixels, which belong together. They
+# have the same weights everywhere, so what is learned in one place is recognized in all. Pooling forgives small shifts."
+#
+# **Half (0.5):** one such reason. "It has fewer weights because the filters are the same everywhere."
+#
+# **None (0):** "It is deeper", "it has more layers", "CNNs are made for pictures".
 # ### END SOLUTION
 
-# %% check="q3"
-need("cnn_backbone", "classifier_head", "cnn", "cnn_optimizer", "cnn_history")
-parameters = [sum(parameter.numel() for parameter in part.parameters()) for part in (cnn_backbone, classifier_head)]
-assert parameters == [178096, 520], f"backbone and head have {parameters} parameters, not 178,096 and 520"
-assert tuple(cnn_backbone(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2, 64), "the backbone gives 64 features"
-print("The checks of question 3 pass.")
+
+# %% id="q3_check"
+def check_question_3():
+    """Look for mistakes in question 3."""
+    need("cnn_backbone", "classifier_head", "cnn", "cnn_optimizer", "cnn_history")
+    parameters = [sum(parameter.numel() for parameter in part.parameters()) for part in (cnn_backbone, classifier_head)]
+    assert parameters == [178096, 520], f"backbone and head have {parameters} parameters, not 178,096 and 520"
+    assert "(2, 64)" in output_of(cnn_backbone), (
+        f"cnn_backbone makes {output_of(cnn_backbone)} of two crops, not 64 features each: (2, 64)"
+    )
+    assert "(2, 8)" in output_of(cnn), f"cnn makes {output_of(cnn)} of two crops, not 8 logits each: (2, 8)"
+    assert len(cnn_history["test_loss"]) == EPOCHS, "cnn_history must have one entry for each epoch"
+    print("The checks of question 3 pass.")
+
+
+check_question_3()
 
 # %% points=0.5 id="q3_convolutions"
-# Marked: the two convolutions.
+# Marked, half a point: the two convolutions.
 ### BEGIN HIDDEN TESTS
 _conv = [(m.in_channels, m.out_channels, m.kernel_size) for m in cnn_backbone.modules() if isinstance(m, nn.Conv2d)]
 assert _conv == [(3, 8, (5, 5)), (8, 16, (5, 5))], f"the convolutions are {_conv}"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_pooling"
-# Marked: ReLU and max-pooling.
+# Marked, half a point: ReLU and max-pooling.
 ### BEGIN HIDDEN TESTS
 _kinds = [type(m) for m in cnn_backbone.modules()]
 assert _kinds.count(nn.MaxPool2d) == 2, "the backbone has two max-poolings"
@@ -426,7 +504,7 @@ assert _kinds.count(nn.ReLU) == 4, "the backbone has four ReLUs"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_features"
-# Marked: the linear layers, and 64 features.
+# Marked, half a point: the linear layers, and 64 features.
 ### BEGIN HIDDEN TESTS
 _sizes = [m.out_features for m in cnn_backbone.modules() if isinstance(m, nn.Linear)]
 assert _sizes == [128, 64], f"the linear layers of the backbone give {_sizes} outputs"
@@ -434,7 +512,7 @@ assert tuple(cnn_backbone(torch.zeros(2, 3, 48, 48, device=device)).shape) == (2
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_head"
-# Marked: the head, and both stacked.
+# Marked, half a point: the head, and both stacked.
 ### BEGIN HIDDEN TESTS
 assert (classifier_head.in_features, classifier_head.out_features) == (64, 8)
 _x = torch.randn(4, 3, 48, 48, device=device)
@@ -443,13 +521,13 @@ with torch.no_grad():
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_optimizer"
-# Marked: Adam over all parameters, with the learning rate that was asked for.
+# Marked, half a point: Adam over all parameters, with the learning rate that was asked for.
 ### BEGIN HIDDEN TESTS
 _check_optimizer(cnn_optimizer, [*cnn_backbone.parameters(), *classifier_head.parameters()], 0.002)
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_training"
-# Marked: the network was trained for all epochs.
+# Marked, half a point: the network was trained for all epochs.
 ### BEGIN HIDDEN TESTS
 _mine = globals().get("cnn_history")
 if "cnn" not in globals() or "cnn_backbone" not in globals():  # for the questions after this one
@@ -470,30 +548,45 @@ assert any(state for state in cnn_optimizer.state.values()), "cnn_optimizer has 
 # The confusion matrices of both networks on the whole test set: rows are the true classes, columns the predicted ones.
 
 # %% solution="confusion"
-# fcn_confusion, cnn_confusion: 8 x 8 counts, of all test images.
+# fcn_confusion, cnn_confusion: 8 x 8 counts of all test images. Hint: scikit-learn has a function; keep all eight classes
+# in it, even where no image is predicted as one of them.
 
 # %% solution="confusion pictures recall"
 # train_counts: the number of training images of each class, 0-7. Plot the matrices.
 
 # %% [markdown] points=1 id="q4_text"
-# *Which classes are confused, and why: because some are rare, or because they look alike? Argue with your numbers.*
+# *(1 point) Which classes are confused, and why: because some are rare, or because they look similar? Argue with your
+# numbers.*
 #
 # ### BEGIN SOLUTION
-# Half a point for naming the largest confusions of the student's own matrices (true class, predicted class, numbers).
-# Half for both causes with evidence: rare classes with low recall (training counts beside recalls, a rare class predicted
-# less often than it occurs), and similar classes confused in both directions although both are frequent (completely round
-# and in-between round; rounded bulge and no bulge). One cause alone without a look at the other: none of that half.
+# **Full (1):** "The most frequent errors of the CNN are … galaxies of class … predicted as … and …. Class 5 has …
+# training images and a recall of … %, and is predicted … times for … images: the imbalance. But classes 1 and 2 are both
+# frequent, and … and … of them are confused all the same, in both directions: they look similar. Both play a part."
+#
+# **Half (0.5):** The most frequent errors with numbers, but one cause only; or both causes, without numbers.
+#
+# **None (0):** "Similar classes are confused." No number; or classes that the student's matrices do not show as confused.
 # ### END SOLUTION
 
-# %% check="q4"
-need("fcn_confusion", "cnn_confusion", "train_counts")
-assert np.shape(fcn_confusion) == np.shape(cnn_confusion) == (8, 8), "the confusion matrices must be 8 x 8"
-assert np.asarray(cnn_confusion).sum() == len(main_test), "the confusion matrix must count every test image once"
-assert len(train_counts) == 8, "train_counts must have a number for each of the classes 0-7"
-print("The checks of question 4 pass.")
+
+# %% id="q4_check"
+def check_question_4():
+    """Look for mistakes in question 4."""
+    need("fcn_confusion", "cnn_confusion", "train_counts")
+    for name, matrix in (("fcn_confusion", fcn_confusion), ("cnn_confusion", cnn_confusion)):
+        assert np.shape(matrix) == (8, 8), f"{name} is {np.shape(matrix)}, not (8, 8)"
+        count = int(np.asarray(matrix).sum())
+        assert count == len(main_test), (
+            f"{name} counts {count:,} images, not each of the {len(main_test):,} test images once"
+        )
+    assert len(train_counts) == 8, f"train_counts has {len(train_counts)} numbers, not one for each of the classes 0-7"
+    print("The checks of question 4 pass.")
+
+
+check_question_4()
 
 # %% points=0.5 id="q4_matrices"
-# Marked: both matrices count the test images, rows by true class.
+# Marked, half a point: both matrices count the test images, rows by true class.
 ### BEGIN HIDDEN TESTS
 _true = torch.bincount(torch.as_tensor(main_test.target), minlength=8).numpy()
 for _network, _matrix in ((fcn, fcn_confusion), (cnn, cnn_confusion)):
@@ -507,7 +600,7 @@ for _network, _matrix in ((fcn, fcn_confusion), (cnn, cnn_confusion)):
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q4_counts"
-# Marked: train_counts.
+# Marked, half a point: train_counts.
 ### BEGIN HIDDEN TESTS
 _expected = torch.bincount(torch.as_tensor(main_train.target), minlength=8).tolist()
 assert [int(count) for count in train_counts] == _expected, f"train_counts is not {_expected}"
@@ -521,29 +614,29 @@ assert [int(count) for count in train_counts] == _expected, f"train_counts is no
 
 # %% solution="transfer"
 # Freeze the parameters of cnn_backbone. transfer_head (nn.Linear), transfer_model = nn.Sequential(cnn_backbone,
-# transfer_head), transfer_optimizer.
+# transfer_head), on the device, and transfer_optimizer.
 
 # %% points=0.5 id="q5_frozen"
-# Marked: the backbone is frozen.
+# Marked, half a point: the backbone is frozen.
 ### BEGIN HIDDEN TESTS
 assert not any(parameter.requires_grad for parameter in transfer_model[0].parameters()), "the backbone is not frozen"
 assert all(parameter.requires_grad for parameter in transfer_model[-1].parameters()), "the head must be trainable"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_head"
-# Marked: the head gives logits of two classes.
+# Marked, half a point: the head gives logits of two classes.
 ### BEGIN HIDDEN TESTS
 assert (transfer_model[-1].in_features, transfer_model[-1].out_features) == (64, 2), "the head is not nn.Linear(64, 2)"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_optimizer"
-# Marked: Adam has the parameters of the head alone.
+# Marked, half a point: Adam has the parameters of the head alone.
 ### BEGIN HIDDEN TESTS
 _check_optimizer(transfer_optimizer, transfer_model[-1].parameters(), 0.005)
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_backbone"
-# Marked: the backbone is the one that question 3 has trained.
+# Marked, half a point: the backbone is the one that question 3 has trained.
 ### BEGIN HIDDEN TESTS
 _found = transfer_model[0].state_dict()
 assert set(_found) == set(_weights_of_q3), "transfer_model does not begin with the backbone"
@@ -553,20 +646,45 @@ assert all(torch.equal(_found[key].cpu(), _weights_of_q3[key]) for key in _found
 ### END HIDDEN TESTS
 
 # %% solution="transfer training control"
-# transfer_history: what train returns. Plot it, and compare with what you would expect without a trained backbone.
+# transfer_history: what train returns for transfer_model. Plot it. Hint: what would you compare it with, to learn what
+# the trained backbone is worth?
 
 # %% [markdown] points=1 id="q5_text"
-# *How well does the transfer work, and how do you know that the features learned in question 3 help?*
+# *(1 point) How well does the transfer work, and how do you know that the features learned in question 3 help?*
 #
 # ### BEGIN SOLUTION
-# Half a point for the test accuracy beside that of the commonest of the two classes. Half for a control, measured or at
-# least named: the same head on an untrained backbone, or the whole network from scratch; "it is better than chance" is
-# none.
+# **Full (1):** "The head reaches … % on the test images, always predicting the majority class … %. The same head on an
+# untrained backbone reaches … %, so the learned features are worth … points." Instead of the untrained backbone also: the
+# whole network from scratch; or, not measured, a clear description of such a control and what it would show.
+#
+# **Half (0.5):** The accuracy beside the majority class, without a control; or a control, without the majority class.
+#
+# **None (0):** "It works, since it is better than chance."
 # ### END SOLUTION
 
-# %% check="q5"
-need("transfer_head", "transfer_model", "transfer_optimizer", "transfer_history")
-trainable = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.requires_grad)
-assert trainable == 130, f"{trainable:,} parameters can change, not the 130 of the head: is the backbone frozen?"
-assert len(transfer_history["test_accuracy"]) == TRANSFER_EPOCHS, "transfer_history must have an entry for each epoch"
-print("The checks of question 5 pass.")
+
+# %% id="q5_check"
+def check_question_5():
+    """Look for mistakes in question 5."""
+    need("transfer_head", "transfer_model", "transfer_optimizer", "transfer_history")
+    assert "(2, 2)" in output_of(transfer_model), (
+        f"transfer_model makes {output_of(transfer_model)} of two crops, not 2 logits each: (2, 2)"
+    )
+    trainable = [parameter for parameter in transfer_model.parameters() if parameter.requires_grad]
+    assert trainable, "no parameter of transfer_model can change: only the backbone is to be frozen"
+    for parameter in transfer_model.parameters():
+        parameter.grad = None
+    transfer_model(torch.zeros(2, 3, 48, 48, device=device)).sum().backward()
+    changing = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.grad is not None)
+    assert changing == 130, (
+        f"{changing:,} parameters get gradients, not only the 130 of the head: is the backbone frozen?"
+    )
+    given = sum(parameter.numel() for group in transfer_optimizer.param_groups for parameter in group["params"])
+    assert given == 130, f"transfer_optimizer has {given:,} parameters, not the 130 of the head"
+    assert len(transfer_history["test_accuracy"]) == TRANSFER_EPOCHS, (
+        "transfer_history must have one entry for each epoch"
+    )
+    print("The checks of question 5 pass.")
+
+
+check_question_5()

@@ -15,9 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import cli
+from common.galaxies.download import PUBLISHED, fetch
 from common.galaxies.hdf5 import check_galaxy10
 from common.galaxies.synthetic import write_synthetic
-from common.storage.artifacts import save_text
+from common.storage.artifacts import load_json, save_text
 from notebook.discussion import discussions
 
 from tqdm import tqdm
@@ -32,6 +33,7 @@ PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgra
 COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 MARKING_IMAGES = 500  # synthetic ones, of the file that submissions are marked with
+NARROW = "<style>.jp-InputArea-editor pre { overflow-x: auto }</style>"  # long lines scroll instead of being cut off
 
 
 def check_packages():
@@ -131,7 +133,25 @@ def to_html(book):
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
-    return exporter.from_notebook_node(book)[0]
+    return exporter.from_notebook_node(book)[0].replace("</head>", f"{NARROW}</head>", 1)
+
+
+def find_data(out):
+    """Return the path of the data that `make data` has used: q1_data.json in `out` names them.
+
+    Raises FileNotFoundError without that file, and ValueError for Galaxy10 DECaLS, whose images have another size.
+    """
+    path = Path(out) / "q1_data.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
+    record = load_json(path)
+    if record["source"] == "galaxy10-decals":
+        raise ValueError(f"{path} is of Galaxy10 DECaLS, but the notebook is about Galaxy10 SDSS: name it with --data")
+    if record["args"]["data"]:
+        return record["args"]["data"]
+    if record["source"] == "synthetic":
+        return Path(out) / "synthetic.h5"
+    return fetch(record["args"]["cache"], PUBLISHED["sdss"])
 
 
 def name_classes(book, names):
@@ -154,7 +174,9 @@ def make_submission(out, data, epochs, seed):
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
     with tempfile.TemporaryDirectory() as folder:
         execute(book, Path(folder), **environment)
-        insert_discussions(book, json.loads((Path(folder) / "results.json").read_text()))
+        results = json.loads((Path(folder) / "results.json").read_text())
+    insert_discussions(book, results)
+    book.metadata["title"] = f"Recognizing galaxies with deep neural networks · {results['data']}"
     for path, content in (("submission.ipynb", nbformat.writes(book)), ("submission.html", to_html(book))):
         save_text(content, Path(out) / path)
     print(f"{Path(out) / 'submission.ipynb'} and {Path(out) / 'submission.html'}")
@@ -168,8 +190,11 @@ def source_cells():
         options = dict(cell.metadata)
         cell.metadata.clear()
         grade = {"schema_version": 3, "task": False, "grade": False, "locked": True, "solution": False}
-        grade["grade_id"] = options.get("id", f"cell-{number}")
-        if "given" in options:
+        name = next((options[key] for key in ("id", "given", "solution") if key in options), f"text {number}")
+        grade["grade_id"] = name.replace(" ", "_")
+        if "open" in options:
+            grade["locked"] = False
+        elif "given" in options:
             cell.source = "\n".join(filter(None, (solution[options["given"]], cell.source)))
         elif "solution" in options:
             names = [
@@ -203,8 +228,8 @@ def make_skeleton(out):
     from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions, LockCells
 
     book = new_notebook(source_cells())
-    stub = {"python": "# your code here"}
-    for preprocessor in (LockCells(), ClearSolutions(code_stub=stub), ClearOutput(), ClearHiddenTests()):
+    clear = ClearSolutions(code_stub={"python": "# your code here"}, text_stub="Your answer here.")
+    for preprocessor in (LockCells(), clear, ClearOutput(), ClearHiddenTests()):
         book, _ = preprocessor.preprocess(book, {})
     save_text(nbformat.writes(book), Path(out) / "skeleton.ipynb")
     print(Path(out) / "skeleton.ipynb")
@@ -216,7 +241,8 @@ def make_course(out):
 
     course = Path(out) / "course"
     save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
-    shutil.copy(HERE / "nbgrader_config.py", course / "nbgrader_config.py")
+    for name in ("nbgrader_config.py", "marking.py"):
+        shutil.copy(HERE / name, course / name)
     write_synthetic(course / "marking.h5", MARKING_IMAGES, 0)
     print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")
 
@@ -225,7 +251,7 @@ def main():
     args = get_args()
     check_packages()
     if args.make == "submission":
-        data = args.data or Path(args.out) / "synthetic.h5"
+        data = args.data or find_data(args.out)
         if not Path(data).is_file():
             raise FileNotFoundError(f"{data} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
         make_submission(args.out, data, args.epochs, args.seed)
@@ -238,7 +264,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to make")
-    help = "the Galaxy10 HDF5 file that the submission is run on; unset: synthetic.h5 under --out"
+    help = "the Galaxy10 HDF5 file that the submission is run on; unset: the data of q1_data.json under --out"
     parser.add_argument("--data", metavar="PATH", help=help)
     help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
     parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)

@@ -2,19 +2,19 @@
 
 from common import metrics
 from common.galaxies.facts import BRANCHES
-from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent
+from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent, plural, short
 from common.storage.artifacts import without_nan
 
 import numpy as np
 
+GALAXY10 = "Galaxy10 SDSS by Henry Leung and Jo Bovy (https://zenodo.org/records/10844811)"
 PARAMETERS = {"fcn": 442_952, "cnn": 178_616}
 THANKS = {
-    "Galaxy10.h5": "Galaxy10 SDSS is by Henry Leung and Jo Bovy (zenodo.org/records/10844811), with labels of Galaxy "
-    "Zoo 2 (Willett et al. 2013, MNRAS 435, 2835) and pictures of the Sloan Digital Sky Survey.",
-    "SYNTHETIC galaxies": "The galaxies are SYNTHETIC, generated with the class names and counts of Galaxy10 SDSS by "
-    "Henry Leung and Jo Bovy (zenodo.org/records/10844811).",
-    "efigi10.h5": "The pictures are of the EFIGI catalogue (Baillard et al. 2011, A&A 532, A74), from the Sloan "
-    "Digital Sky Survey, in the form of Galaxy10 by Henry Leung and Jo Bovy (zenodo.org/records/10844811).",
+    "Galaxy10.h5": f"The pictures are those of {GALAXY10}, from the Sloan Digital Sky Survey, with labels of Galaxy "
+    "Zoo 2 (Willett et al. 2013, MNRAS 435, 2835).",
+    "SYNTHETIC galaxies": f"The galaxies are SYNTHETIC, generated with the class names and counts of {GALAXY10}.",
+    "efigi10.h5": "The pictures are those of the EFIGI catalogue (Baillard et al. 2011, A&A 532, A74), from the Sloan "
+    f"Digital Sky Survey, in the form of {GALAXY10}.",
 }
 
 
@@ -23,40 +23,58 @@ def discussions(results):
 
     results: what the notebook writes to results.json.
     """
-    epochs = len(results["fcn"]["test_loss"])
-    heading = f"### Discussion of this run: {results['data']}, {epochs} epochs, random seed {results['seed']}"
     record = confusion_record(results)
     matrices = [np.array(results["confusion"][name]) for name in ("fcn", "cnn")]
     fcn, cnn = (np.trace(matrix) / matrix.sum() for matrix in matrices)
     comparison = {"fcn_accuracy": fcn, "cnn_accuracy": cnn}
     comparison |= {f"{name}_parameters": count for name, count in PARAMETERS.items()}
-    transfer, control = results["transfer"], results["control"]
-    texts = [
-        describe_balance(results),
-        f"{describe_curves({'history': results['fcn']})} {describe_accuracy(matrices[0], results)}",
-        f"{describe_curves({'history': results['cnn']})}\n\n{describe_comparison(comparison)}",
-        "\n\n".join(describe_confusion(record, name) for name in record["models"]),
-        f"{describe_curves({'history': transfer})} The head ends at {percent(transfer['test_accuracy'][-1])}. "
-        f"scikit-learn's logistic regression reaches {percent(control['trained'])} on the features of the trained "
-        f"backbone and {percent(control['untrained'])} on those of an untrained one: here the trained features are "
-        f"worth {100 * (control['trained'] - control['untrained']):+.1f} points.",
+    run = f"{results['data']}, random seed {results['seed']}"
+    main, transfer = (f"{run}, {plural(len(results[name]['test_loss']), 'epoch')}" for name in ("cnn", "transfer"))
+    discussions = [
+        (run, describe_balance(results)),
+        (main, f"{describe_curves({'history': results['fcn']})} {describe_accuracy(matrices[0], results)}"),
+        (main, f"{describe_curves({'history': results['cnn']})}\n\n{describe_comparison(comparison)}"),
+        (main, "\n\n".join(describe_confusion(record, name) for name in record["models"])),
+        (transfer, f"{describe_curves({'history': results['transfer']})} {describe_transfer(results)}"),
     ]
-    thanks = THANKS.get(results["data"], f"The pictures are those of {results['data']}.")
-    return [f"{heading}\n\n{text}" for text in texts] + [f"## Acknowledgements\n\n{thanks}"]
+    thanks = THANKS.get(results["data"], f"The pictures are those of {results['data']}, in the form of {GALAXY10}.")
+    return [f"### Discussion of this run: {run}\n\n{text}" for run, text in discussions] + [
+        f"## Acknowledgements\n\n{thanks}"
+    ]
+
+
+def describe_transfer(results):
+    """Return sentences on the transfer's accuracy, the majority class, and what the trained features are worth."""
+    control, accuracy = results["control"], results["transfer"]["test_accuracy"][-1]
+    count = control["test_images"]
+    between = interval(metrics.accuracy_interval(round(accuracy * count), count))
+    return (
+        f"The head ends at {percent(accuracy)} on {count:,} test images (95% interval {between}); always predicting "
+        f"the majority class reaches {percent(control['majority'])}. scikit-learn's logistic regression reaches "
+        f"{percent(control['trained'])} on the features of the trained backbone and {percent(control['untrained'])} on "
+        f"those of an untrained one, a difference of {100 * (control['trained'] - control['untrained']):+.1f} points."
+    )
 
 
 def describe_balance(results):
     """Return sentences on how often the main classes occur among the training images."""
-    counts, names = np.array(results["train_counts"]), results["class_names"]
+    counts, names = np.array(results["train_counts"]), [short(name) for name in results["class_names"]]
     present = np.flatnonzero(counts)
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     missing = [names[label] for label in range(len(counts)) if not counts[label]]
     return (
-        f"The training set is unbalanced: {names[most]} has {counts[most]:,} images, {names[least]} {counts[least]:,}, "
-        f"a ratio of {counts[most] / counts[least]:,.1f}."
+        f"The class with the most training images, {names[most]}, has {counts[most]:,}, that with the fewest, "
+        f"{names[least]}, has {counts[least]:,}: a ratio of {counts[most] / counts[least]:,.1f}."
         + (f" There are none of {'; '.join(missing)}." if missing else "")
-        + f" Always predicting {names[most]} is correct on {percent(majority_accuracy(results))} of the test images."
+        + f" Always predicting {names[most]} is correct on {percent(majority_accuracy(results))} of the test images. "
+        f"After normalising, the means of the training crops are within {off(results['normalised_mean'], 0)} of 0 and "
+        f"their standard deviations within {off(results['normalised_std'], 1)} of 1."
     )
+
+
+def off(values, expected):
+    """Return how far values are from the expected one at most, as text."""
+    return f"{np.abs(np.array(values) - expected).max():.3f}"
 
 
 def describe_accuracy(matrix, results):

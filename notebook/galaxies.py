@@ -4,9 +4,12 @@
 # PHYS-467, assignment 3. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten classes. Two
 # networks are trained on classes 0-7, a fully connected and a convolutional one; their errors are compared; and what
 # the convolutional one has learned is transferred to classes 8 and 9.
+#
+# The libraries first, and the device: a GPU is used where there is one.
 
 # %% imports
 import hashlib
+import http.client
 import json
 import os
 import urllib.request
@@ -28,8 +31,9 @@ device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.ba
 print(f"torch {torch.__version__}, computing on {device}")
 
 # %% [markdown]
-# The settings. The random seed decides the split, the initial weights and all crops. `GALAXY10_FILE` names the data
-# file if it does not lie beside this notebook, and `GALAXY10_EPOCHS` shortens the training runs, for a first try.
+# The settings. The random seed decides the split, the initial weights and all crops. Variables of the environment
+# change them without an edit: `GALAXY10_FILE` names the data file if it is not next to this notebook, `GALAXY10_URL`
+# another mirror, and `GALAXY10_EPOCHS` shortens the training runs for a first try.
 
 # %% settings
 SEED = int(os.environ.get("GALAXY10_SEED", 0))
@@ -42,8 +46,8 @@ SHA256 = "969a6b1cefcc36e09fffa86febd2f699a4aa19b837ba0427f01b0bc6ded458af"
 # %% [markdown]
 # ## Question 1: the data
 #
-# The file is downloaded if it is not there, 210 MB, and its checksum is compared: a download that broke off would
-# otherwise show up only later, as strange pictures.
+# The file, 210 MB, is downloaded if it is not there, and kept only if its checksum is right: an interrupted download
+# would otherwise show up much later, as strange pictures.
 
 # %% download
 if not os.path.exists(DATA_FILE):
@@ -52,17 +56,17 @@ if not os.path.exists(DATA_FILE):
         with urllib.request.urlopen(DATA_URL, timeout=60) as response:
             content = response.read()
         if hashlib.sha256(content).hexdigest() != SHA256:
-            raise OSError("it is incomplete, or another file (its SHA-256 differs)")
+            raise ValueError("its SHA-256 differs: it is incomplete or another file")
         with open(DATA_FILE, "wb") as file:
             file.write(content)
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise SystemExit(
-            f"{DATA_FILE} is not here, and {DATA_URL} cannot be downloaded: {error}. Put Galaxy10.h5, from "
-            "zenodo.org/records/10844811, beside this notebook, or name it in $GALAXY10_FILE."
+            f"{DATA_FILE} does not exist and cannot be downloaded from {DATA_URL} ({error}): put Galaxy10.h5, from "
+            "https://zenodo.org/records/10844811, next to this notebook, or name it in $GALAXY10_FILE."
         ) from None
 
 # %% [markdown]
-# HDF5 gives its data piece by piece, so they are read into numpy arrays first and become tensors from there.
+# HDF5 reads from disk piece by piece, so the data become numpy arrays first, in one go, and tensors from there.
 
 # %% read
 with h5py.File(DATA_FILE, "r") as file:
@@ -72,9 +76,9 @@ DATA = "SYNTHETIC galaxies" if IS_SYNTHETIC else os.path.basename(DATA_FILE)
 print(f"{DATA}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}")
 
 # %% [markdown]
-# PyTorch wants the three colours first and labels of 64 bits. The images stay bytes until they are cropped: as float32
-# they would take four times the memory. 18,000 images of classes 0-7 are for training, and 1,000 of classes 8 and 9; of
-# another file than Galaxy10 the same proportions.
+# PyTorch expects the three colours first, and labels of 64 bits. The images stay bytes until they are cropped: as
+# float32 they would take four times the memory. 18,000 images of classes 0-7 are for training, and 1,000 of classes 8
+# and 9; of a file other than Galaxy10, the same proportions.
 
 # %% axes
 images = torch.tensor(images).permute(0, 3, 1, 2)
@@ -103,10 +107,11 @@ CLASS_NAMES = [
     "Disk, Face-on, Loose Spiral",
 ]
 counts = torch.bincount(labels, minlength=10)
-figure, axes = plt.subplots(2, 5, figsize=(11, 5.2), layout="constrained")
-for label, ax in enumerate(axes.flat):
-    ax.set_title(f"{label}: {counts[label]:,}\n" + CLASS_NAMES[label].replace(", ", "\n", 1), fontsize=10)
+figure, axes = plt.subplots(4, 3, figsize=(6, 9.6), layout="constrained")
+for ax in axes.flat:
     ax.axis("off")
+for label, (name, ax) in enumerate(zip(CLASS_NAMES, axes.flat, strict=False)):
+    ax.set_title(f"{label}: {counts[label]:,} images\n" + name.replace(", ", "\n", 1), fontsize=10)
     if counts[label]:
         ax.imshow(images[labels == label][0].permute(1, 2, 0))
 figure.suptitle(f"The ten classes · {DATA}")
@@ -136,8 +141,7 @@ class MyDataset(Dataset):
 
 # %% [markdown]
 # Classes 0-7 are the main set, classes 8 and 9 are held back for question 5; what is not for training is for testing.
-# The split is stratified, so that the rarest class, of 17 images, is in both halves. For the held-back classes the
-# labels become 0 and 1, as the loss expects.
+# The split is stratified, so that the rarest class, of 17 images, is in both halves.
 
 
 # %% split
@@ -186,6 +190,10 @@ first_crops = RandomCrop(48)(images[main_train_indices[:1000]].float())
 mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))
 print("mean", mean.numpy().round(2), "std", std.numpy().round(2))
 
+# %% [markdown]
+# The transform crops first and normalises then, and all four sets share it. The loss expects labels that begin at 0, so
+# the held-back labels 8 and 9 become 0 and 1.
+
 # %% datasets
 transform = transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
 main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)
@@ -208,13 +216,16 @@ def make_loader(dataset, shuffle):
 
 main_train_loader, main_test_loader = make_loader(main_train, True), make_loader(main_test, False)
 transfer_train_loader, transfer_test_loader = make_loader(transfer_train, True), make_loader(transfer_test, False)
+batch, target = next(iter(main_train_loader))
+print("a batch:", tuple(batch.shape), batch.dtype, "with labels", tuple(target.shape), target.dtype)
 
 # %% [markdown]
-# A check: after normalising, the crops of the training images must have mean 0 and standard deviation 1.
+# A check: after normalising, the crops of all training images must have mean 0 and standard deviation 1.
 
 # %% check
 crops = torch.cat([batch for batch, _ in main_train_loader])
-print("after normalising: mean", crops.mean((0, 2, 3)).numpy().round(3), "std", crops.std((0, 2, 3)).numpy().round(3))
+normalised_mean, normalised_std = crops.mean((0, 2, 3)), crops.std((0, 2, 3))
+print("after normalising: mean", normalised_mean.numpy().round(3), "std", normalised_std.numpy().round(3))
 del crops
 
 # %% [markdown]
@@ -275,21 +286,28 @@ fcn = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Line
 fcn_optimizer = torch.optim.Adam(fcn.parameters(), lr=0.001)
 print(fcn, f"\n{sum(parameter.numel() for parameter in fcn.parameters()):,} parameters")
 
+# %% [markdown]
+# Trained for 50 epochs with Adam. After each, the losses and the test accuracy are printed and kept.
+
 # %% fcn training
 fcn_history = train(fcn, fcn_optimizer, main_train_loader, main_test_loader, EPOCHS)
+
+# %% [markdown]
+# The learning curves: a test loss that rises while the training loss falls is the sign of overfitting.
 
 
 # %% fcn curves
 def show_curves(history, title):
     """Draw the losses and the test accuracy of a training run."""
     epochs = range(1, len(history["test_loss"]) + 1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    left.plot(epochs, history["train_loss"], marker=".", label="train (running mean)")
-    left.plot(epochs, history["test_loss"], marker=".", label="test")
-    left.set(xlabel="epoch", ylabel="cross entropy", title="Loss")
-    left.legend()
-    right.plot(epochs, 100 * np.array(history["test_accuracy"]), marker=".", color="tab:orange")
-    right.set(xlabel="epoch", ylabel="test accuracy (%)", title="Accuracy")
+    figure, (top, bottom) = plt.subplots(2, sharex=True, figsize=(6, 5.6), layout="constrained")
+    top.plot(epochs, history["train_loss"], marker=".", label="train (running mean)")
+    top.plot(epochs, history["test_loss"], marker=".", label="test")
+    top.set(ylabel="cross entropy")
+    top.legend()
+    bottom.plot(epochs, 100 * np.array(history["test_accuracy"]), marker=".", color="tab:orange")
+    bottom.set(xlabel="epoch", ylabel="test accuracy (%)")
+    bottom.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{title} · {DATA}")
     plt.show()
 
@@ -300,7 +318,7 @@ show_curves(fcn_history, "Fully connected network")
 # ## Question 3: a convolutional network
 #
 # Two convolutions with 5 x 5 filters, each followed by ReLU and max-pooling, and two linear layers give 64 features; a
-# linear head makes eight logits of them. Backbone and head are separate, for question 5.
+# linear head turns them into eight logits. Backbone and head are separate, for question 5.
 
 
 # %% cnn
@@ -328,12 +346,15 @@ cnn = nn.Sequential(cnn_backbone, classifier_head).to(device)
 cnn_optimizer = torch.optim.Adam(cnn.parameters(), lr=0.002)
 print(cnn, f"\n{sum(parameter.numel() for parameter in cnn.parameters()):,} parameters")
 
+# %% [markdown]
+# Trained by the same loop, so that the two networks can be compared.
+
 # %% cnn training
 cnn_history = train(cnn, cnn_optimizer, main_train_loader, main_test_loader, EPOCHS)
 show_curves(cnn_history, "Convolutional network")
 
 # %% [markdown]
-# Both networks on the same test images, beside always predicting the majority class of the training set.
+# Both networks on the same test images. The baseline always predicts the majority class of the training set.
 
 # %% comparison
 majority = torch.bincount(main_train.target).argmax()
@@ -344,39 +365,43 @@ for name, history in (("FCN", fcn_history), ("CNN", cnn_history)):
 # %% [markdown]
 # ## Question 4: what the networks confuse
 #
-# Rows are the true classes, columns the predicted ones, on the whole test set.
+# Counted on the whole test set: rows are the true classes, columns the predicted ones.
 
 # %% confusion
 logits, target = predict(fcn, main_test_loader)
 fcn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))
 logits, target = predict(cnn, main_test_loader)
 cnn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))
+print("FCN", fcn_confusion.shape, "CNN", cnn_confusion.shape, f"of {len(target):,} test images")
+
+# %% [markdown]
+# As pictures: what is off the diagonal are the errors.
 
 # %% confusion pictures
 short_names = [name.rpartition(", ")[2] for name in CLASS_NAMES[:8]]
-figure, axes = plt.subplots(1, 2, figsize=(13, 6.4), layout="constrained")
+figure, axes = plt.subplots(2, figsize=(6, 11), layout="constrained")
 for ax, matrix, title in zip(axes, (fcn_confusion, cnn_confusion), ("FCN", "CNN"), strict=True):
     shown = ConfusionMatrixDisplay(matrix, display_labels=short_names)
     shown.plot(ax=ax, cmap="Blues", xticks_rotation="vertical", values_format=",d", colorbar=False)
-    ax.set_title(f"{title}: {np.trace(matrix) / matrix.sum():.1%}")
+    ax.set_title(f"{title}: {np.trace(matrix) / matrix.sum():.1%} correct")
 figure.suptitle(f"Confusion on the test set · {DATA}")
 plt.show()
 
 # %% [markdown]
-# Is it the imbalance? Each class's recall beside its number of training images.
+# Is it the imbalance? Each class's number of training and test images, and its recall in both networks.
 
 # %% recall
 train_counts = torch.bincount(main_train.target, minlength=8)
-print(f"{'class':30}{'train':>7}{'test':>6}{'FCN recall':>12}{'CNN recall':>12}")
-for label in range(8):
-    recalls = [matrix[label, label] / max(matrix[label].sum(), 1) for matrix in (fcn_confusion, cnn_confusion)]
-    print(f"{CLASS_NAMES[label]:30}{train_counts[label]:7,}{cnn_confusion[label].sum():6,}", end="")
-    print("".join(f"{recall:12.1%}" for recall in recalls))
+print(f"{'class':16}{'train':>7}{'test':>6}{'FCN':>5}{'CNN':>5}")
+for label, name in enumerate(short_names):
+    rows = fcn_confusion[label], cnn_confusion[label]
+    recalls = [row[label] / row.sum() if row.any() else float("nan") for row in rows]
+    print(f"{name:16}{train_counts[label]:7,}{cnn_confusion[label].sum():6,}{recalls[0]:5.0%}{recalls[1]:5.0%}")
 
 # %% [markdown]
 # ## Question 5: transfer to two new classes
 #
-# The backbone is frozen, and only the 130 parameters of a new head are given to Adam.
+# The backbone is frozen, and Adam gets only the 130 parameters of a new head, so that nothing else can change.
 
 # %% transfer
 for parameter in cnn_backbone.parameters():
@@ -385,6 +410,9 @@ torch.manual_seed(SEED)
 transfer_head = nn.Linear(64, 2)
 transfer_model = nn.Sequential(cnn_backbone, transfer_head).to(device)
 transfer_optimizer = torch.optim.Adam(transfer_head.parameters(), lr=0.005)
+
+# %% [markdown]
+# Trained by the same loop, for 20 epochs. A copy of the backbone's weights shows that they have not changed.
 
 # %% transfer training
 frozen = [parameter.clone() for parameter in cnn_backbone.parameters()]
@@ -396,12 +424,12 @@ print("the backbone is unchanged:", same)
 show_curves(transfer_history, "Transfer")
 
 # %% [markdown]
-# What are the features worth? The control is a backbone that was never trained, with the best linear head there is:
-# scikit-learn's logistic regression, on both.
+# What are the features worth? The control is a backbone that was never trained. Both get the best linear head there is,
+# scikit-learn's logistic regression.
 
 # %% control
 torch.manual_seed(SEED)
-untrained_backbone, control = make_backbone().to(device), {}
+untrained_backbone, control = make_backbone().to(device), {"test_images": len(transfer_test)}
 for name, backbone in (("trained", cnn_backbone), ("untrained", untrained_backbone)):
     (features, target), (test_features, test_target) = (
         predict(backbone, loader) for loader in (transfer_train_loader, transfer_test_loader)
@@ -410,10 +438,11 @@ for name, backbone in (("trained", cnn_backbone), ("untrained", untrained_backbo
     control[name] = head.score(test_features, test_target)
     print(f"logistic regression on the {name} backbone: {control[name]:.1%}")
 majority = torch.bincount(transfer_train.target).argmax()
-print(f"majority class: {(transfer_test.target == majority).float().mean():.1%}")
+control["majority"] = (transfer_test.target == majority).float().mean().item()
+print(f"majority class: {control['majority']:.1%}")
 
 # %% [markdown]
-# The results, for later.
+# The weights and the results, for later.
 
 # %% save
 for name, model in (("fcn", fcn), ("cnn", cnn), ("transfer", transfer_model)):
@@ -421,6 +450,7 @@ for name, model in (("fcn", fcn), ("cnn", cnn), ("transfer", transfer_model)):
 results = {"data": DATA, "seed": SEED, "fcn": fcn_history, "cnn": cnn_history, "transfer": transfer_history}
 results["confusion"] = {"fcn": fcn_confusion.tolist(), "cnn": cnn_confusion.tolist()}
 results |= {"class_names": CLASS_NAMES, "train_counts": train_counts.tolist(), "control": control}
+results |= {"normalised_mean": normalised_mean.tolist(), "normalised_std": normalised_std.tolist()}
 with open("results.json", "w") as file:
     json.dump(results, file)
 print("wrote fcn.pt, cnn.pt, transfer.pt and results.json")

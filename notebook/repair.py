@@ -1,8 +1,8 @@
-"""Repair submitted notebooks whose locked cells were deleted, duplicated, split or lost their marks.
+"""Repair submitted notebooks whose locked cells were deleted, duplicated, split, edited, moved or lost their marks.
 
-Reads the notebooks that students submitted and the released one. Puts each given and marked cell of the release back,
-once and in its place, and keeps what the student has written; prints what it did to which notebook. The notebook as
-it was stays beside, with the ending .before.
+Reads the notebooks that students submitted and the released one. Puts each cell of the release back, once and in its
+place, keeps what the student has written, and prints what it did to which notebook. The notebook as it was stays beside
+it, with the ending .before.
 """
 
 import json
@@ -12,85 +12,126 @@ from common import cli
 from common.storage.artifacts import save_text
 
 EXAMPLES = (
-    "python -m notebook.repair artifacts/course/submitted/*/galaxies/*.ipynb --release artifacts/skeleton.ipynb",
+    "python -m notebook.repair artifacts/course/submitted/*/galaxies/*.ipynb",
+    "python -m notebook.repair galaxies.ipynb --release artifacts/course/release/galaxies/galaxies.ipynb",
 )
 
 
 def grade_id(cell):
     """Return the name by which nbgrader knows a cell, or None."""
-    return cell.get("metadata", {}).get("nbgrader", {}).get("grade_id")
+    return cell["metadata"].get("nbgrader", {}).get("grade_id")
 
 
 def is_locked(cell):
     """Return whether a cell is one that students must not change."""
-    return cell.get("metadata", {}).get("nbgrader", {}).get("locked", False)
+    return cell["metadata"].get("nbgrader", {}).get("locked", False)
 
 
 def text_of(cell):
     """Return the source of a cell as one text."""
-    return "".join(cell["source"])
+    return "".join(cell["source"]).strip()
+
+
+def is_added_to(cell, original):
+    """Return whether a cell has all the text of a locked one, and more."""
+    return text_of(original) in text_of(cell) and text_of(cell) != text_of(original)
+
+
+def as_own(cell, **changes):
+    """Return a cell without nbgrader's marks, which belong to another one."""
+    metadata = {key: value for key, value in cell["metadata"].items() if key != "nbgrader"}
+    return cell | {"metadata": metadata} | changes
+
+
+def sort_cells(book, wanted):
+    """Return the submitted cells by their names in the release, the student's own ones, and what was done.
+
+    book: the submitted cells; wanted: those of the release, by name. The own cells are in lists by the name of the cell
+    that they follow, None for the beginning. What was done is a list of pairs, of what and with which cell.
+    """
+    found, own, done, last = {}, {}, [], None
+    by_text = {text_of(cell): name for name, cell in wanted.items() if is_locked(cell)}
+    for cell in book:
+        text, name = text_of(cell), grade_id(cell)
+        if name not in wanted and text in by_text:
+            name = by_text[text]
+            done.append(("marked again", name))
+        if name not in wanted:
+            before = wanted.get(last)
+            if before and is_locked(before) and text_of(found[last]) != text_of(before) and text in text_of(before):
+                done.append(("removed a piece of", last))
+            elif text:
+                own.setdefault(last, []).append(as_own(cell))
+        elif name not in found:
+            found[name], last = cell, name
+            if is_locked(wanted[name]) and is_added_to(cell, wanted[name]):
+                rest = text.replace(text_of(wanted[name]), "").strip()
+                own[name] = [as_own(cell, source=rest, id=f"{name}-added")]
+                done.append(("moved into a cell of its own what was added to", name))
+        elif not is_locked(wanted[name]) and text and text != text_of(found[name]):
+            found[name] = found[name] | {"source": f"{text_of(found[name])}\n{text}"}
+            done.append(("joined the pieces of", name))
+        else:
+            done.append(("removed a duplicate of", name))
+    if list(found) != [name for name in wanted if name in found]:
+        done.append(("put into order", "the cells"))
+    return found, own, done
 
 
 def repair(book, release):
-    """Return the cells of a submitted notebook with those of the release in their places, and what was done, in words.
+    """Return the cells of a submitted notebook with those of the release in their places, and what was done.
 
-    Cells that are not of the release are the student's own and stay behind the cell that they follow, but for pieces
-    of locked cells.
+    A cell that is not of the release is the student's own and stays behind the cell that it follows; it becomes the
+    cell of a solution that is missing there. What was done is a list of pairs, of what and with which cell.
     """
-    done, wanted = [], {grade_id(cell): cell for cell in release if grade_id(cell)}
-    locked_text = "\n".join(text_of(cell) for cell in release if is_locked(cell))
-    found, extras, last = {}, {}, None
-    for cell in book:
-        name = grade_id(cell)
-        if name in wanted and name not in found:
-            found[name] = cell
-            last = name
-        elif name in wanted and not is_locked(cell) and text_of(cell).strip() != text_of(found[name]).strip():
-            found[name] = found[name] | {"source": f"{text_of(found[name])}\n{text_of(cell)}"}
-            done.append(f"joined two cells {name}")
-        elif name in wanted:
-            done.append(f"removed a duplicate of {name}")
-        elif text_of(cell).strip() and text_of(cell).strip() in locked_text:
-            done.append(f"removed a piece of a locked cell behind {last or 'the beginning'}")
+    wanted = {grade_id(cell): cell for cell in release}
+    found, own, done = sort_cells(book, wanted)
+    cells, waiting = [], own.get(None, [])
+    for name, cell in wanted.items():
+        theirs = found.get(name)
+        if theirs is None and not is_locked(cell) and waiting and waiting[0]["cell_type"] == cell["cell_type"]:
+            theirs = waiting.pop(0)
+            done.append(("marked again", name))
         else:
-            extras.setdefault(last, []).append({**cell, "metadata": without_marks(cell["metadata"])})
-    cells = list(extras.get(None, []))
-    for cell in release:
-        name = grade_id(cell)
-        if name is None:
-            cells.append(cell)
-            continue
-        if name not in found:
-            done.append(f"put back {name}" + ("" if is_locked(cell) else ", empty"))
-        elif is_locked(cell) and text_of(found[name]) != text_of(cell):
-            done.append(f"restored {name}")
-        theirs = found.get(name, cell)
-        keep = cell if is_locked(cell) else cell | {"source": theirs["source"]}
-        if "outputs" in theirs and "outputs" in keep:
-            keep = keep | {"outputs": theirs["outputs"], "execution_count": theirs.get("execution_count")}
-        cells += [keep, *extras.get(name, [])]
-    return cells, done
+            cells, waiting = cells + waiting, []
+            if theirs is None:
+                done.append(("put back", name))
+            elif is_locked(cell) and text_of(cell) not in text_of(theirs):
+                done.append(("restored", name))
+        kept = cell if is_locked(cell) or theirs is None else cell | {"source": theirs["source"]}
+        if theirs and "outputs" in cell and "outputs" in theirs:
+            kept = kept | {"outputs": theirs["outputs"], "execution_count": theirs.get("execution_count")}
+        cells.append(kept)
+        waiting = waiting + own.get(name, [])
+    return cells + waiting, done
 
 
-def without_marks(metadata):
-    """Return a cell's metadata without nbgrader's, which belong to another cell."""
-    return {key: value for key, value in metadata.items() if key != "nbgrader"}
+def in_words(done):
+    """Return what was done as text, each kind once with its cells."""
+    kinds = dict.fromkeys(what for what, _ in done)
+    return "; ".join(f"{kind} {', '.join(name for what, name in done if what == kind)}" for kind in kinds)
 
 
 def main():
     args = get_args()
     release = json.loads(Path(args.release).read_text(encoding="utf-8"))["cells"]
+    unreadable = []
     for path in map(Path, args.notebooks):
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             book = json.loads(text)
             cells, done = repair(book["cells"], release)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a notebook ({error}): ask for it again") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            unreadable.append(str(path))
+            continue
+        if book.get("nbformat_minor", 0) < 5:  # ids of cells came with nbformat 4.5
+            cells = [{key: value for key, value in cell.items() if key != "id"} for cell in cells]
         if done:
             save_text(text, path.with_name(path.name + ".before"))
-            save_text(json.dumps(book | {"cells": cells}, indent=1), path)
-        print(f"{path}: {'; '.join(done) or 'nothing to repair'}.")
+            save_text(json.dumps(book | {"cells": cells}, indent=1, ensure_ascii=False) + "\n", path)
+        print(f"{path}: {in_words(done) or 'nothing to repair'}.")
+    if unreadable:
+        raise ValueError(f"{', '.join(unreadable)}: not a notebook of nbformat 4; ask for it again")
 
 
 def get_args(argv=None):

@@ -55,6 +55,10 @@ TESTS = {
     "a table of true classes": (
         "test_predict_files.test_what_is_ambiguous_unknown_or_contradicts_is_refused_with_its_row"
     ),
+    "the notebook has no data": "test_notebook.test_without_the_data_one_sentence_says_where_to_get_them",
+    "`make notebook`": "test_notebook.test_without_data_or_packages_one_line_says_what_is_missing",
+    "a submission loops": "test_nbgrader.test_a_run_that_misbehaves_is_ended_with_a_message_and_the_next_are_marked",
+    "students have deleted": "test_repair.test_cells_are_as_released_again_and_the_solutions_are_kept",
 }
 
 

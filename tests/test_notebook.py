@@ -1,91 +1,298 @@
-"""Notebooks are run by the Python that builds them, whatever kernels Jupyter knows; and what goes wrong is said."""
+"""The notebook that is handed in: what it shares with the scripts, its messages, its results and its page."""
 
-import ast
+import contextlib
+import hashlib
+import io
 import json
-import signal
-import subprocess
+import re
+import runpy
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
 
-from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES
-from notebook.build import execute, name_classes, new_notebook, read_cells
+from common.galaxies.synthetic import write_synthetic
+from notebook import build
+from notebook.build import read_cells
+from q2_fcn import make_fcn
+from q3_cnn import make_cnn
 
-from conftest import ROOT, heed_ctrl_c
-from nbformat.v4 import new_code_cell
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import torch
+from conftest import ROOT, error_of, made_once, run, run_well, write_galaxy10
+from sklearn.metrics import confusion_matrix
+from torch import nn
+
+CELLS = {cell.metadata["title"]: cell.source for cell in read_cells("galaxies.py") if "title" in cell.metadata}
+
+
+def run_cells(*titles, **names):
+    """Run cells of the notebook after its imports and settings, with `names` given; return all names."""
+    for title in ("imports", "settings", *titles):
+        exec(compile(CELLS[title], title, "exec"), names)
+        if title == "settings":
+            names |= {"device": torch.device("cpu")}
+    return names
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """The names of the notebook once its three networks are made."""
+    return run_cells("fcn", "cnn", "transfer")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A folder in which all cells have run, and what they printed: one epoch on a small synthetic file."""
+    folder = tmp_path_factory.mktemp("smoke")
+    write_synthetic(folder / "Galaxy10.h5", 300, 0)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setenv("GALAXY10_EPOCHS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        runpy.run_path(str(ROOT / "notebook" / "galaxies.py"))
+    plt.close("all")
+    return folder, printed.getvalue()
+
+
+def test_every_cell_of_code_has_a_sentence_before_it():
+    cells = read_cells("galaxies.py")
+    kinds = [cell.cell_type for cell in cells]
+    assert kinds[::2] == ["markdown"] * (len(cells) // 2)
+    assert kinds[1::2] == ["code"] * (len(cells) // 2)
+    assert all(len(cell.source.splitlines()) <= 32 for cell in cells)
+
+
+MAKERS = {"fcn": make_fcn, "cnn": make_cnn, "transfer_model": lambda: nn.Sequential(make_cnn()[0], nn.Linear(64, 2))}
+PARAMETERS = {"fcn": 442_952, "cnn": 178_616, "transfer_model": 178_096 + 130}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_networks_have_the_layers_and_the_initial_weights_of_the_scripts(name, networks):
+    torch.manual_seed(0)
+    expected = MAKERS[name]()
+    assert str(networks[name]) == str(expected)
+    assert sum(parameter.numel() for parameter in networks[name].parameters()) == PARAMETERS[name]
+    if name != "transfer_model":
+        assert all(torch.equal(*pair) for pair in zip(networks[name].parameters(), expected.parameters(), strict=True))
+
+
+def test_the_networks_load_what_the_scripts_have_trained_and_give_the_same_logits(networks, synthetic_run):
+    crops = torch.randn(20, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    for name, script in (("fcn", "q2_fcn"), ("cnn", "q3_cnn"), ("transfer_model", "q5_transfer")):
+        weights = torch.load(synthetic_run[0] / f"{script}.pt", weights_only=True)
+        expected = MAKERS[name]()
+        expected.load_state_dict(weights)
+        networks[name].load_state_dict(weights)
+        with torch.no_grad():
+            torch.testing.assert_close(networks[name](crops), expected(crops))
+
+
+def test_on_the_same_images_the_statistics_are_those_of_q1_to_one_percent(synthetic_run):
+    data = torch.load(synthetic_run[0] / "q1_data.pt", weights_only=True)
+    images = data["main_train_images"]
+    names = run_cells("crop", "statistics", images=images, main_train_indices=torch.arange(len(images)))
+    torch.testing.assert_close(names["mean"], data["mean"], rtol=0.01, atol=0)
+    torch.testing.assert_close(names["std"], data["std"], rtol=0.01, atol=0)
+
+
+def test_each_crop_has_a_place_of_its_own_and_is_a_window_of_its_image():
+    crop = run_cells("crop")["RandomCrop"](48)
+    images = torch.arange(69 * 69).float().view(1, 1, 69, 69).expand(200, 3, 69, 69)
+    crops = crop(images)
+    corners = crops[:, 0, 0, 0].long()
+    assert len(set(corners.tolist())) > 100
+    assert corners.remainder(69).max() <= 21
+    windows = torch.arange(48)[:, None] * 69 + torch.arange(48)
+    assert torch.equal(crops.long(), (corners[:, None, None, None] + windows).expand(200, 3, 48, 48))
+    assert crop(images[0]).shape == (3, 48, 48)
+
+
+def test_it_runs_in_a_folder_of_its_own_and_writes_the_results(smoke):
+    folder, printed = smoke
+    assert "SYNTHETIC galaxies: images (300, 69, 69, 3) uint8" in printed
+    assert "the backbone is unchanged: True" in printed
+    assert {path.name for path in folder.iterdir()} == {
+        "Galaxy10.h5", "fcn.pt", "cnn.pt", "transfer.pt", "results.json"
+    }  # fmt: skip
+    results = json.loads((folder / "results.json").read_text())
+    for name in ("fcn", "cnn", "transfer"):
+        assert set(results[name]) == {"train_loss", "test_loss", "test_accuracy"}
+        assert all(len(values) == 1 for values in results[name].values())
+    for name in ("fcn", "cnn"):
+        matrix = np.array(results["confusion"][name])
+        assert matrix.shape == (8, 8)
+        assert np.trace(matrix) / matrix.sum() == pytest.approx(results[name]["test_accuracy"][-1], abs=1e-6)
+
+
+def test_the_saved_weights_are_those_of_the_scripts_networks(smoke):
+    folder, _ = smoke
+    transfer = MAKERS["transfer_model"]()
+    for name, network in (("fcn", make_fcn()), ("cnn", make_cnn()), ("transfer", transfer)):
+        network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
+    cnn = torch.load(folder / "cnn.pt", weights_only=True)
+    assert all(torch.equal(value, cnn[key]) for key, value in transfer[0].state_dict(prefix="0.").items())
+
+
+def test_the_losses_are_means_over_images_and_no_image_of_a_smaller_batch_counts_more():
+    names = run_cells("train", "predict")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8))
+    images, target = torch.randn(70, 3, 2, 2), torch.arange(70) % 8
+    images[64:] *= 20  # in the last batch, of 6
+    with torch.no_grad():
+        logits = model(images)
+    expected = nn.functional.cross_entropy(logits, target).item()
+    loader = [(images[:64], target[:64]), (images[64:], target[64:])]
+    history = names["train"](model, torch.optim.SGD(model.parameters(), lr=0.0), loader, loader, 2)
+    assert history["train_loss"] == pytest.approx([expected] * 2, rel=1e-5)
+    assert history["test_loss"] == pytest.approx([expected] * 2, rel=1e-5)
+    accuracy = np.trace(confusion_matrix(target, logits.argmax(1))) / 70
+    assert history["test_accuracy"] == pytest.approx([accuracy] * 2)
 
 
 @pytest.fixture
-def other_python(tmp_path, monkeypatch):
-    """A kernel `python3`, as of another Python, that cannot start."""
-    kernel = tmp_path / "share" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    arguments = ["/nowhere/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": arguments, "display_name": "Python 3"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+def mirror():
+    """The address of a server that has Galaxy10.h5, of the bytes b"galaxies", and one that breaks off."""
+
+    class Mirror(BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.path in ("/Galaxy10.h5", "/short")
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", "8" if known else "0")
+            self.end_headers()
+            self.wfile.write({"/Galaxy10.h5": b"galaxies", "/short": b"gal"}.get(self.path, b""))
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Mirror)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
-def notebook_of(*sources):
-    return new_notebook([new_code_cell(source, metadata={"title": f"cell {source[:6]}"}) for source in sources])
+def download(url, sha256=None, file="Galaxy10.h5"):
+    """Run the notebook's download with another address and checksum."""
+    sha256 = sha256 or hashlib.sha256(b"galaxies").hexdigest()
+    names = {"DATA_URL": url, "SHA256": sha256, "DATA_FILE": str(file)}
+    for line in ("import hashlib, http.client, os, urllib.request", CELLS["download"]):
+        exec(compile(line, "download", "exec"), names)
 
 
-def test_the_kernel_is_this_python_whatever_kernel_python3_is(other_python, tmp_path):
-    book = notebook_of("import sys\nprint(sys.executable)", "1 + 1")
-    execute(book, tmp_path)
-    first, second = book.cells
-    assert first.outputs[0].text == f"{sys.executable}\n"
-    assert second.outputs[0].data["text/plain"] == "2"
-    assert [cell.execution_count for cell in book.cells] == [1, 2]
-    assert book.metadata.language_info.name == "python"
+def test_the_data_are_downloaded_from_a_mirror_that_is_named(mirror, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    download(f"{mirror}/Galaxy10.h5")
+    assert Path("Galaxy10.h5").read_bytes() == b"galaxies"
+    download("http://127.0.0.1:1/never-asked")
+    assert [path.name for path in tmp_path.iterdir()] == ["Galaxy10.h5"]
+    monkeypatch.setenv("GALAXY10_URL", f"{mirror}/Galaxy10.h5")
+    assert run_cells()["DATA_URL"] == f"{mirror}/Galaxy10.h5"
 
 
-@pytest.mark.parametrize(
-    ("source", "sentence"),
-    [
-        ("wrong = 1 / 0", "the cell 'cell wrong ' failed: ZeroDivisionError: division by zero"),
-        ("import os\nos.kill(os.getpid(), 9)", "the cell 'cell import' was killed, perhaps for lack of memory"),
-    ],
-)
-def test_a_cell_that_fails_is_named(source, sentence, tmp_path):
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
-        execute(notebook_of("x = 1", source, "y = 1"), tmp_path)
-
-
-def test_a_kernel_that_cannot_start_is_one_sentence(tmp_path, monkeypatch, capfd):
-    (tmp_path / "ipykernel_launcher.py").write_text("raise ImportError('no zmq here')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    sentence = f"^{sys.executable} -m ipykernel_launcher, to run the notebook, failed: ImportError: no zmq here$"
-    with pytest.raises(ValueError, match=sentence):
-        execute(notebook_of("1"), tmp_path)
-    assert capfd.readouterr().err.count("\n") <= 1  # nbclient's own line
-
-
-def test_ctrl_c_ends_the_kernel_too_and_is_no_error(tmp_path):
-    code = "import time\nopen('begun', 'w').close()\ntime.sleep(100)"
-    script = (
-        "from pathlib import Path\nfrom common import cli\nfrom notebook.build import execute, new_notebook\n"
-        f"from nbformat.v4 import new_code_cell\nbook = new_notebook([new_code_cell({code!r})])\n"
-        f"cli.run(lambda: execute(book, Path({str(tmp_path)!r})))"
+@pytest.mark.parametrize(("path", "options", "reason"), [
+    ("/nothing", {}, "HTTP Error 404: Not Found"),
+    ("/short", {}, "IncompleteRead(3 bytes read, 5 more expected)"),
+    ("/Galaxy10.h5", {"sha256": "0" * 64}, "its SHA-256 differs: it is incomplete or another file"),
+    ("/Galaxy10.h5", {"file": "missing/Galaxy10.h5"}, "No such file or directory: 'missing/Galaxy10.h5'"),
+    (None, {}, "unknown url type: 'no address'"),
+])  # fmt: skip
+def test_without_the_data_one_sentence_says_where_to_get_them(path, options, reason, mirror, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        download(f"{mirror}{path}" if path else "no address", **options)
+    message = str(stopped.value)
+    assert reason in message
+    assert message.endswith(
+        "put Galaxy10.h5, from https://zenodo.org/records/10844811, next to this notebook, or name it in "
+        "$GALAXY10_FILE."
     )
-    options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
-    with subprocess.Popen([sys.executable, "-c", script], **options) as process:
-        while not (tmp_path / "begun").exists():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert errors.startswith("interrupted; ")
-    assert errors.count("\n") == 1
+    assert ". " not in message.removesuffix(".")
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("names", [CLASS_NAMES, DECALS_CLASS_NAMES, [f'"{n}" \\ é' for n in range(10)]])
-def test_the_notebook_names_the_classes_as_the_file_does(names):
-    book = new_notebook(read_cells("galaxies.py"))
-    name_classes(book, names)
-    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "classes"]
-    assignment = ast.parse(cell.source).body[0]
-    assert (assignment.targets[0].id, ast.literal_eval(assignment.value)) == ("CLASS_NAMES", list(names))
-    if names is CLASS_NAMES:
-        assert book == new_notebook(read_cells("galaxies.py"))
+@pytest.fixture(scope="session")
+def submission(tmp_path_factory):
+    """The folder with what `make notebook` writes, on a small synthetic file."""
+
+    def make(folder):
+        write_synthetic(folder / "synthetic.h5", 300, 0)
+        (folder / "q1_data.json").write_text('{"source": "synthetic", "args": {"data": null}}')
+        return run_well("notebook/build.py", "submission", "--out", folder, "--epochs", 1, "--seed", 3)
+
+    return made_once(tmp_path_factory, "submission", make)
+
+
+def test_each_question_of_the_submission_is_followed_by_its_discussion(submission):
+    book = nbformat.read(submission[0] / "submission.ipynb", as_version=4)
+    nbformat.validate(book)
+    headings = [re.findall(r"^##+ (.*)", cell.source) for cell in book.cells if cell.cell_type == "markdown"]
+    headings = [heading for found in headings for heading in found]
+    run = "Discussion of this run: SYNTHETIC galaxies, random seed 3"
+    questions = [heading for heading in headings if heading.startswith("Question")]
+    assert headings == [
+        questions[0], run, *(each for question in questions[1:] for each in (question, f"{run}, 1 epoch")),
+        "Acknowledgements",
+    ]  # fmt: skip
+    assert len(questions) == 5
+    texts = [cell.source for cell in book.cells if cell.source.startswith("### Discussion")]
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.text for output in outputs if "text" in output)
+    accuracy = re.search(r"FCN (\d+\.\d%), test loss", printed)[1]
+    assert f"The test accuracy is {accuracy} on" in texts[1]
+    pictures = [output for output in outputs if "data" in output]
+    assert len(pictures) == 5
+    assert all("image/png" in picture["data"] for picture in pictures)
+
+
+def test_the_submission_has_no_path_of_this_machine_and_its_page_loads_nothing(submission):
+    folder, _ = submission
+    page, book = (folder / "submission.html").read_text(), (folder / "submission.ipynb").read_text()
+    for text in (page, book):
+        assert not [path for path in (str(folder), str(ROOT), sys.prefix, str(Path.home())) if f"{path}/" in text]
+        assert "SYNTHETIC" in text
+    assert "<title>Recognizing galaxies with deep neural networks · SYNTHETIC galaxies</title>" in page
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page.replace('href="https://zenodo.org/', ""))
+    assert page.count("data:image/png;base64,") >= 5
+
+
+def test_in_colab_it_asks_for_a_gpu(submission):
+    metadata = json.loads((submission[0] / "submission.ipynb").read_text())["metadata"]
+    assert metadata["accelerator"] == "GPU"
+    assert metadata["kernelspec"]["name"] == "python3"
+
+
+def test_it_is_run_on_the_data_that_q1_has_used(tmp_path, monkeypatch):
+    mine = write_galaxy10(tmp_path / "mine.h5")
+    record = tmp_path / "q1_data.json"
+
+    def found(source, **options):
+        record.write_text(json.dumps({"source": source, "args": {"data": None, "cache": str(tmp_path)} | options}))
+        return build.find_data(tmp_path)
+
+    assert found("file:mine.h5", data=str(mine)) == str(mine)
+    assert found("synthetic") == tmp_path / "synthetic.h5"
+    monkeypatch.setattr(build, "fetch", lambda cache, published: Path(cache) / published.name)
+    assert found("galaxy10-sdss") == tmp_path / "Galaxy10.h5"
+    with pytest.raises(ValueError, match="DECaLS"):
+        found("galaxy10-decals")
+
+
+def test_without_data_or_packages_one_line_says_what_is_missing(tmp_path, monkeypatch):
+    error = error_of(run("notebook/build.py", "submission", "--out", tmp_path))
+    assert error.startswith(f"error: {tmp_path}/q1_data.json does not exist: name the Galaxy10 HDF5 file with --data")
+    error = error_of(run("notebook/build.py", "submission", "--out", tmp_path, "--data", tmp_path / "no.h5"))
+    assert error.startswith(f"error: {tmp_path}/no.h5 does not exist")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(build, "PACKAGES", ("json", "no_such_package", "no_other"))
+    with pytest.raises(ValueError, match=r"need no_such_package, no_other: pip install -r requirements-teaching.txt$"):
+        build.check_packages()

@@ -1,0 +1,148 @@
+"""The parts of nbgrader that the course replaces, by nbgrader_config.py: collecting from Moodle, and running.
+
+This file lies in the course's folder, beside the configuration.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import site
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import nbformat
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbgrader.converters import Autograde
+from nbgrader.plugins import FileNameCollectorPlugin
+from nbgrader.preprocessors import Execute
+from nbgrader.preprocessors.execute import UnresponsiveKernelError
+from nbgrader.utils import is_grade
+from traitlets import Dict, Integer, Unicode
+
+
+class OneNotebook(FileNameCollectorPlugin):
+    """Collect one notebook per student, whatever its name; of several, the "galaxies" with the highest number."""
+
+    def collect(self, submitted_file):
+        """Return what the pattern finds in a path, or None for a file that is not collected."""
+        found = super().collect(submitted_file)
+        if found is None:
+            return None
+        # Everything that Moodle has of this student begins with the same words, up to the student's number.
+        start = re.match(self.named_regexp, submitted_file).end("student_id")
+        folder, _, name = submitted_file[:start].rpartition("/")
+        candidates = [path for path in Path(folder).rglob("*.ipynb") if str(path).startswith(f"{folder}/{name}_")]
+        candidates = [path for path in candidates if re.match(self.named_regexp, str(path))]
+        best = max(candidates, key=lambda path: ("galaxies" in path.stem.lower(), copy_number(path), str(path)))
+        if Path(submitted_file) != best:
+            self.log.warning("%s is left out: of %s, %s is collected", submitted_file, found["student_id"], best.name)
+            return None
+        return found
+
+
+def copy_number(path):
+    """Return the number of a browser's copy: 2 of "galaxies (2).ipynb", 0 of "galaxies.ipynb"."""
+    number = re.search(r"\((\d+)\)$", path.stem)
+    return int(number[1]) if number else 0
+
+
+class Stopped(Exception):
+    """A submission did what ends its run."""
+
+
+class MarkingRun(Execute):
+    """Run a submission in a folder that is thrown away, and end it when it loops, deletes its files or prints too much.
+
+    It gets a copy of the data for marking as Galaxy10.h5. Afterwards the cells that are not marked show the student's
+    own output again, beside the errors of this run: the descriptions are about that output. What a marked cell writes
+    to stderr, such as a warning or a progress bar, would count as its failure, and is removed.
+    """
+
+    data = Unicode(help="the HDF5 file that submissions are run on").tag(config=True)
+    environment = Dict(help="variables of the environment of the run").tag(config=True)
+    max_output = Integer(10_000_000, help="bytes that a submission may print").tag(config=True)
+
+    def preprocess(self, nb, resources):
+        """Run a notebook. Raises UnresponsiveKernelError, after a line that says why, when the run was ended."""
+        import matplotlib  # here: of nbgrader's commands only this one needs it
+
+        names = resources["nbgrader"]
+        self.printed, self.reason = 0, None
+        with TemporaryDirectory() as temporary:
+            # As deep as in the course, so that "../.." is a folder that is thrown away too.
+            folder = Path(temporary) / "course" / "autograded" / names["student"] / names["assignment"]
+            shutil.copytree(resources["metadata"]["path"], folder)
+            shutil.copy(self.data, folder / "Galaxy10.h5")
+            self.files = [path for path in folder.rglob("*") if path.is_file()]
+            kept = {"PYTHONUSERBASE": site.getuserbase(), "MPLCONFIGDIR": matplotlib.get_cachedir()}
+            variables = {"HOME": temporary, **kept, **self.environment}
+            inside = resources | {"metadata": resources["metadata"] | {"path": str(folder)}}
+            try:
+                with patch.dict(os.environ, variables):
+                    nb, _ = super().preprocess(nb, inside)
+            except (CellTimeoutError, DeadKernelError, Stopped) as error:
+                first_line = self.cell.source.strip().partition("\n")[0]
+                self.log.error(
+                    "The submission of %s is not marked: a cell %s. The cell begins with: %s",
+                    *(names["student"], self.reason or self.describe(error), first_line),
+                )
+                raise UnresponsiveKernelError from None
+        self.show_own_output(nb, names)
+        return nb, resources
+
+    def describe(self, error):
+        """Return in a few words what ended a run."""
+        if isinstance(error, CellTimeoutError):
+            return f"took longer than {self.timeout} seconds"
+        return str(error) if isinstance(error, Stopped) else "ended Python, or took all memory"
+
+    def preprocess_cell(self, cell, resources, index):
+        """Run a cell. Raises Stopped when files are missing after it."""
+        self.cell = cell
+        cell, resources = super().preprocess_cell(cell, resources, index)
+        missing = [path.name for path in self.files if not path.exists()]
+        if missing:
+            raise Stopped(f"deleted {', '.join(missing)}")
+        return cell, resources
+
+    def process_message(self, msg, cell, cell_index):
+        """Take a message of the kernel; end the kernel when it has printed too much."""
+        if self.reason:
+            return None
+        if msg["msg_type"] in ("stream", "display_data", "execute_result", "error"):
+            self.printed += len(str(msg["content"]))
+        if self.printed > self.max_output:
+            self.reason = f"printed more than {self.max_output:,} bytes"
+            self.ending = asyncio.ensure_future(self.km.shutdown_kernel(now=True))
+            return None
+        return super().process_message(msg, cell, cell_index)
+
+    def show_own_output(self, nb, names):
+        """Put the output of the submitted notebook back where nothing is marked, and remove stderr where it is."""
+        coursedir = self.parent.parent.coursedir
+        folder = coursedir.format_path(coursedir.submitted_directory, names["student"], names["assignment"])
+        submitted = nbformat.read(Path(folder) / f"{names['notebook']}.ipynb", as_version=4)
+        own = {identity(cell): cell.outputs for cell in submitted.cells if cell.cell_type == "code"}
+        for cell in nb.cells:
+            if cell.cell_type != "code":
+                continue
+            if is_grade(cell):
+                cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+            elif own.get(identity(cell)):
+                errors = [each for each in cell.outputs if each.output_type == "error"]
+                note = "When this was marked, on a small synthetic file, the cell failed:\n"
+                notes = [nbformat.v4.new_output("stream", name="stdout", text=note)] if errors else []
+                cell.outputs = own[identity(cell)] + notes + errors
+
+
+def identity(cell):
+    """Return what tells a cell from others: nbgrader's name for it, or its text."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id") or cell.source
+
+
+# What autograde does with a submission, this run in place of nbgrader's.
+STEPS = [
+    MarkingRun if step is Execute else step for step in Autograde.class_traits()["autograde_preprocessors"].default()
+]
