@@ -339,7 +339,7 @@ def get_args(argv=None):
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
     add("--count", type=cli.positive_int, metavar="N", help="synthetic galaxies; unset: as many as Galaxy10 SDSS has")
     add("--epochs", type=cli.positive_int, metavar="N", help="of all training runs; unset: the assignment's")
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
+    cli.add_out(parser)
     add("--no-tests", dest="tests", action="store_false", help="leave the tests out")
     return parser.parse_args(argv)
 

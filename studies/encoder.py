@@ -206,7 +206,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--encoder", required=True, metavar="NAME", help="a model of timm, hf_hub:OWNER/MODEL included")
-    add("--encoder-weights", metavar="PTH", help="its state_dict, in place of those that timm downloads")
+    add("--encoder-weights", type=cli.path, metavar="PTH", help="its state_dict, in place of those that timm downloads")
     add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="side of its input (default: its own)")
     add_study_options(parser)
     cli.add_force(parser)
