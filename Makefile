@@ -15,10 +15,13 @@ TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
 DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of another device
 PRECISION      = float32## float32 or bf16; bf16 is slow on CPUs without bf16 instructions
 
-override OUT := $(patsubst ~/%,$(HOME)/%,$(OUT))
+# Not every shell expands ~ after =. (The scripts do: so DATA stays as it is.)
+home = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(1)))
+override OUT := $(call home,$(OUT))
+override PYTHON := $(call home,$(PYTHON))
 # Names with a space cannot be targets, and an empty one would let `make clean` reach for /.
-ifneq ($(words $(OUT))$(findstring ',$(OUT)),1)
-$(error OUT='$(OUT)' must name one folder, without spaces and quotes)
+ifneq ($(words $(OUT))$(findstring ',$(OUT))$(filter ~%,$(OUT)),1)
+$(error OUT='$(OUT)' must name one folder, without spaces and quotes, and without ~ but for your own home)
 endif
 
 .DELETE_ON_ERROR:
@@ -157,7 +160,7 @@ $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.
 	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
 
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/synthetic.h5 $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
 	@-rmdir "$(OUT)/model" "$(OUT)" 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20

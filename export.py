@@ -72,10 +72,11 @@ def main():
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--model", default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
-    parser.add_argument("--to", default="artifacts/model", metavar="DIR", help="folder to write")
+    add = parser.add_argument
+    add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
+    add("--to", type=cli.path, default="artifacts/model", metavar="DIR", help="folder to write")
     help = "licence of the weights, as the Hub abbreviates it: mit, cc-by-4.0, ..."
-    parser.add_argument("--license", default="unknown", metavar="NAME", help=help)
+    add("--license", default="unknown", metavar="NAME", help=help)
     return parser.parse_args(argv)
 
 

@@ -162,15 +162,17 @@ def get_args(argv=None):
     add = parser.add_argument
     add("pictures", nargs="+", metavar="PATH", help="picture, folder, HDF5 or FITS file; - reads paths from stdin")
     help = "a trained network with its .json beside it, or a folder that export.py wrote"
-    add("--model", default="artifacts/q3_cnn.pt", metavar="PT", help=help)
+    add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help=help)
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    add("--csv", metavar="FILE", help="write a row for each picture")
-    add("--json", metavar="FILE", help="write a list with a record for each picture")
-    add("--html", metavar="FILE", help="write a contact sheet, by class, the least certain first")
-    add("--explain", metavar="DIR", help="write occlusion maps: what the prediction depends on (needs captum)")
-    add("--truth", metavar="FILE", help="CSV of name and true class: adds accuracy and a confusion matrix")
+    add("--csv", type=cli.path, metavar="FILE", help="write a row for each picture")
+    add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
+    add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
+    help = "write occlusion maps: what the prediction depends on (needs captum)"
+    add("--explain", type=cli.path, metavar="DIR", help=help)
+    help = "CSV of name and true class: adds accuracy and a confusion matrix"
+    add("--truth", type=cli.path, metavar="FILE", help=help)
     cli.add_device(parser)
     return parser.parse_args(argv)
 

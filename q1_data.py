@@ -111,10 +111,10 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, count = parser.add_argument, cli.positive_int
-    add("--data", metavar="PATH", help="Galaxy10 HDF5 file, SDSS or DECaLS, instead of --source")
+    add("--data", type=cli.data_path, metavar="PATH", help="Galaxy10 HDF5 file, SDSS or DECaLS, instead of --source")
     add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")
     add("--dataset", choices=("sdss", "decals"), default="sdss", help="the real set to download")
-    add("--cache", metavar="DIR", default=download.default_cache(), help="folder for downloads")
+    add("--cache", type=cli.path, metavar="DIR", default=download.default_cache(), help="folder for downloads")
     add("--count", type=count, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
     add("--image-size", type=count, default=IMAGE_SIZE, metavar="PIXELS", help="side of the images after resizing")
     add("--main-train", type=count, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")

@@ -132,7 +132,8 @@ def main():
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--backbone", metavar="PT", help="checkpoint to start from; unset: q3_cnn.pt under --out")
+    help = "checkpoint to start from; unset: q3_cnn.pt under --out"
+    parser.add_argument("--backbone", type=cli.path, metavar="PT", help=help)
     cli.add_force(parser)
     cli.add_training(parser, epochs=20, lr=0.005)
     cli.add_out_and_seed(parser)

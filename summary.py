@@ -83,7 +83,7 @@ def main():
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
+    cli.add_out(parser)
     return parser.parse_args(argv)
 
 

@@ -27,6 +27,7 @@ from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
+import joblib
 import torch
 from torch import nn
 from torchvision import transforms
@@ -247,7 +248,7 @@ def check_runs(checks, epochs):
     }
     if checks.device == "cuda":
         tasks["memory"] = lambda: checks.run("memory", "-c", OUT_OF_MEMORY)
-    with ThreadPoolExecutor(min(5, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(5, joblib.cpu_count())) as pool:
         results = dict(zip(tasks, pool.map(lambda task: task(), tasks.values()), strict=True))
 
     for script in ("q2_fcn", "q3_cnn"):
@@ -303,7 +304,7 @@ def main():
     folder.mkdir(parents=True)
     checks, begin = Checks(folder, args.device), time.perf_counter()
     name = torch.cuda.get_device_name() if args.device == "cuda" else "no card: a dry run"
-    checks.note("machine", f"{name}, {machine()}, {os.cpu_count()} cores; SYNTHETIC galaxies")
+    checks.note("machine", f"{name}, {machine()}, {joblib.cpu_count()} cores; SYNTHETIC galaxies")
     run_chain(checks, args.count, args.epochs)
     data = load_data(folder / "chain")
     time_parts(checks, data)
@@ -320,7 +321,7 @@ def main():
             "-p",
             "no:cacheprovider",
             "-n",
-            min(10, os.cpu_count() or 1),
+            min(10, joblib.cpu_count()),
             "--dist",
             "loadfile",
         )
@@ -340,7 +341,7 @@ def get_args(argv=None):
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
     add("--count", type=cli.positive_int, metavar="N", help="synthetic galaxies; unset: as many as Galaxy10 SDSS has")
     add("--epochs", type=cli.positive_int, metavar="N", help="of all training runs; unset: the assignment's")
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
+    cli.add_out(parser)
     add("--no-tests", dest="tests", action="store_false", help="leave the tests out")
     return parser.parse_args(argv)
 

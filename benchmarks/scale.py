@@ -95,7 +95,7 @@ def get_args(argv=None):
     parser.add_argument(
         "--counts", type=number_list, default=[3_000, 30_000, 300_000], metavar="LIST", help="numbers of images"
     )
-    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts")
+    cli.add_out(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)
 

@@ -74,10 +74,29 @@ def seed(text):
     return number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
 
 
+def path(text, remedy="download it first, as with curl -LO, and give the file"):
+    """argparse type: a path on this machine, with ~ for the home folder. An address is refused with the `remedy`."""
+    if "://" in text and not os.path.exists(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is an address, not a file or folder of this machine: {remedy}")
+    return os.path.expanduser(text)
+
+
+def data_path(text):
+    """argparse type: the `path` of a file of galaxies."""
+    remedy = "without --data (make: DATA) q1_data.py downloads Galaxy10 itself, from $GALAXY10_URL where that is set"
+    return path(text, f"{remedy}; download other files first")
+
+
 def add_out_and_seed(parser):
     """Add the options of every script: --out and --seed."""
-    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
+    add_out(parser)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed")
+
+
+def add_out(parser):
+    """Add the option of every script that reads or writes artifacts: --out."""
+    help = "folder of all artifacts, read and written"
+    parser.add_argument("--out", type=path, default="artifacts", metavar="DIR", help=help)
 
 
 def add_device(parser):

@@ -17,7 +17,7 @@ from common.data import load_data
 from common.galaxies.facts import SUBSETS
 from common.hardware.device import choose_device
 from common.storage.artifacts import load_tensors, save_tensors
-from common.storage.checkpoint import load_backbone, weights_hash
+from common.storage.checkpoint import load_backbone, load_weights, weights_hash
 from common.train import predict
 from q3_cnn import make_backbone
 from studies.methods.heads import head_accuracy
@@ -36,6 +36,7 @@ from tqdm import tqdm
 EXAMPLES = (
     "python -m studies.encoder --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano  # trained on Galaxy Zoo",
     "python -m studies.encoder --encoder tf_efficientnet_lite0 --encoder-weights tf_efficientnet_lite0.pth",
+    "python -m studies.encoder --encoder local-dir:zoobot  # a folder with its config.json and model.safetensors",
 )
 BATCH_SIZE = 32
 TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # and what the encoder is compared with
@@ -44,9 +45,9 @@ TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # and what the enc
 def load_encoder(name, weights=None):
     """Return timm's model `name` without its classifier, frozen, and its data config: input_size, mean, std and more.
 
-    name: as timm.create_model takes it, hf_hub:OWNER/MODEL included; weights: a state_dict file of it, in place of
-    those that timm downloads. Raises ValueError when timm is missing, has no such model or cannot get its weights,
-    and as `load_tensors` does.
+    name: as timm.create_model takes it, hf_hub:OWNER/MODEL and local-dir:FOLDER included; weights: a state_dict file of
+    it, with which nothing is downloaded. Raises ValueError when timm is missing, has no such model or cannot get its
+    weights, and as `load_weights` does.
     """
     try:
         import timm
@@ -54,10 +55,20 @@ def load_encoder(name, weights=None):
         raise ValueError(
             f"--encoder {name} needs the package timm, which is not installed: pip install -r requirements-extra.txt"
         ) from None
+    source, _, repository = name.partition(":")
+    hub = source.lower().replace("_", "-") == "hf-hub"
+    by_folder = "download its config.json and weights, and give their folder as --encoder local-dir:FOLDER"
+    architecture = name
+    if hub and weights is not None:  # timm would ask the Hub for the configuration
+        owner, _, architecture = repository.rpartition("/")
+        if owner != "timm" or not timm.is_model(architecture):
+            raise ValueError(f"--encoder {name} --encoder-weights: only the Hub knows its architecture: {by_folder}")
     try:
-        encoder = timm.create_model(name, pretrained=weights is None, num_classes=0)
+        encoder = timm.create_model(architecture, pretrained=weights is None, num_classes=0)
     except Exception as error:  # timm and huggingface_hub raise a dozen types
         hint = "check the name and the network, or name a file with --encoder-weights"
+        hint = f"check the name and the network, or {by_folder}" if hub else hint
+        hint = "check the name" if weights is not None or source == "local-dir" else hint
         raise ValueError(f"--encoder {name}: timm cannot load it ({error}): {hint}") from None
     if weights is not None:
         load_encoder_weights(encoder, weights, name)
@@ -69,7 +80,7 @@ def load_encoder_weights(encoder, path, name):
 
     Raises ValueError when names or shapes differ otherwise.
     """
-    weights = load_tensors(path, made_by=f"the download of {name}'s weights")
+    weights = load_weights(path, made_by=f"the download of {name}'s weights")
     classifier = encoder.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     try:
@@ -205,8 +216,8 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--encoder", required=True, metavar="NAME", help="a model of timm, hf_hub:OWNER/MODEL included")
-    add("--encoder-weights", metavar="PTH", help="its state_dict, in place of those that timm downloads")
+    add("--encoder", required=True, metavar="NAME", help="a model of timm, or hf_hub:OWNER/MODEL, local-dir:FOLDER")
+    add("--encoder-weights", type=cli.path, metavar="PTH", help="its state_dict, in place of those that timm downloads")
     add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="side of its input (default: its own)")
     add_study_options(parser)
     cli.add_force(parser)

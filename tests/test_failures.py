@@ -23,6 +23,12 @@ TESTS = {
     "`--backbone` is another's": (
         "test_checkpoint.test_other_peoples_checkpoints_are_recognised_and_give_the_same_features"
     ),
+    "`--backbone` holds two networks": (
+        "test_checkpoint.test_other_networks_are_refused_with_what_was_expected_and_found"
+    ),
+    "`predict.py --model` is another's": (
+        "test_trained.test_predict_takes_another_ones_checkpoint_and_says_what_its_record_lacks"
+    ),
     "`--backbone` is another network": (
         "test_checkpoint.test_other_networks_are_refused_with_what_was_expected_and_found"
     ),
@@ -30,6 +36,8 @@ TESTS = {
         "test_checkpoint.test_files_that_are_no_checkpoint_are_named_for_what_they_are_and_run_nothing"
     ),
     "the data are no HDF5": "test_hdf5.test_a_damaged_chunk_is_called_so",
+    "the file is stored with bitshuffle": ("test_hdf5.test_without_hdf5plugin_the_filter_is_named_and_what_to_install"),
+    "the file is of your own": "test_hdf5.test_without_names_only_the_form_of_a_published_set_has_its_names",
     "a tiny file declares": "test_hdf5.test_a_billion_images_in_a_tiny_file_are_not_believed",
     "the images lie elsewhere": "test_hdf5.test_links_and_data_elsewhere_are_not_followed",
     "images are floats": "test_hdf5.test_what_is_wrong_with_the_contents_is_said",
@@ -38,6 +46,9 @@ TESTS = {
     "the file is replaced": "test_hdf5.test_a_file_that_changes_while_it_is_read_is_not_taken",
     "a mirror stalls": "test_download.test_a_bad_mirror_is_named_and_the_next_one_tried",
     "no mirror is left": "test_source.test_auto_falls_back_on_synthetic_galaxies_with_a_warning",
+    "`--data`, `--backbone` or": "test_paths.test_an_address_is_refused_in_one_line_before_anything_is_written",
+    "a compute node": "test_studies.test_with_weights_of_its_own_an_encoder_needs_no_network",
+    "the notebook's kernel": "test_notebook_kernel.test_a_cell_that_fails_is_named",
     "the file in the cache": "test_download.test_a_cached_file_gone_bad_is_fetched_anew",
     "several processes want": "test_download.test_two_processes_at_once_fetch_once",
     "bytes of the data": "test_fuzz.test_damaged_files_are_read_or_refused_in_a_sentence",

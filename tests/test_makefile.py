@@ -119,6 +119,33 @@ def test_out_may_begin_with_the_home_folder(stand_in):
     assert (home / "x" / "q1_data.json").is_file()
     assert asked(make(stand_in, "data", "OUT=~/x", HOME=str(home))) == []
     assert not (stand_in / "~").exists()
+    make(stand_in, "data", "OUT=~", HOME=str(home))
+    assert (home / "q1_data.json").is_file()
+    for out in ("~bob/x", "~bob"):
+        assert f"OUT='{out}' must name one folder" in make(stand_in, "data", f"OUT={out}").stderr
+
+
+def test_data_and_python_may_begin_with_the_home_folder(stand_in):
+    home = stand_in / "home"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (home / "bin" / "python").chmod(0o755)
+    (home / "two  words.h5").write_text("x")
+    variables = "DATA=~/two  words.h5", "PYTHON=~/bin/python", "SHELL=/bin/sh"
+    done = make(stand_in, "-n", "data", *variables, HOME=str(home))
+    [*_, (python, _, *args)] = [shlex.split(line) for line in done.stdout.splitlines() if " q1_data.py " in line]
+    assert python == f"{home}/bin/python"
+    out = stand_in / "artifacts"
+    record = json.loads((out / "q1_data.json").read_text())
+    script = importlib.import_module("q1_data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        record["args"]["data"] = script.get_args(args).data  # what the script records
+    assert record["args"]["data"] == f"{home}/two  words.h5"
+    (out / "q1_data.json").write_text(json.dumps(record))
+    assert asked(make(stand_in, "-n", "data", *variables, HOME=str(home))) == []
+    os.utime(home / "two  words.h5")
+    assert asked(make(stand_in, "-n", "data", *variables, HOME=str(home))) == ["q1_data"]
 
 
 def test_where_nothing_can_check_the_results_make_stops(stand_in, tmp_path):

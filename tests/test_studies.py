@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from common.data import RandomCrop, load_data, make_loader, seed_epoch
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.hardware.parallel import torch_threads
-from common.storage.artifacts import load_json, load_tensors, save_tensors
+from common.storage.artifacts import load_json, load_tensors, save_json, save_tensors
 from common.storage.checkpoint import weights_hash
 from common.train import predict
 from q2_fcn import make_fcn
@@ -524,6 +525,54 @@ def test_without_timm_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"needs the package timm.*requirements-extra"):
         encoder.load_encoder("resnet18")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A folder with a model of timm as the Hub has them, its weights also as a state_dict, and no network."""
+    timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
+    torch.manual_seed(0)
+    model = timm.create_model(OPTIONS["encoder"][1])
+    config = {"architecture": "test_efficientnet", "num_classes": 1000, "pretrained_cfg": model.pretrained_cfg}
+    save_json(config, tmp_path / "config.json")
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    save_tensors(model.state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    return tmp_path, model
+
+
+@pytest.mark.parametrize("weights", ["weights.pth", "model.safetensors"])
+@pytest.mark.parametrize("name", ["{0}", "hf_hub:timm/{0}", "hf-hub:timm/{0}", "local-dir:{1}"])
+def test_with_weights_of_its_own_an_encoder_needs_no_network(name, weights, offline):
+    folder, model = offline
+    network, config = encoder.load_encoder(name.format(OPTIONS["encoder"][1], folder), folder / weights)
+    images = torch.randn(2, *config["input_size"])
+    assert tuple(config["input_size"]) == (3, 160, 160)
+    assert torch.equal(network(images), model.eval().forward_head(model.forward_features(images), pre_logits=True))
+
+
+def test_an_encoder_that_only_the_hub_knows_is_given_by_its_folder(offline):
+    folder, _ = offline
+    network, _ = encoder.load_encoder(f"local-dir:{folder}")
+    assert weights_hash(network.state_dict()) == weights_hash(
+        encoder.load_encoder(OPTIONS["encoder"][1], folder / "weights.pth")[0].state_dict()
+    )
+    for name in ("hf_hub:mwalmsley/zoobot-encoder-convnext_nano", "hf-hub:timm/not_of_timm"):
+        with pytest.raises(
+            ValueError, match=r"only the Hub knows its architecture: .* --encoder local-dir:FOLDER"
+        ) as error:
+            encoder.load_encoder(name, folder / "weights.pth")
+        assert "name a file with --encoder-weights" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "weights", "hint"), [
+    ("no_such_model", "weights.pth", "check the name"), ("local-dir:none", None, "check the name"),
+    ("no_such_model", None, "check the name and the network, or name a file with --encoder-weights"),
+])  # fmt: skip
+def test_what_has_been_given_is_not_advised(name, weights, hint, offline):
+    folder, _ = offline
+    with pytest.raises(ValueError, match=f": {hint}$"):
+        encoder.load_encoder(name, folder / weights if weights else None)
 
 
 def numbers(value):

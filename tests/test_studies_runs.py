@@ -6,6 +6,7 @@ from argparse import ArgumentTypeError, Namespace
 from common.data import load_data
 from studies.methods.runs import collect, number_list, resplit
 
+import joblib
 import pytest
 import torch
 from conftest import run_well, write_galaxy10
@@ -62,10 +63,21 @@ def test_an_error_ends_the_study_in_one_sentence_that_names_the_run_and_keeps_wh
     assert (tmp_path / "studies/squares/seed-3.json").exists()
 
 
-@pytest.mark.skipif(os.cpu_count() == 1, reason="one core computes in the process itself")
+@pytest.mark.skipif(joblib.cpu_count() == 1, reason="one core computes in the process itself")
 def test_a_killed_process_is_reported_with_what_to_do(tmp_path):
     with pytest.raises(MemoryError, match=r"^a process was killed: rerun it, with fewer cores \(taskset\)$"):
         squares(tmp_path, SEEDS, measure=killed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system allots no cores")
+def test_with_one_core_allotted_no_other_process_computes(tmp_path):
+    allotted = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allotted)})
+    try:
+        results = squares(tmp_path, SEEDS)
+    finally:
+        os.sched_setaffinity(0, allotted)
+    assert {result["process"] for result in results} == {os.getpid()}
 
 
 def test_lists_of_seeds():

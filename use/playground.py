@@ -135,7 +135,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     help = "test galaxies of each class, half of them classified correctly where there are both kinds"
     parser.add_argument("--galaxies", type=cli.positive_int, default=4, metavar="N", help=help)
-    parser.add_argument("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
+    cli.add_out(parser)
     return parser.parse_args(argv)
 
 

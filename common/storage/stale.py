@@ -6,6 +6,7 @@ handle. It imports the standard library only, so that it takes 0.03 s.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def reasons(name, out, given):
 
 def main(name, *options):
     given = {key.lstrip("-").replace("-", "_"): text for key, text in zip(options[::2], options[1::2], strict=True)}
+    given |= {"data": os.path.expanduser(given["data"])} if "data" in given else {}  # as the script records it
     out = given["out"]
     print("; ".join(reasons(name, out, {key: text for key, text in given.items() if key not in NO_SETTINGS})))
 

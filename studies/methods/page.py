@@ -63,7 +63,8 @@ def with_nan(value):
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--docs", default="docs", metavar="DIR", help="folder of studies/ and studies.md")
+    help = "folder of studies/ and studies.md"
+    parser.add_argument("--docs", type=cli.path, default="docs", metavar="DIR", help=help)
     return parser.parse_args(argv)
 
 

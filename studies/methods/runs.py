@@ -43,7 +43,7 @@ def number_list(text):
 def add_study_options(parser, seeds="0-4", epochs=50):
     """Add the options of every study: --out, --seeds, --epochs and --device."""
     add = parser.add_argument
-    add("--out", default="artifacts", metavar="DIR", help="folder of all artifacts, read and written")
+    cli.add_out(parser)
     add("--seeds", type=number_list, default=seeds, metavar="LIST", help="random seeds, such as 0-4 or 0,3")
     add("--epochs", type=cli.positive_int, default=epochs, metavar="N", help="passes over the training set")
     cli.add_device(parser)
