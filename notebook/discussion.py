@@ -1,8 +1,8 @@
 """The discussion of each question under the notebook, from the values that its run has written to results.json."""
 
 from common import metrics
-from common.galaxies.facts import BRANCHES
-from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent, plural, short
+from common.galaxies.facts import BRANCHES, short_name
+from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent, plural
 from common.storage.artifacts import without_nan
 
 import numpy as np
@@ -58,7 +58,7 @@ def describe_transfer(results):
 
 def describe_balance(results):
     """Return sentences on how often the main classes occur among the training images."""
-    counts, names = np.array(results["train_counts"]), [short(name) for name in results["class_names"]]
+    counts, names = np.array(results["train_counts"]), [short_name(name) for name in results["class_names"]]
     present = np.flatnonzero(counts)
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     missing = [names[label] for label in range(len(counts)) if not counts[label]]
