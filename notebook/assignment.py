@@ -593,10 +593,11 @@ for _network, _matrix in ((fcn, fcn_confusion), (cnn, cnn_confusion)):
     _matrix = np.asarray(_matrix)
     assert _matrix.sum() == len(main_test), "a matrix does not count every test image once"
     assert np.array_equal(_matrix.sum(1), _true), "the rows of a matrix are not the true classes"
-    with torch.no_grad():
-        _hits = [(_network(x.to(device)).argmax(1).cpu() == y).float() for x, y in main_test_loader]
+    with torch.no_grad():  # four passes: the crops may be others each time, and few images scatter
+        _passes = [batch for _ in range(4) for batch in main_test_loader]
+        _hits = [(_network(x.to(device)).argmax(1).cpu() == y).float() for x, y in _passes]
     _gap = abs(torch.cat(_hits).mean().item() - np.trace(_matrix) / _matrix.sum())
-    assert _gap < 0.15, "the diagonal of a matrix does not hold the correct predictions of its network"
+    assert _gap < 0.25, "the diagonal of a matrix does not hold the correct predictions of its network"
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q4_counts"
