@@ -1,5 +1,6 @@
 """The marks of the course: what right variants and known mistakes of each question cost."""
 
+import gc
 import os
 import re
 
@@ -38,7 +39,7 @@ def cells():
 
 
 def failures(cells, changes=(), leave_out=(), draw=False):
-    """Run the notebook's cells with `changes` to its solutions, (old, new) pairs; return what fails, by cell.
+    """Run the notebook's cells with `changes` to its solutions, (old, new) pairs; return what those that fail said, by cell.
 
     leave_out: words of the solutions that are not handed in.
     """
@@ -59,8 +60,10 @@ def failures(cells, changes=(), leave_out=(), draw=False):
         try:
             exec(compile(source, options["grade_id"], "exec"), names)
         except BaseException as error:
-            failed[options["grade_id"]] = error
+            failed[options["grade_id"]] = str(error)  # the error itself would keep all that its cell can see
     plt.close("all")
+    names.clear()
+    gc.collect()
     assert not changes, f"nothing to change: {changes}"
     return failed
 
