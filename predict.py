@@ -6,32 +6,33 @@ the class, its probability, the second choice, and how many of the crops that ar
 Writes only the files that are named.
 """
 
+import hashlib
+import os
 import sys
-from contextlib import ExitStack
-from itertools import islice
+from pathlib import Path
 
 from common import cli
-from common.galaxies.appearance import out_of_range
-from common.galaxies.pictures import find_pictures, listed_paths, read_pictures
-from common.hardware.device import choose_device
+from common.galaxies.pictures import find_pictures, listed_paths
+from common.hardware.parallel import DASK_HELP
 from common.storage.atomic import descriptor, refuse_overlap
-from use.answer import CropEnsemble, records
+from common.storage.checkpoint import weights_hash
+from use.answer import grid
 from use.explain import explain, refuse_maps_among, require_captum
-from use.output import Table, csv_writer, json_writer, thumbnail, write_sheet
+from use.journal import Journal
+from use.output import CsvFile, JsonFile, Sheet, Table
+from use.pieces import Classifier, load, predictions
 from use.trained import describe_classes, files_of, load_network, trained_on
 from use.truth import Truth, describe_truth
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 EXAMPLES = (
     "python predict.py galaxy.jpg more/ cutouts.h5",
     "python predict.py more/ --model artifacts/q5_transfer.pt --symmetries --html sheet.html",
     "python predict.py more/ --truth classes.csv --csv answers.csv  # rows of name,class",
-    "find . -name '*.png' | python predict.py - --json answers.json",
+    "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
+    "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786  # docs/scale.md",
 )
-BATCH = 64
 
 
 def paths_from(arguments):
@@ -40,39 +41,6 @@ def paths_from(arguments):
     for argument in arguments:
         paths += listed_paths(sys.stdin.buffer.read()) if argument == "-" else filter(None, [argument])
     return paths
-
-
-def readable(pictures, failed):
-    """Yield the (name, picture) pairs that could be read; print a line on stderr for each other and count it."""
-    for name, picture in pictures:
-        if isinstance(picture, Exception):
-            sentence = cli.one_line(picture) or type(picture).__name__
-            prefix = "" if name in sentence else f"{name}: "
-            tqdm.write(f"error: {prefix}{sentence}", file=sys.stderr)
-            failed.append(name)
-        else:
-            yield name, picture
-
-
-def share_cores():
-    """Leave torch a third of its threads; return the number of threads to read pictures with.
-
-    Reading a JPEG takes twice the time of its answer. With all threads for both, those of torch would wait for each
-    other: 2,000 pictures took 1.3 times as long (2 cores).
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 3))
-    return threads - threads // 3
-
-
-def answers(pictures, answer, network):
-    """Yield (record, image) for (name, picture) pairs, batch by batch; network: the trained network's record."""
-    pictures = iter(pictures)
-    while batch := list(islice(pictures, BATCH)):
-        names, arrays = zip(*batch, strict=True)
-        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-        marks = out_of_range(images, network.get("appearance"))
-        yield from zip(records(names, *answer(images), marks, network["class_names"]), images, strict=True)
 
 
 def inputs(args):
@@ -97,63 +65,82 @@ def describe_network(path, name, network):
     return f"{sentence}. {describe_classes(network)}"
 
 
+def settings_of(args, classifier, files, outputs):
+    """Return what the files that are written depend on, by name: a run with other settings cannot continue them."""
+    listed = hashlib.sha256(b"\0".join(map(os.fsencode, files))).hexdigest()
+    true = hashlib.sha256(Path(args.truth).read_bytes()).hexdigest() if args.truth else None
+    settings = {f"--{key}": vars(args)[key] for key in ("crops", "symmetries", "field")}
+    settings |= {"network": classifier.weights_sha256, "pictures": listed, "true classes": true}
+    return settings | {"files to write": {option: os.path.realpath(path) for option, path in outputs.items()}}
+
+
+def counted(batch, truth, progress, class_names):
+    """Yield (record, thumbnail, image) of each picture of a Batch, with its true class; count it in `progress`."""
+    for record, thumbnail, image in zip(batch.records, batch.thumbnails, batch.images, strict=True):
+        if truth:
+            label = truth.label(record["file"])
+            record |= {"truth": label, "truth_name": None if label is None else class_names[label]}
+            if label is not None:
+                progress.confusion[label][record["class"]] += 1
+        progress.predicted[record["class"]] += 1
+        yield record, thumbnail, image
+
+
 def main():
     args = get_args()
-    device = choose_device(args.device)
     outputs = {f"--{key}": vars(args)[key] for key in ("csv", "json", "html") if vars(args)[key] is not None}
     refuse_overlap(outputs, inputs(args))
     network, record, name = load_network(args.model)
-    class_names = record["class_names"]
-    answer = CropEnsemble(
-        network, record["mean"], record["std"], record["image_size"], args.crops, args.symmetries, device
-    )
-    views = len(answer.corners) * (8 if args.symmetries else 1)
+    class_names, about = record["class_names"], describe_network(args.model, name, record)
+    options = args.crops, args.symmetries, args.device, args.field, bool(args.html)
+    classifier = Classifier(args.model, weights_hash(network.state_dict()), *options)
+    views = len(grid(record["image_size"], args.crops)) * (8 if args.symmetries else 1)
+    answer = load(classifier)[0] if args.dask is None else None
     truth = Truth(args.truth, class_names) if args.truth else None
     if args.explain:
-        require_captum()
-    files, failed, cards = find_pictures(paths_from(args.pictures)), [], []
-    names = [str(file) for file in files]
+        require_captum(args.dask)
+    files = list(map(str, find_pictures(paths_from(args.pictures))))
     refuse_overlap(outputs, ((file, f"the picture {file}") for file in files))
     if args.explain:
         refuse_maps_among(files, args.explain)
-    confusion, missing = np.zeros((len(class_names), len(class_names)), dtype=int), 0
     if truth:
-        truth.prepare(names)
-    about = describe_network(args.model, name, record)
-    table = Table(names, class_names, views)
+        truth.prepare(files)
     if 1 in map(descriptor, outputs.values()):  # standard output is for that file alone
         sys.stdout = sys.stderr
-    print(about, table.header(), sep="\n")
-    with ExitStack() as files_written:
-        writers = [files_written.enter_context(csv_writer(args.csv))] if args.csv else []
-        writers += [files_written.enter_context(json_writer(args.json))] if args.json else []
-        pictures = read_pictures(files, record["image_size"], args.field, threads=share_cores())
-        for count, (found, image) in enumerate(answers(readable(pictures, failed), answer, record)):
-            if truth:
-                label = truth.label(found["file"])
-                found |= {"truth": label, "truth_name": None if label is None else class_names[label]}
-                if label is None:
-                    missing += 1
-                else:
-                    confusion[label, found["class"]] += 1
-            print(table.row(found))
+    print(about)
+    table = Table(files, class_names, views)
+    written = [CsvFile(args.csv, len(class_names), args.truth)] if args.csv else []
+    written += [JsonFile(args.json)] if args.json else []
+    written += [Sheet(args.html, class_names, views, about)] if args.html else []
+    journal = Journal(written, settings_of(args, classifier, files, outputs), len(class_names))
+    with journal.writing(args.resume) as progress, tqdm(unit=" pictures", disable=None if args.quiet else True) as bar:
+        if not args.quiet:
+            print(table.header())
+        for batch in predictions(files, classifier, progress.piece, progress.done, args.dask):
+            for sentence in batch.errors:
+                tqdm.write(f"error: {sentence}", file=sys.stderr)
+            progress.failed += len(batch.errors)
+            for found, thumbnail, image in counted(batch, truth, progress, class_names):
+                for file in written:
+                    file.write(found, thumbnail)
+                if not args.quiet:
+                    print(table.row(found))
+                if args.explain:
+                    explain(args.explain, progress.rows - 1, found, answer, image, record["source"])
+            bar.update(batch.done - progress.done if batch.piece == progress.piece else batch.done)
+            progress.piece, progress.done = batch.piece, batch.done
+            journal.mark()
             if cli.stdout_is_lost() and not outputs and not args.explain:
                 sys.exit(141)  # as of a program that SIGPIPE ends
-            for write in writers:
-                write(found)
-            if args.html:
-                cards.append((found, thumbnail(image.permute(1, 2, 0).numpy())))
-            if args.explain:
-                explain(args.explain, count, found, answer, image, record["source"])
-    agreement = describe_truth(confusion, missing, class_names) if confusion.any() else ""
+        agreement = describe_truth(progress, class_names) if truth else ""
+        for file in written:
+            file.summarise(progress.predicted, agreement)
     print(agreement, end="\n" if agreement else "")
-    if args.html:
-        write_sheet(args.html, cards, class_names, [about, *agreement.splitlines()[:1]], views)
-    if failed:
-        print(f"{len(failed):,} of {len(files):,} files could not be read.", file=sys.stderr)
-    if truth and missing and not confusion.any():
-        raise truth.no_match(names)
-    if failed:
+    if progress.failed:
+        print(f"{progress.failed:,} of {len(files):,} files could not be read.", file=sys.stderr)
+    if truth and progress.rows and not agreement:
+        raise truth.no_match(files)
+    if progress.failed:
         sys.exit(2)
 
 
@@ -173,9 +160,13 @@ def get_args(argv=None):
     add("--explain", type=cli.path, metavar="DIR", help=help)
     help = "CSV of name and true class: adds accuracy and a confusion matrix"
     add("--truth", type=cli.path, metavar="FILE", help=help)
+    help = "continue an interrupted run that wrote files: these stay as FILE.part until they are complete"
+    add("--resume", action="store_true", help=help)
+    add("--quiet", action="store_true", help="print no table, but a progress bar on a terminal")
+    add("--dask", metavar="ADDRESS", help=DASK_HELP)
     cli.add_device(parser)
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes=True)

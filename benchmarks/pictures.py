@@ -12,13 +12,13 @@ from pathlib import Path
 from benchmarks.measure import peak_memory, seconds
 from common import cli
 from common.galaxies.facts import CLASS_NAMES
-from common.galaxies.pictures import read_pictures
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.hardware.device import choose_device
 from common.storage.artifacts import save_json, save_tensors
-from predict import answers, share_cores
+from common.storage.checkpoint import weights_hash
 from q3_cnn import make_cnn
-from use.answer import CropEnsemble, grid
+from use.answer import grid
+from use.pieces import Classifier, predictions
 
 import numpy as np
 import torch
@@ -79,13 +79,12 @@ def main():
     save_tensors(network.state_dict(), out / "untrained.pt")
     save_json(record, out / "untrained.json")
 
-    answer = CropEnsemble(network, record["mean"], record["std"], SIZE)
+    options = {"crops": 9, "symmetries": False, "device": "cpu", "field": 1.0, "thumbnails": False}
+    classifier = Classifier(str(out / "untrained.pt"), weights_hash(network.state_dict()), **options)
     threads = torch.get_num_threads()
 
     def predicted(some):
-        found = list(answers(read_pictures(some, SIZE, threads=share_cores()), answer, record))
-        torch.set_num_threads(threads)
-        return found
+        return [found for batch in predictions(list(map(str, some)), classifier) for found in batch.records]
 
     timed = {"seconds": predicted, "baseline_seconds": lambda some: usual_loop(some, network, record)}
     for function in timed.values():
@@ -94,7 +93,7 @@ def main():
     pairs = [{name: seconds(partial(function, paths), cpu) for name, function in timed.items()} for _ in rounds]
     timing = {name: statistics.median(pair[name] for pair in pairs) for name in timed}
     timing["ratio"] = statistics.median(pair["baseline_seconds"] / pair["seconds"] for pair in pairs)
-    ours = [found["probabilities"] for found, _ in predicted(paths[:200])]
+    ours = [found["probabilities"] for found in predicted(paths[:200])]
     difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
 
     memory = {count: predict_memory(paths, count, out) for count in (args.count, args.many)}

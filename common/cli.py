@@ -194,10 +194,11 @@ def stdout_is_lost():
     return getattr(sys.stdout, "lost", None) is not None
 
 
-def run(main, trains=False):
+def run(main, trains=False, resumes=False):
     """Run `main`; report errors that a user can correct in one line, with exit status 2; Ctrl-C exits with 130.
 
-    trains: whether it takes --batch-size and --resume. `python -X dev SCRIPT` shows the traceback instead.
+    trains: whether it takes --batch-size and --resume; resumes: whether it takes --resume alone. `python -X dev SCRIPT`
+    shows the traceback instead.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends as an error does, and leaves nothing half written
     with safe_streams() as stdout:
@@ -206,7 +207,7 @@ def run(main, trains=False):
                 main()
             stdout.check()
         except KeyboardInterrupt:
-            print(f"interrupted; to resume: {how_to_resume(trains)}", file=sys.stderr)
+            print(f"interrupted; to resume: {how_to_resume(trains or resumes)}", file=sys.stderr)
             sys.exit(130)
         except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
             sentence = one_line(error)
@@ -220,10 +221,10 @@ def run(main, trains=False):
             sys.exit(2)
 
 
-def how_to_resume(trains):
+def how_to_resume(resumable):
     """Return the command that continues after Ctrl-C: the same again, after the last saved epoch of a training."""
     resumes = any(argument.startswith("--resume") for argument in sys.argv)
-    resume = ["--resume"] if trains and not resumes else []
+    resume = ["--resume"] if resumable and not resumes else []
     make = " (or the same make again)" if "MAKELEVEL" in os.environ else ""
     module = sys.modules["__main__"].__spec__  # of `python -m`
     script = ["-m", module.name] if module else sys.argv[:1]

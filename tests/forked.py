@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def run_script(script, args, stdout, stderr):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     # The fork server's own know of a file, which a pipe is not.
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the tests may ignore, where they run in background
     sys.argv = [str(ROOT / script), *map(str, args)]
     try:
         runpy.run_path(str(ROOT / script), run_name="__main__")

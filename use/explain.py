@@ -1,5 +1,6 @@
 """Occlusion maps: how far the probability of a prediction falls when a part of the picture is covered."""
 
+import os
 import re
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import torch
 WINDOW, STRIDE = 9, 4  # pixels: the part that is covered, and the steps in which it moves
 
 
-def require_captum():
-    """Raise ValueError when captum, which is optional, is missing."""
+def require_captum(dask):
+    """Raise ValueError when captum, which is optional, is missing, or when others compute, `dask`."""
+    if dask:
+        raise ValueError("--explain computes in this process: leave --dask out")
     try:
         import captum  # noqa: F401
     except ImportError:
@@ -24,7 +27,8 @@ def require_captum():
 def refuse_maps_among(files, folder):
     """Raise ValueError if one of the pictures, `files`, could be overwritten by a map that is written into `folder`."""
     for file in files:
-        if re.fullmatch(r"\d{5,}_.*\.png", file.name) and identity(file.parent) == identity(folder):
+        where, name = os.path.split(file)
+        if re.fullmatch(r"\d{5,}_.*\.png", name) and identity(where or ".") == identity(folder):
             raise ValueError(f"--explain {folder}: holds the picture {file}, which is read: name another folder")
 
 

@@ -2,17 +2,22 @@
 
 import base64
 import csv
+import heapq
 import io
 import json
+import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.storage.atomic import atomic_write
+from common.storage.artifacts import save_text
+from common.storage.atomic import open_through, output_file
 
 import jinja2
 from PIL import Image
 
 LONGEST_NAME = 44  # in the table
+SHEET_CARDS = 500  # pictures of each class that a contact sheet shows
 
 
 class Table:
@@ -48,51 +53,188 @@ class Table:
         )
 
 
-def csv_row(record):
-    """Return a record as a row of the CSV file, a dict: names without spaces, and no cell is empty.
+class GrowingFile:
+    """A file that grows record by record under the name FILE.part, until it is complete and gets its own name.
 
-    So a column is read as the same type in every piece of a catalogue.
+    A device or a pipe has no such name: it is written directly. All methods raise OSError, naming the file.
     """
-    row = {key: record[key] for key in ("file", "id", "class", "class_name", "probability")}
-    row |= {f"p_{label}": value for label, value in enumerate(record["probabilities"])}
-    row |= {key: record[key] for key in ("second", "second_name", "disagreement")}
-    row["out_of_range"] = "; ".join(record["out_of_range"]) or "none"
-    if "truth" in record:
-        known = record["truth"] is not None
-        row |= {"truth": record["truth"] if known else -1, "truth_name": record["truth_name"] if known else "none"}
-    return row
+
+    def __init__(self, path):
+        self.path, self.target, self.file, self.rows = path, output_file(path), None, 0
+        self.part = self.target and self.target.with_name(f"{self.target.name}.part")
+
+    def open(self):
+        """Begin a new file. Raises FileExistsError if another run has begun it."""
+        if self.part:
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.part, "xb") if self.part else open_through(self.path)  # noqa: SIM115
+        self.put(self.begin())
+
+    def reopen(self, size, rows):
+        """Continue the file of an interrupted run after its first `size` bytes, which hold `rows` records."""
+        self.file, self.rows = open(self.part, "r+b"), rows  # noqa: SIM115
+        self.file.truncate(size)
+        self.file.seek(size)
+
+    def put(self, text):
+        """Write text."""
+        with self.named():
+            self.file.write(text.encode("utf-8", "backslashreplace"))
+
+    @contextmanager
+    def named(self):
+        """Name the file in an OSError inside the block."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, f"{os.strerror(error.errno)}: it cannot be written", str(self.path)) from None
+
+    def write(self, record, thumbnail):
+        """Append a record; thumbnail: as `thumbnail` returns it, or None."""
+        self.put(self.text(record))
+        self.rows += 1
+
+    def flush(self):
+        """Hand what was written to the system; return the number of bytes so far."""
+        with self.named():
+            self.file.flush()
+        return self.file.tell() if self.part else 0
+
+    def save(self):
+        """Wait until all is on the disk."""
+        with self.named():
+            os.fsync(self.file.fileno())
+
+    def summarise(self, counts, agreement):
+        """Take note of what is known at the end: pictures per class, and what `describe_truth` says."""
+
+    def complete(self):
+        """Write what comes after the last record."""
+        self.put(self.end())
+        self.flush()
+
+    def rename(self):
+        """Give the complete file its name, and the mode of the one that it replaces."""
+        with self.named():
+            self.file.close()
+            if self.part and self.target.exists():
+                shutil.copymode(self.target, self.part)
+            if self.part:
+                os.replace(self.part, self.target)
 
 
-@contextmanager
-def csv_writer(path):
-    """Give a function that appends a record to a CSV file, which is complete when the block ends."""
-    with atomic_write(path) as [temporary], open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = None
+class CsvFile(GrowingFile):
+    """A CSV file: a row for each record."""
 
-        def write(record):
-            nonlocal writer
-            row = csv_row(record)
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
+    def __init__(self, path, classes, has_truth):
+        super().__init__(path)
+        self.columns = ["file", "id", "class", "class_name", "probability", *(f"p_{label}" for label in range(classes))]
+        self.columns += ["second", "second_name", "disagreement", "out_of_range"]
+        self.columns += ["truth", "truth_name"] if has_truth else []
 
-        yield write
+    def begin(self):
+        """Return the header."""
+        return self.line(self.columns)
+
+    def text(self, record):
+        """Return the row of a record. No cell is empty: a column is of the same type in all pieces of a catalogue."""
+        row = record | {f"p_{label}": value for label, value in enumerate(record["probabilities"])}
+        row["out_of_range"] = "; ".join(record["out_of_range"]) or "none"
+        if record.get("truth", -1) is None:
+            row |= {"truth": -1, "truth_name": "none"}
+        return self.line([row[column] for column in self.columns])
+
+    def line(self, cells):
+        """Return one line of the file."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        return text.getvalue()
+
+    def end(self):
+        """Return what comes after the last row."""
+        return ""
 
 
-@contextmanager
-def json_writer(path):
-    """Give a function that appends a record to a JSON file, a list, which is complete when the block ends."""
-    with atomic_write(path) as [temporary], open(temporary, "w", encoding="utf-8") as file:
-        separator = "[\n"
+class JsonFile(GrowingFile):
+    """A JSON file: a list of all records."""
 
-        def write(record):
-            nonlocal separator
-            file.write(separator + json.dumps(record))
-            separator = ",\n"
+    def begin(self):
+        """Return what comes before the first record."""
+        return ""
 
-        yield write
-        file.write("\n]\n" if separator == ",\n" else "[]\n")
+    def text(self, record):
+        """Return a record with what separates it from the one before."""
+        return (",\n" if self.rows else "[\n") + json.dumps(record)
+
+    def end(self):
+        """Return what comes after the last record."""
+        return "\n]\n" if self.rows else "[]\n"
+
+
+class Sheet(GrowingFile):
+    """A contact sheet, HTML: pictures by predicted class, the least certain first, at most SHEET_CARDS of each class.
+
+    FILE.part holds the cards that were among these at their time, as lines of JSON. views: crops behind each
+    prediction; about: a sentence for the top of the page.
+    """
+
+    def __init__(self, path, class_names, views, about):
+        super().__init__(path)
+        self.cards, self.views, self.about = {name: [] for name in class_names}, views, [about]
+
+    def summarise(self, counts, agreement):
+        """Take note of what is known at the end: pictures per class, and what `describe_truth` says."""
+        self.counts = dict(zip(self.cards, counts, strict=True))
+        self.about += agreement.splitlines()[:1]
+
+    def begin(self):
+        """Return what comes before the first card."""
+        return ""
+
+    def reopen(self, size, rows):
+        """Continue the file of an interrupted run, with the cards in it."""
+        with open(self.part, "rb") as file:
+            for line in file.read(size).splitlines():
+                self.show(tuple(json.loads(line)))
+        super().reopen(size, rows)
+
+    def write(self, record, thumbnail):
+        """Append the card of a record, if it is one to show so far."""
+        card = -record["probability"], -self.rows, record, thumbnail
+        if self.show(card) and self.part:
+            self.put(json.dumps(card) + "\n")
+        self.rows += 1
+
+    def show(self, card):
+        """Add a card to those that are shown, in place of the most certain of its class; return whether it is added."""
+        cards = self.cards[card[2]["class_name"]]
+        if len(cards) < SHEET_CARDS:
+            heapq.heappush(cards, card)
+            return True
+        return heapq.heappushpop(cards, card) is not card
+
+    def end(self):
+        """Return the page."""
+        groups = {name: [card[2:] for card in sorted(cards, reverse=True)] for name, cards in self.cards.items()}
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        template = environment.get_template("sheet.html.j2")
+        return template.render(groups=groups, counts=self.counts, about=self.about, views=self.views)
+
+    def complete(self):
+        """Make the page; a device or a pipe gets it."""
+        self.page = self.end()
+        if not self.part:
+            self.put(self.page)
+            self.flush()
+
+    def rename(self):
+        """Write the page, and remove the cards."""
+        self.file.close()
+        if self.part:
+            save_text(self.page, self.path)
+            self.part.unlink()
 
 
 def thumbnail(pixels):
@@ -100,21 +242,3 @@ def thumbnail(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def write_sheet(path, cards, class_names, about, views):
-    """Write the contact sheet: pictures grouped by predicted class, the least certain first.
-
-    cards: (record, thumbnail) pairs; about: sentences for the top of the page; views: crops behind each answer.
-    """
-    groups = {name: [] for name in class_names}
-    for record, picture in cards:
-        groups[record["class_name"]].append((record, picture))
-    for group in groups.values():
-        group.sort(key=lambda card: card[0]["probability"])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("sheet.html.j2").stream(groups=groups, about=about, views=views)
-    with atomic_write(path) as [temporary], open(temporary, "w", encoding="utf-8") as file:
-        page.dump(file)

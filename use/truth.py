@@ -58,7 +58,7 @@ class Truth:
             raise ValueError(f"{path} holds no true class: its rows must be name,class")
 
     def prepare(self, names):
-        """Find the rows of all pictures, `names`, of which those in HDF5 files are not known yet.
+        """Find the rows of all pictures in the files `names`, of which those in HDF5 files are not known yet.
 
         Raises ValueError if a row could be that of two pictures, or if there is none for any of them.
         """
@@ -132,15 +132,16 @@ def is_header(name, *others):
     return len(others) == 1 and not is_picture and not others[0].lstrip("+-").replace(".", "").isdigit()
 
 
-def describe_truth(matrix, missing, class_names):
-    """Return the accuracy with its interval and the confusion matrix as text.
-
-    matrix: int (k, k), rows true; missing: how many pictures have no true class.
-    """
+def describe_truth(progress, class_names):
+    """Return the accuracy with its interval and the confusion matrix of a Progress as text; empty if none is known."""
+    matrix = np.array(progress.confusion)
+    if not matrix.any():
+        return ""
     correct, count = int(np.trace(matrix)), int(matrix.sum())
     low, high = accuracy_interval(correct, count)
     width = max(map(len, class_names))
-    remark = f" {missing:,} of {count + missing:,} pictures have no true class." if missing else ""
+    missing = progress.rows - count
+    remark = f" {missing:,} of {progress.rows:,} pictures have no true class." if missing else ""
     lines = [
         f"Accuracy {correct / count:.1%} (95% interval {100 * low:.1f} to {high:.1%}) on {count:,} pictures.{remark}",
         "true \\ predicted".ljust(width + 3) + "".join(f"{label:7}" for label in range(len(matrix))),

@@ -165,16 +165,17 @@ def kind_of(path):
     return kind
 
 
-def read_pictures(paths, size, field=1.0, threads=2):
+def read_pictures(paths, size, field=1.0, threads=2, rows=None):
     """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (size, size, 3).
 
     In place of the picture of a file that cannot be read stands the exception that says why. field: the part of the
     centred square that is kept, 0 to 1. A picture of an HDF5 file is named `cutouts.h5[12]`. At most
-    READ_AHEAD * `threads` pictures are read ahead, so memory does not grow with their number.
+    READ_AHEAD * `threads` pictures are read ahead, so memory does not grow with their number. rows: the range of those
+    that are read of each HDF5 file, if not all.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
-        for name, read in readers(paths, size, field):
+        for name, read in readers(paths, size, field, rows):
             waiting.append((name, pool.submit(read)))
             if len(waiting) > READ_AHEAD * threads:
                 yield result_or_error(*waiting.popleft())
@@ -192,14 +193,14 @@ def result_or_error(name, future):
         return name, error
 
 
-def readers(paths, size, field):
+def readers(paths, size, field, rows=None):
     """Yield (name, function that reads it) for every picture in the files `paths`; the names can be printed."""
     for path in map(Path, paths):
         name = printable(path)
         try:
             kind = kind_of(path)
             if kind == "HDF5":
-                yield from hdf5_readers(path, size, field)
+                yield from hdf5_readers(path, size, field, rows)
             elif kind in OPENERS:
                 yield name, partial(read_fits, path, OPENERS[kind], size, field)
             elif kind in FORMATS:
@@ -302,8 +303,11 @@ def check_pixels(pixels, most):
         raise ValueError(f"has {pixels:,} pixels, more than the {most:,} that are decoded: make it smaller")
 
 
-def hdf5_readers(path, size, field):
-    """Yield (name, function that returns it) for every picture in the dataset `images` of an HDF5 file."""
+def hdf5_readers(path, size, field, wanted=None):
+    """Yield (name, function that returns it) for every picture in the dataset `images` of an HDF5 file.
+
+    wanted: a range of rows, if not all.
+    """
     with open_hdf5(path) as file:
         images = dataset(path, file, "images")
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -315,12 +319,14 @@ def hdf5_readers(path, size, field):
         if needed > MAX_BLOCK_BYTES:
             raise ValueError(f"is stored in chunks of {needed / 1e6:,.0f} MB, which are not decoded: use smaller ones")
         check_storage(path, images, needed)
+        wanted = wanted or range(len(images))
         for rows in blocks:
+            start, stop = max(rows.start, wanted.start), min(rows.stop, wanted.stop)
             try:
-                block = images[rows]
+                block = images[start:stop] if start < stop else ()
             except READ_ERRORS as error:
-                raise ValueError(f"is damaged: cannot read images {rows.start:,} and on ({error})") from None
-            for row, pixels in enumerate(block, rows.start):
+                raise ValueError(f"is damaged: cannot read images {start:,} and on ({error})") from None
+            for row, pixels in enumerate(block, start):
                 small = np.asarray(to_size(Image.fromarray(pixels), size, field))
                 yield f"{printable(path)}[{row}]", partial(np.asarray, small)
 

@@ -1,32 +1,114 @@
-"""Many computations side by side, by joblib."""
+"""Many computations side by side, by joblib: in processes of this machine, or by the workers of a Dask cluster."""
 
+import asyncio
+import errno
+import logging
+import os
+import socket
+import sys
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 
 import joblib
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+DASK_HELP = "address of a Dask scheduler whose workers compute, such as tcp://10.0.0.1:8786; all must see this folder"
 
-def side_by_side(function, items, processes=None):
-    """Yield function(item) of each item as soon as it is there, in any order, each computed with one thread of torch.
+
+def side_by_side(function, items, processes=None, dask=None, ahead=None):
+    """Yield function(item) of each item as soon as it is there, each computed with one thread of torch.
 
     processes: at most; unset: as many as there are cores for this process. With one, everything is computed here.
-    function: at the top level of a module, or a functools.partial of one. What it raises is raised here; raises
-    MemoryError when a process was killed.
+    dask: address of a scheduler, whose workers compute instead. ahead: then the results come in the order of `items`,
+    and at most so many per core are computed at a time; unset: in any order. function: at the top level of a module, or
+    a functools.partial of one. What it raises is raised here; raises MemoryError when processes were killed, and
+    ConnectionError as `dask_workers` does.
     """
-    items = list(items)
-    processes = min(len(items), processes or joblib.cpu_count())
-    work = joblib.Parallel(n_jobs=max(processes, 1), return_as="generator_unordered")
+    with dask_workers(dask) if dask is not None else local_processes(processes) as cores:
+        compute, items = joblib.delayed(compute_one), iter(items)
+        work = joblib.Parallel(cores, return_as="generator" if ahead else "generator_unordered", batch_size=1)
+        folder = None if dask is None else os.getcwd()
+        while some := list(islice(items, ahead and ahead * cores)):
+            yield from work(compute(folder, function, item) for item in some)
+
+
+def compute_one(folder, function, item):
+    """Return function(item), computed in `folder` with one thread: the last bits of a result depend on their number."""
+    if folder:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            where = f"the Dask worker on {socket.gethostname()} does not see this folder, as all workers must"
+            raise OSError(error.errno, f"{error.strerror}: {where}", folder) from None
+    with torch_threads(1):
+        return function(item)
+
+
+@contextmanager
+def local_processes(processes):
+    """Give the number of processes for joblib inside the block. Raises MemoryError when one was killed."""
     try:
-        yield from work(joblib.delayed(with_one_thread)(function, item) for item in items)
+        yield processes or joblib.cpu_count()
     except TerminatedWorkerError:
         raise MemoryError("a process was killed: rerun it, with fewer cores (taskset)") from None
 
 
-def with_one_thread(function, item):
-    """Return function(item), computed with one thread: the last bits of a result depend on their number."""
-    with torch_threads(1):
-        return function(item)
+@contextmanager
+def dask_workers(address):
+    """Let joblib compute by the workers of a Dask scheduler inside the block; give the number of their cores.
+
+    Raises ConnectionError when there are none, or when the connection is lost, and ValueError without the package.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise ValueError("--dask needs the package distributed: pip install distributed") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would say, the errors below say
+    try:
+        asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
+        client = distributed.Client(address, timeout=10, set_as_default=False)
+    except Exception as error:  # whatever another kind of server makes of it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConnectionError(f"--dask {address}: no Dask scheduler answers there ({reason})") from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=10)
+        except distributed.TimeoutError:
+            raise ConnectionError(f"--dask {address}: has no workers: start some (dask worker {address})") from None
+        client.register_plugin(project_path(distributed.WorkerPlugin))
+        try:
+            with joblib.parallel_config("dask", client=client):
+                yield sum(client.ncores().values())
+        except (distributed.CancelledError, distributed.comm.CommClosedError):
+            raise ConnectionError(f"--dask {address}: the connection to the scheduler is lost") from None
+        except distributed.KilledWorker:
+            raise MemoryError("a computation ended several Dask workers, one after the other") from None
+
+
+def project_path(plugin):
+    """Return a Dask plugin that lets workers, also those that start later, import this project where it stands."""
+    root = str(Path(__file__).resolve().parents[2])
+
+    class ProjectPath(plugin):  # being local, it is sent as code: what is imported could not be imported there yet
+        name = "project path"
+
+        def setup(self, worker):
+            if not os.path.isdir(root):
+                where = f"the Dask worker on {socket.gethostname()} does not see this folder, as all workers must"
+                raise FileNotFoundError(errno.ENOENT, where, root)
+            sys.path.append(root)
+
+    return ProjectPath()
+
+
+async def check_scheduler(rpc, address):
+    """Raise one of several exceptions unless a Dask scheduler answers at `address`; a Client would wait for ever."""
+    async with rpc(address, timeout=10) as server:
+        kind = (await server.identity())["type"]
+    if kind != "Scheduler":
+        raise ValueError(f"but a {kind}")
 
 
 @contextmanager

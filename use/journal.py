@@ -1,0 +1,168 @@
+"""The files of a run of predict.py and where it is, so that one that was interrupted can resume."""
+
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+
+from common.storage.atomic import atomic_write
+
+SAVE_EVERY = 1  # seconds
+
+
+@dataclass
+class Progress:
+    """How far a run is, and what it counts."""
+
+    predicted: list  # pictures per class
+    confusion: list  # pictures per true class and class
+    piece: int = 0  # in which it is, and how many of its pictures are done
+    done: int = 0
+    failed: int = 0  # pictures that could not be read
+
+    @classmethod
+    def start(cls, classes):
+        """Return the Progress of a run that begins."""
+        return cls([0] * classes, [[0] * classes for _ in range(classes)])
+
+    @property
+    def rows(self):
+        """Return the number of pictures that were classified."""
+        return sum(self.predicted)
+
+
+class Journal:
+    """The files that a run writes, GrowingFiles, and beside the first one FILE.resume, lines of JSON.
+
+    The first line holds the settings on which the files depend, each other one a Progress and the files' sizes then.
+    Without files, or with a device or a pipe among them, there is no such file.
+    """
+
+    def __init__(self, files, settings, classes):
+        self.files, self.settings, self.progress = files, settings, Progress.start(classes)
+        parts = [file.part for file in files]
+        self.path = files[0].target.with_name(f"{files[0].target.name}.resume") if parts and all(parts) else None
+        self.lines, self.last, self.last_saved = None, None, time.monotonic()
+
+    @contextmanager
+    def writing(self, resume):
+        """Open the files; give the Progress; complete the files when the block ends, and after an error keep them.
+
+        resume: whether to continue an interrupted run. Raises ValueError when there is one and it is not to be, when it
+        had other settings, or when a file is a device or a pipe.
+        """
+        try:
+            if self.files and not (resume and self.resume()):
+                self.start(resume)
+            yield self.progress
+            for file in self.files:
+                file.complete()
+            for file in reversed(self.files):  # the sheet first, which is written as a whole
+                file.rename()
+        except BaseException:
+            self.stop()
+            raise
+        if self.path:
+            self.lines.close()
+            self.path.unlink()
+
+    def start(self, resume):
+        """Open new files."""
+        for file in self.files:
+            if file.part and file.part.exists():
+                what = "delete it" if resume else "add --resume to continue it, or delete it"
+                raise ValueError(f"{file.part} holds what an interrupted run has written: {what}")
+        if resume:
+            print(f"{self.files[0].path}.part not found, so nothing to resume: starting from the beginning.")
+        for file in self.files:
+            file.open()
+        if self.path:
+            self.lines = open(self.path, "wb")  # noqa: SIM115 (closed by `writing`)
+            self.append(self.settings)
+        self.mark()
+
+    def resume(self):
+        """Reopen the files of an interrupted run and return True; False if there is none."""
+        if not self.path:
+            raise ValueError("--resume: what is written to a device or a pipe cannot be continued")
+        if not self.path.is_file():
+            return False
+        settings, *positions = read_lines(self.path) or [{}]
+        different = differences(settings, self.settings)
+        if different:
+            raise ValueError(f"{self.path} belongs to a run with {different}: delete it and the .part to start again")
+        there = [file.part.stat().st_size if file.part.exists() else -1 for file in self.files]
+        fitting = [each for each in positions if all(a <= b for a, b in zip(each["sizes"], there, strict=True))]
+        if not fitting:  # killed in its first second
+            for file in self.files:
+                file.part.unlink(missing_ok=True)
+            return False
+        self.last = fitting[-1]
+        self.progress = Progress(**{key: value for key, value in self.last.items() if key != "sizes"})
+        for file, size in zip(self.files, self.last["sizes"], strict=True):
+            file.reopen(size, self.progress.rows)
+        with atomic_write(self.path) as [temporary]:  # without what does not fit
+            temporary.write_bytes(in_lines(self.settings, self.last))
+        self.lines = open(self.path, "ab")  # noqa: SIM115 (closed by `writing`)
+        print(f"Resuming {self.files[0].part}: {self.progress.rows:,} pictures are done.")
+        return True
+
+    def mark(self):
+        """Note that the files agree with `progress`; at most once in SAVE_EVERY seconds, write it down."""
+        sizes = [file.flush() for file in self.files]
+        self.last = asdict(self.progress) | {"sizes": sizes}
+        if self.path and time.monotonic() - self.last_saved > SAVE_EVERY:
+            for file in self.files:
+                file.save()
+            self.append(self.last)
+            self.last_saved = time.monotonic()
+
+    def append(self, content):
+        """Write a line."""
+        self.lines.write(in_lines(content))
+        self.lines.flush()
+        os.fsync(self.lines.fileno())
+
+    def stop(self):
+        """Close the files as they were when they last agreed, and say so; without a row they are removed."""
+        rows = sum(self.last["predicted"]) if self.last else 0
+        opened = [(file, place) for place, file in enumerate(self.files) if file.file]
+        for file, place in opened:
+            with suppress(OSError):
+                file.file.close()
+            if file.part and file.part.exists():
+                with suppress(OSError):
+                    os.truncate(file.part, self.last["sizes"][place]) if rows else file.part.unlink()
+        if self.lines:
+            with suppress(OSError):
+                self.append(self.last) if rows else self.path.unlink()
+            with suppress(OSError):
+                self.lines.close()
+        parts = [str(file.part) for file, _ in opened if file.part]
+        if rows and parts:
+            print(f"{', '.join(parts)}: the {rows:,} pictures so far are kept there.", file=sys.stderr)
+
+
+def in_lines(*contents):
+    """Return dicts as lines of JSON."""
+    return b"".join(json.dumps(content).encode() + b"\n" for content in contents)
+
+
+def read_lines(path):
+    """Return the lines of a journal, as dicts; the last one may be torn."""
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def differences(before, now):
+    """Return the settings in which an interrupted run differs from this one, as a phrase, empty if there are none."""
+    names = [name for name in now if before.get(name) != now[name]]
+    return " and ".join(f"{name} {before.get(name)}, not {now[name]}" if name.startswith("--") else f"different {name}"
+                        for name in names)  # fmt: skip

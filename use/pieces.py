@@ -1,0 +1,180 @@
+"""Reading and classifying pictures piece by piece, in this process or by the workers of a Dask cluster.
+
+The last bits of a prediction depend on which pictures are classified together and on the number of torch's threads. So
+both are the same everywhere: a batch is BATCH pictures of one piece, in order, and is computed with one thread.
+"""
+
+import errno
+import os
+import socket
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import cli
+from common.galaxies.appearance import out_of_range
+from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
+from common.galaxies.pictures import read_pictures
+from common.hardware.device import choose_device
+from common.hardware.parallel import side_by_side, torch_threads
+from common.storage.checkpoint import weights_hash
+from use.answer import CropEnsemble, records
+from use.output import thumbnail
+from use.trained import load_network
+
+import numpy as np
+import torch
+
+BATCH = 64  # pictures that are classified together
+PIECE = 2048  # pictures that a Dask worker gets at a time, some seconds of work
+AHEAD = 16  # pieces per core that are computed before the first of them is written
+
+
+class Piece(NamedTuple):
+    """Some image files, or rows of one HDF5 file."""
+
+    number: int
+    paths: list  # text
+    rows: range | None = None  # None: all that the files hold
+    skip: int = 0  # pictures at its beginning that are done already
+
+
+class Batch(NamedTuple):
+    """Pictures that were classified together."""
+
+    piece: int
+    done: int  # pictures of the piece, up to the last one of this batch
+    records: list
+    errors: list  # a sentence for each picture that could not be read
+    thumbnails: list  # one per record; None without --html
+    images: Any  # uint8 (records, 3, size, size); from a Dask worker a list of None
+
+
+class Classifier(NamedTuple):
+    """What classifies pictures, in a form that can be sent to a Dask worker."""
+
+    model: str
+    weights_sha256: str
+    crops: int
+    symmetries: bool
+    device: str
+    field: float
+    thumbnails: bool
+
+
+@lru_cache(maxsize=1)
+def load(classifier):
+    """Return the network as a CropEnsemble, and its record. Raises ValueError if it is not the one that was meant."""
+    network, record, _ = load_network(classifier.model)
+    if weights_hash(network.state_dict()) != classifier.weights_sha256:
+        raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
+    device, size = choose_device(classifier.device), record["image_size"]
+    options = classifier.crops, classifier.symmetries, device
+    return CropEnsemble(network, record["mean"], record["std"], size, *options), record
+
+
+def predictions(files, classifier, start=0, skip=0, dask=None):
+    """Yield the Batches of `files`, paths as text, in order, without the first `start` pieces and `skip` pictures.
+
+    dask: address of a scheduler, whose workers compute.
+    """
+    numbered = enumerate(pieces(files))
+    work = (Piece(number, *piece, skip if number == start else 0) for number, piece in numbered if number >= start)
+    if dask is None:
+        cores = torch.get_num_threads()
+        # Reading a JPEG takes twice the time of its prediction. A GPU's kernels come from one thread.
+        computing = max(1, cores // 3) if load(classifier)[0].device.type == "cpu" else 1
+        with torch_threads(1):
+            yield from classify(work, classifier, cores - cores // 3, computing)
+        return
+    work = ((piece, next(filter(os.path.exists, piece.paths), None)) for piece in work)
+    yield from chain.from_iterable(side_by_side(partial(classify_there, classifier), work, dask=dask, ahead=AHEAD))
+
+
+def pieces(files):
+    """Yield `files`, paths as text, as (paths, rows) of PIECE image files or of as many rows of an HDF5 file."""
+    for is_hdf5, group in groupby(files, key=lambda path: path.lower().endswith((".h5", ".hdf5"))):
+        if is_hdf5:
+            yield from (([path], rows) for path in group for rows in row_ranges(path))
+        while paths := list(islice(group, PIECE)):
+            yield paths, None
+
+
+def row_ranges(path):
+    """Return ranges of PIECE rows that cover an HDF5 file, or [None] if it has fewer, or none that can be read."""
+    try:
+        with open_hdf5(Path(path)) as file:
+            count = len(dataset(Path(path), file, "images"))
+    except (*READ_ERRORS, ValueError):  # of which whoever reads it will tell
+        return [None]
+    if count <= PIECE:
+        return [None]
+    return [range(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
+
+
+def classify(work, classifier, readers, computing):
+    """Yield the Batches of Pieces, in order, read and computed by so many threads."""
+    answer, record = load(classifier)
+
+    def batches():
+        for piece in work:
+            pictures = read_pictures(piece.paths, record["image_size"], classifier.field, readers, piece.rows)
+            pictures, done = islice(pictures, piece.skip, None), piece.skip
+            while pairs := list(islice(pictures, BATCH)):
+                done += len(pairs)
+                yield piece.number, done, pairs
+
+    def compute(batch):
+        number, done, pairs = batch
+        errors = [unreadable(name, error) for name, error in pairs if isinstance(error, Exception)]
+        pairs = [pair for pair in pairs if not isinstance(pair[1], Exception)]
+        if not pairs:
+            return Batch(number, done, [], errors, [], [])
+        names, pixels = zip(*pairs, strict=True)
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        found = records(names, *answer(images), out_of_range(images, record.get("appearance")), record["class_names"])
+        thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
+        return Batch(number, done, found, errors, list(thumbnails), images)
+
+    yield from in_order(compute, batches(), computing)
+
+
+def in_order(function, items, threads):
+    """Yield function(item) of each item, in order, computed by so many threads; a few are computed ahead."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def unreadable(name, error):
+    """Return the sentence that a picture cannot be read."""
+    sentence = cli.one_line(error) or type(error).__name__
+    return sentence if name in sentence else f"{name}: {sentence}"
+
+
+def classify_there(classifier, item):
+    """Return the Batches of a Piece as a list; run by a Dask worker.
+
+    item: the Piece, and a file of it that exists. Raises FileNotFoundError if that is not there, else ValueError, which
+    names the piece.
+    """
+    piece, seen = item
+    if seen and not os.path.exists(seen):
+        where = f"the Dask worker on {socket.gethostname()} does not see this file, as all workers must"
+        raise FileNotFoundError(errno.ENOENT, where, seen)
+    try:
+        return [
+            batch._replace(images=[None] * len(batch.records))
+            for batch in classify([piece], classifier, readers=1, computing=1)
+        ]
+    except Exception as error:
+        first = f"{piece.paths[0]}{f'[{piece.rows.start}]' if piece.rows else ''}"
+        raise ValueError(f"the pictures from {first} on: {type(error).__name__}: {cli.one_line(error)}") from error
