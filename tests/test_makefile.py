@@ -277,9 +277,9 @@ def test_values_are_compared_as_what_they_were_recorded():
 def test_the_oldest_versions_are_the_lower_bounds():
     lines = [
         line
-        for name in ("requirements.txt", "requirements-dev.txt")
+        for name in ("requirements.txt", *(f"requirements-{kind}.txt" for kind in ("dev", "extra", "teaching")))
         for line in (ROOT / name).read_text().split("\n")
-        if line and not line.startswith("-r ")
+        if line and not line.startswith(("-r ", "#"))
     ]
     assert all(re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", line) for line in lines)
     pinned = (ROOT / "constraints-oldest.txt").read_text().split()

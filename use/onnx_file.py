@@ -33,7 +33,8 @@ def write_onnx(network, record, path):
 
     Input: crops, uint8 (n, 48, 48, 3), any n. Outputs: logits and probabilities, float32 (n, classes).
     """
-    import onnx
+    import onnx.inliner
+    import onnx.version_converter
 
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -49,7 +50,9 @@ def write_onnx(network, record, path):
             dynamo=True,
             verbose=False,
         )
-    model = program.model_proto
+    # torch 2.6 writes opset 18, and calls functions of a library of its own.
+    model = onnx.inliner.inline_local_functions(program.model_proto)
+    model = onnx.version_converter.convert_version(model, OPSET)
     model.ir_version = IR_VERSION
     for key in ("class_names", "source", "image_size", "weights_sha256"):
         value = record.get(key)
