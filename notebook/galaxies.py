@@ -156,12 +156,12 @@ transfer_train_indices, transfer_test_indices = split(~is_main, TRANSFER_TRAIN)
 
 # %% [markdown]
 # A trap: `transforms.RandomCrop`, given a batch, cuts all its images at the same place. This one gives each image a
-# place of its own.
+# place of its own: `unfold` is a view of all windows of all images, and one index picks a window of each.
 
 
 # %% crop
 class RandomCrop:
-    """Cut a random window of `size` x `size` pixels out of each image, (..., 3, h, w)."""
+    """Cut a random window of `size` x `size` pixels out of each image, (n, 3, h, w), or out of a single one."""
 
     def __init__(self, size):
         self.size = size
@@ -169,14 +169,9 @@ class RandomCrop:
     def __call__(self, images):
         if images.ndim == 3:
             return self(images[None])[0]
-        room = torch.tensor(images.shape[2:]) - self.size + 1
-        corners = (torch.rand(len(images), 2) * room).long().tolist()
-        return torch.stack(
-            [
-                image[:, top : top + self.size, left : left + self.size]
-                for image, (top, left) in zip(images, corners, strict=True)
-            ]
-        )
+        windows = images.unfold(2, self.size, 1).unfold(3, self.size, 1)  # (n, 3, 22, 22, 48, 48)
+        top, left = (torch.randint(places, (len(images),)) for places in windows.shape[2:4])
+        return windows[torch.arange(len(images)), :, top, left]
 
 
 # %% [markdown]

@@ -69,8 +69,8 @@ class MarkingRun(Execute):
         import matplotlib  # here: of nbgrader's commands only this one needs it
 
         names = resources["nbgrader"]
-        self.printed, self.reason = 0, None
-        with TemporaryDirectory() as temporary:
+        self.printed, self.reason, self.cell = 0, None, nb.cells[0]
+        with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             # As deep as in the course, so that "../.." is a folder that is thrown away too.
             folder = Path(temporary) / "course" / "autograded" / names["student"] / names["assignment"]
             shutil.copytree(resources["metadata"]["path"], folder)
