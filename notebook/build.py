@@ -172,6 +172,8 @@ def make_submission(out, data, epochs, seed):
     name_classes(book, names)
     environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
+    if plugins := sys.modules.get("hdf5plugin"):  # whose filters the file needs
+        environment["HDF5_PLUGIN_PATH"] = plugins.PLUGIN_PATH
     with tempfile.TemporaryDirectory() as folder:
         execute(book, Path(folder), **environment)
         results = json.loads((Path(folder) / "results.json").read_text())

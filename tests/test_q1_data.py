@@ -41,7 +41,9 @@ def decals(path):
 def test_each_image_and_label_of_the_file_comes_to_its_row(write, size, split, names, tmp_path):
     images, labels = write(tmp_path / "galaxies.h5")
     options = ("--data", tmp_path / "galaxies.h5", "--image-size", size, "--split", split)
-    run_well("q1_data.py", *options, "--main-train", 60, "--transfer-train", 14, "--out", tmp_path)
+    printed = run_well("q1_data.py", *options, "--main-train", 60, "--transfer-train", 14, "--out", tmp_path)
+    published = "DECaLS" if names == DECALS_CLASS_NAMES else "SDSS"
+    assert f"classes are named as those of Galaxy10 {published}; the attribute class_names overrides that" in printed
     data = torch.load(tmp_path / "q1_data.pt", weights_only=True)
     assert data["class_names"] == list(names)
     for task, classes in (("main", range(8)), ("transfer", (8, 9))):
@@ -55,6 +57,23 @@ def test_each_image_and_label_of_the_file_comes_to_its_row(write, size, split, n
             for index, image, label in rows:
                 assert (image.numpy() == images[index].transpose(2, 0, 1)).all()
                 assert label == labels[index] - classes[0]
+
+
+def test_cutouts_of_other_classes_keep_their_own_names_or_are_refused(tmp_path):
+    labels = np.array([0, 1, 2, 3, 4, 8, 9], dtype=np.uint8).repeat(10)  # five classes, and two more that Q5 needs
+    cutouts = np.random.default_rng(0).integers(0, 256, (70, 256, 256, 3), dtype=np.uint8)
+    path = write_galaxy10(tmp_path / "own.h5", images=cutouts, ans=labels)
+    error = error_of(run("q1_data.py", "--data", path, "--out", tmp_path / "out"))
+    assert "own.h5 does not name its classes" in error
+    assert "set file.attrs['class_names'] = [...] with h5py, 10 texts" in error
+    assert not (tmp_path / "out").exists()
+    names = ["early-type", "spiral", "edge-on", "irregular", "merger", *(f"unused {label}" for label in range(5, 10))]
+    with h5py.File(path, "a") as file:
+        file.attrs["class_names"] = names
+    printed = run_well("q1_data.py", "--data", path, "--out", tmp_path / "out")
+    assert all(f"  {label}  {name} " in printed for label, name in enumerate(names))
+    assert "named as those of" not in printed
+    assert json.loads((tmp_path / "out" / "q1_data.json").read_text())["class_names"] == names
 
 
 def test_mean_and_std_are_those_of_all_pixels_of_all_crops():
