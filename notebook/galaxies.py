@@ -282,7 +282,7 @@ fcn_optimizer = torch.optim.Adam(fcn.parameters(), lr=0.001)
 print(fcn, f"\n{sum(parameter.numel() for parameter in fcn.parameters()):,} parameters")
 
 # %% [markdown]
-# Trained for 50 epochs with Adam. After each, the losses and the test accuracy are printed and kept.
+# Trained for `EPOCHS` epochs with Adam. After each, the losses and the test accuracy are printed and kept.
 
 # %% fcn training
 fcn_history = train(fcn, fcn_optimizer, main_train_loader, main_test_loader, EPOCHS)
@@ -407,7 +407,8 @@ transfer_model = nn.Sequential(cnn_backbone, transfer_head).to(device)
 transfer_optimizer = torch.optim.Adam(transfer_head.parameters(), lr=0.005)
 
 # %% [markdown]
-# Trained by the same loop, for 20 epochs. A copy of the backbone's weights shows that they have not changed.
+# Trained by the same loop, for `TRANSFER_EPOCHS` epochs. A copy of the backbone's weights shows that they have not
+# changed.
 
 # %% transfer training
 frozen = [parameter.clone() for parameter in cnn_backbone.parameters()]

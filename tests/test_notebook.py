@@ -49,16 +49,18 @@ def networks():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """A folder in which all cells have run, and what they printed: one epoch on a small synthetic file."""
+    """A folder in which all cells have run, what they printed, and their figures' titles: one epoch on a small file."""
     folder = tmp_path_factory.mktemp("smoke")
     write_synthetic(folder / "Galaxy10.h5", 300, 0)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
         patch.setenv("GALAXY10_EPOCHS", "1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        plt.close("all")
         runpy.run_path(str(ROOT / "notebook" / "galaxies.py"))
+    titles = [plt.figure(number).get_suptitle() for number in plt.get_fignums()]
     plt.close("all")
-    return folder, printed.getvalue()
+    return folder, printed.getvalue(), titles
 
 
 def test_every_cell_of_code_has_a_sentence_before_it():
@@ -115,7 +117,17 @@ def test_each_crop_has_a_place_of_its_own_and_is_a_window_of_its_image():
 
 
 def test_it_runs_in_a_folder_of_its_own_and_writes_the_results(smoke):
-    folder, printed = smoke
+    folder, printed, titles = smoke
+    assert titles == [
+        f"{title} · SYNTHETIC galaxies"
+        for title in (
+            "The ten classes",
+            "Fully connected network",
+            "Convolutional network",
+            "Confusion on the test set",
+            "Transfer",
+        )
+    ]
     assert "SYNTHETIC galaxies: images (300, 69, 69, 3) uint8" in printed
     assert "the backbone is unchanged: True" in printed
     assert {path.name for path in folder.iterdir()} == {
@@ -132,7 +144,7 @@ def test_it_runs_in_a_folder_of_its_own_and_writes_the_results(smoke):
 
 
 def test_the_saved_weights_are_those_of_the_scripts_networks(smoke):
-    folder, _ = smoke
+    folder, *_ = smoke
     transfer = MAKERS["transfer_model"]()
     for name, network in (("fcn", make_fcn()), ("cnn", make_cnn()), ("transfer", transfer)):
         network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
