@@ -89,7 +89,7 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes(folder,
         parts = ", ".join(str(tmp_path / f"{name}.part") for name in OUTPUTS.values())
         assert f"{parts}: the {len(rows) - 1:,} pictures so far are kept there.\n" in errors
     if ending == signal.SIGINT:
-        command = re.search(r"interrupted; to resume: python (\S*predict.py .* --resume)\n$", errors)[1]
+        command = re.search(r"interrupted; to resume: python (\S*predict.py .* --resume)(?: \(or .*)?\n$", errors)[1]
         done = run(*shlex.split(command.removeprefix(f"{ROOT}/")))
     else:
         done = run("predict.py", *arguments(folder, tmp_path, "--resume"))
