@@ -16,6 +16,7 @@ from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
 from common.storage.atomic import descriptor, refuse_overlap
 from common.storage.checkpoint import weights_hash
+from common.storage.streams import stdout_is_lost
 from use.answer import grid
 from use.explain import explain, refuse_maps_among, require_captum
 from use.journal import Journal
@@ -130,7 +131,7 @@ def main():
             bar.update(batch.done - progress.done if batch.piece == progress.piece else batch.done)
             progress.piece, progress.done = batch.piece, batch.done
             journal.mark()
-            if cli.stdout_is_lost() and not outputs and not args.explain:
+            if stdout_is_lost() and not outputs and not args.explain:
                 sys.exit(141)  # as of a program that SIGPIPE ends
         agreement = describe_truth(progress, class_names) if truth else ""
         for file in written:

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common.cli import printable
 from common.galaxies.pictures import find_pictures, listed_paths, read_pictures
+from common.storage.streams import printable
 from predict import paths_from
 
 import h5py

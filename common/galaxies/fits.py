@@ -5,7 +5,7 @@ import warnings
 import zlib
 from contextlib import contextmanager
 
-from common.cli import say
+from common.storage.streams import say
 
 import numpy as np
 

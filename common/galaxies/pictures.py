@@ -20,9 +20,9 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
-from common.cli import printable, say
 from common.galaxies.fits import read_cube
 from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
+from common.storage.streams import printable, say
 
 import numpy as np
 from PIL import Image, ImageOps
