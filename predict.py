@@ -32,7 +32,7 @@ EXAMPLES = (
     "python predict.py more/ --model artifacts/q5_transfer.pt --symmetries --html sheet.html",
     "python predict.py more/ --truth classes.csv --csv answers.csv  # rows of name,class",
     "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
-    "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786  # docs/scale.md",
+    "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
 
 
@@ -128,7 +128,7 @@ def main():
                     print(table.row(found))
                 if args.explain:
                     explain(args.explain, progress.rows - 1, found, answer, image, record["source"])
-            bar.update(batch.done - progress.done if batch.piece == progress.piece else batch.done)
+            bar.update(len(batch.records) + len(batch.errors))
             progress.piece, progress.done = batch.piece, batch.done
             journal.mark()
             if stdout_is_lost() and not outputs and not args.explain:

@@ -10,7 +10,7 @@ from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import download, split
 from common.galaxies.appearance import appearance_range
-from common.galaxies.facts import BRANCHES, CLASS_COUNTS, DECALS_CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES
+from common.galaxies.facts import BRANCHES, CLASS_COUNTS, DECALS_CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES, source_title
 from common.galaxies.hdf5 import check_galaxy10, reading, resize, row_blocks
 from common.galaxies.source import find_galaxies
 from common.storage.artifacts import save_question
@@ -60,7 +60,7 @@ def main():
     galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out)
     class_names = check_galaxy10(galaxies.path)
     if galaxies.source.startswith("file:") and class_names in BRANCHES:
-        published = "Galaxy10 DECaLS" if class_names == DECALS_CLASS_NAMES else "Galaxy10 SDSS"
+        published = source_title("galaxy10-decals" if class_names == DECALS_CLASS_NAMES else "galaxy10-sdss")
         print(f"{galaxies.path}: classes are named as those of {published}; the attribute class_names overrides that.")
     with reading(galaxies.path), h5py.File(galaxies.path, "r") as file:
         labels = np.array(file["ans"]).astype(np.int64)

@@ -36,7 +36,7 @@ def recall_table(record, model):
     results, names = record["models"][model], record["class_names"]
     lines = [
         f"{model.upper() + ': class':31}{'train':>7}{'test':>6}{'recall':>8}  {'95% interval':14}{'precision':>9}"
-        f"{'pred./true':>12}  commonest error, share"
+        f"{'pred./true':>12}  most frequent error, share"
     ]
     for label, name in enumerate(names):
         errors = [0 if other == label else count for other, count in enumerate(results["confusion"][label])]

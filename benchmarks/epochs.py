@@ -5,7 +5,6 @@ The baseline and the notebook have a process of their own, in which nothing is s
 
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -13,10 +12,10 @@ from contextlib import contextmanager
 from functools import cache, partial
 
 from benchmarks import baseline
-from benchmarks.measure import ROOT, seconds
+from benchmarks.measure import ROOT, alternate, seconds
 from common.data import Normalize, RandomCrop, load_data, make_loaders, seed_epoch
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
-from common.hardware.device import accelerate, adam_options, place
+from common.hardware import device as hardware  # by its name, as benchmarks.pieces replaces parts of it
 from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
@@ -27,31 +26,20 @@ from torch import nn
 from torchvision import transforms
 
 
-def alternate(ways, rounds):
-    """Call functions that return seconds in turn, `rounds` times; return their medians and ratios to `seconds`."""
-    for way in ways.values():
-        way()  # to warm up
-    times = [{name: way() for name, way in ways.items()} for _ in range(rounds)]
-    medians = {name: statistics.median(each[name] for each in times) for name in ways}
-    others = [name for name in ways if name != "seconds"]
-    return medians | {
-        "ratio" if name == "baseline_seconds" else name.replace("seconds", "ratio"): statistics.median(
-            each[name] / each["seconds"] for each in times
-        )
-        for name in others
-    }
-
-
-def our_epoch(model, task, device, precision="float32"):
-    """Return a function that trains and evaluates for an epoch, as common.train does."""
-    criterion = nn.CrossEntropyLoss()
+def start(model, device, lr=0.001, precision="float32"):
+    """Return the optimizer of a network's trainable parameters, and what `accelerate` makes of the network."""
     trainable = [parameter for parameter in model.to(device).parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=0.001, **adam_options(device))
-    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
+    optimizer = torch.optim.Adam(trainable, lr=lr, **hardware.adam_options(device))
+    return optimizer, *hardware.accelerate(model, train_step, train_epoch, precision)
+
+
+def our_epoch(model, task, device):
+    """Return a function that trains and evaluates for an epoch, as common.train does."""
+    optimizer, network, run_epoch = start(model, device)
 
     def epoch():
         seed_epoch(task.train_loader, 0, 1)
-        epoch_means(*run_epoch(network, criterion, optimizer, task.train_loader))
+        epoch_means(*run_epoch(network, nn.CrossEntropyLoss(), optimizer, task.train_loader))
         predict(model, task.test_loader)
 
     return epoch
@@ -60,7 +48,7 @@ def our_epoch(model, task, device, precision="float32"):
 def our_tasks(data, device):
     """Return functions that do what is timed, by name."""
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    main, transfer = (place(make_loaders(data, task, transform), device) for task in ("main", "transfer"))
+    main, transfer = (hardware.place(make_loaders(data, task, transform), device) for task in ("main", "transfer"))
     frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
     return {
         "loading alone": lambda: [None for _ in main.train_loader],
@@ -161,11 +149,15 @@ def time_everything(out, data, rounds, device):
             ways = {"seconds": partial(seconds, task, device)}
             for way, make_tasks in (("baseline_seconds", baseline_tasks), ("notebook_seconds", notebook_tasks)):
                 ways[way] = partial(in_process, process, run_elsewhere, make_tasks, out, name, device)
+            for way in ways.values():
+                way()  # to warm up
             timings[name] = alternate(ways, rounds)
             images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
-            timings[name]["images_per_second"] = images / timings[name]["seconds"]
+            timed = [name]
             if name == "CNN":
                 with busy_process():
                     timings["CNN, busy"] = alternate(ways, rounds)
-                timings["CNN, busy"]["images_per_second"] = images / timings["CNN, busy"]["seconds"]
+                timed.append("CNN, busy")
+            for each in timed:
+                timings[each]["images_per_second"] = images / timings[each]["seconds"]
     return timings

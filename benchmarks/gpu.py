@@ -17,13 +17,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.epochs import start
 from benchmarks.measure import ROOT, machine, seconds
 from common import cli
 from common.data import Normalize, RandomCrop, load_data, make_loaders, seed_epoch
-from common.hardware.device import accelerate, adam_options, choose_device, place
+from common.hardware.device import choose_device, place
 from common.storage.artifacts import load_json, load_tensors, save_json
 from common.storage.resume import TrainingCheckpoint
-from common.train import epoch_means, predict, train_epoch, train_step
+from common.train import epoch_means, predict, train_epoch
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
@@ -53,27 +54,23 @@ class Checks:
     def run(self, name, script, *args, seconds=240, **environment):
         """Run a script of the project; return its exit status and its output, which also goes into a log."""
         command = [sys.executable, script, *map(str, args)]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            env=os.environ | environment,
-            check=False,
-        )
+        options = {"cwd": ROOT, "env": os.environ | environment, "timeout": seconds, "check": False}
+        done = subprocess.run(command, capture_output=True, text=True, **options)
         (self.folder / f"{name}.log").write_text(done.stdout + done.stderr)
         return done.returncode, done.stdout + done.stderr
 
-    def train(self, folder, script, *args):
-        """Run a training script on the galaxies of the chain, in a folder of its own; return status and output."""
+    def with_data(self, folder):
+        """Return the path of a run's folder, in which the galaxies of the chain are."""
         out = self.folder / folder
         out.mkdir(exist_ok=True)
         if not (out / "q1_data.pt").exists():
             (out / "q1_data.pt").symlink_to(self.folder / "chain" / "q1_data.pt")
-        return self.run(
-            f"{folder}-{script}-{len(list(self.folder.glob('*.log')))}", f"{script}.py", *args, "--out", out
-        )
+        return out
+
+    def train(self, folder, script, *args):
+        """Run a training script on the galaxies of the chain, in a folder of its own; return status and output."""
+        log = f"{folder}-{script}-{len(list(self.folder.glob('*.log')))}"
+        return self.run(log, f"{script}.py", *args, "--out", self.with_data(folder))
 
     def history(self, folder, script="q3_cnn"):
         """Return the history in a run's record."""
@@ -105,15 +102,11 @@ def run_chain(checks, count, epochs):
         checks.note(script, f"test accuracy {record['test_accuracy']:.1%}, median epoch {1000 * epoch:.1f} ms")
 
 
-def start(make_network, device, precision="float32", frozen=False):
+def initial(make_network, device, precision="float32"):
     """Return a network with initial weights, its optimizer, and what `accelerate` makes of it."""
     torch.manual_seed(0)
-    network = make_network().to(device)
-    if frozen:
-        network[0].requires_grad_(False)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=0.002, **adam_options(device))
-    return network, optimizer, *accelerate(network, train_step, train_epoch, precision)
+    network = make_network()
+    return network, *start(network, device, 0.002, precision)
 
 
 def milliseconds(function, device, times=5):
@@ -130,14 +123,14 @@ def time_parts(checks, data):
     time_network(checks, "FCN", main, data, make_fcn)
     time_network(checks, "CNN", main, data, make_cnn)
     time_network(checks, "CNN, bf16", main, data, make_cnn, precision="bf16")
-    frozen = nn.Sequential(make_backbone(), nn.Linear(64, 2))
-    time_network(checks, "transfer", transfer, data, lambda: frozen, frozen=True)
+    frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
+    time_network(checks, "transfer", transfer, data, lambda: frozen)
 
 
-def time_network(checks, name, task, data, make_network, **options):
+def time_network(checks, name, task, data, make_network, precision="float32"):
     """Note the times of a network's epoch, sampling, evaluation and checkpoint, and the kernels of a step."""
     device = torch.device(checks.device)
-    network, optimizer, faster, run_epoch = start(make_network, device, **options)
+    network, optimizer, faster, run_epoch = initial(make_network, device, precision)
 
     def epoch():
         seed_epoch(task.train_loader, 0, 1)
@@ -179,7 +172,7 @@ def check_steps(folder, name):
     loader = place(make_loaders(data, "main", transform), device).train_loader
     weights, captured = [], None
     for replayed in (True, False):
-        network, optimizer, faster, run_epoch = start(make_cnn, device)
+        network, optimizer, faster, run_epoch = initial(make_cnn, device)
         for epoch in (1, 2):
             seed_epoch(loader, 0, epoch)
             (run_epoch if replayed else train_epoch)(faster, nn.CrossEntropyLoss(), optimizer, loader)
@@ -192,7 +185,7 @@ def check_steps(folder, name):
     flip = transforms.Compose([*transform.transforms, transforms.RandomHorizontalFlip()])
     flipped = place(make_loaders(data, "main", transform, train_transform=flip), device).train_loader
     for which, train_loader, is_captured in (("flip image by image", flipped, False), ("after it", loader, True)):
-        network, optimizer, faster, run_epoch = start(make_cnn, device)
+        network, optimizer, faster, run_epoch = initial(make_cnn, device)
         seed_epoch(train_loader, 0, 1)
         loss, _ = epoch_means(*run_epoch(faster, nn.CrossEntropyLoss(), optimizer, train_loader))
         captured = bool(getattr(run_epoch, "replay", None)) and run_epoch.capture is not None
@@ -202,8 +195,11 @@ def check_steps(folder, name):
     return rows
 
 
-def check_runs(checks, epochs):
-    """Run scripts side by side: the same bits twice, killed and resumed, on the other device, bf16, torchrun."""
+def run_side_by_side(checks, epochs):
+    """Run scripts side by side: twice the same, killed and resumed, on the other device, in bf16, by torchrun.
+
+    Return what each gave, by name: exit status and output of those that are one run of one script.
+    """
     device, some = ("--device", checks.device), ("--epochs", epochs)
 
     def slowly():  # small steps: with Q3's own, two kinds of CPU differ by 0.01 too after an epoch, from rounding alone
@@ -221,9 +217,7 @@ def check_runs(checks, epochs):
         checks.train("then_cpu", "q3_cnn", "--device", "cpu", "--epochs", 2, "--resume")
 
     def killed():
-        out = checks.folder / "killed"
-        out.mkdir()
-        (out / "q1_data.pt").symlink_to(checks.folder / "chain" / "q1_data.pt")
+        out = checks.with_data("killed")
         command = [sys.executable, "q3_cnn.py", "--deterministic", *device, "--epochs", "2000", "--out", out]
         victim = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         state, deadline = out / "q3_cnn.resume.pt", time.monotonic() + 120
@@ -249,8 +243,11 @@ def check_runs(checks, epochs):
     if checks.device == "cuda":
         tasks["memory"] = lambda: checks.run("memory", "-c", OUT_OF_MEMORY)
     with ThreadPoolExecutor(min(5, joblib.cpu_count())) as pool:
-        results = dict(zip(tasks, pool.map(lambda task: task(), tasks.values()), strict=True))
+        return dict(zip(tasks, pool.map(lambda task: task(), tasks.values()), strict=True))
 
+
+def check_runs(checks, epochs, results):
+    """Compare the runs of `run_side_by_side`, whose `results` are exit statuses and outputs."""
     for script in ("q2_fcn", "q3_cnn"):
         histories = checks.history("slow", script), checks.history("slow_cpu", script)
         gap = max(abs(histories[0][key][0] - histories[1][key][0]) for key in ("train_loss", "test_loss"))
@@ -286,11 +283,9 @@ cli.run(lambda: torch.empty(2**50, device="cuda"), trains=True)
 
 def torchrun(checks, folder, processes):
     """Train for an epoch by torchrun; return status and output."""
-    out = checks.folder / folder
-    out.mkdir()
-    (out / "q1_data.pt").symlink_to(checks.folder / "chain" / "q1_data.pt")
     launch = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "q3_cnn.py")
-    return checks.run(folder, *launch, "--device", checks.device, "--epochs", 1, "--out", out)
+    options = ("--device", checks.device, "--epochs", 1, "--out", checks.with_data(folder))
+    return checks.run(folder, *launch, *options)
 
 
 def main():
@@ -311,7 +306,8 @@ def main():
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         for row in process.submit(check_steps, folder, args.device).result():
             checks.note(*row)
-    check_runs(checks, min(args.epochs or 12, 12))
+    epochs = min(args.epochs or 12, 12)
+    check_runs(checks, epochs, run_side_by_side(checks, epochs))
     if args.tests:
         files = [ROOT / "tests" / f"test_{each}.py" for each in TESTS]
         options = (

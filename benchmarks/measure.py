@@ -1,6 +1,7 @@
 """How much time and memory a call or a process needs, and on which machine."""
 
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -42,6 +43,20 @@ def seconds(function, device):
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
     return time.perf_counter() - start
+
+
+def alternate(ways, rounds):
+    """Call functions that return seconds in turn, `rounds` times; return their medians, and their ratios to `seconds`.
+
+    ways: by name, `seconds` and others such as `baseline_seconds`, whose ratio, the median of the rounds' ratios, is
+    called `baseline_ratio`; that of the baseline is `ratio` alone.
+    """
+    times = [{name: way() for name, way in ways.items()} for _ in range(rounds)]
+    timing = {name: statistics.median(each[name] for each in times) for name in ways}
+    for name in ways.keys() - {"seconds"}:
+        ratio = name.replace("seconds", "ratio").removeprefix("baseline_")
+        timing[ratio] = statistics.median(each[name] / each["seconds"] for each in times)
+    return timing
 
 
 def machine():

@@ -5,11 +5,10 @@ SYNTHETIC galaxies as JPEGs, an untrained network and pictures.json. Prints a ta
 """
 
 import shutil
-import statistics
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import peak_memory, seconds
+from benchmarks.measure import alternate, peak_memory, seconds
 from common import cli
 from common.galaxies.facts import CLASS_NAMES
 from common.galaxies.synthetic import synthetic_galaxy10
@@ -89,10 +88,9 @@ def main():
     timed = {"seconds": predicted, "baseline_seconds": lambda some: usual_loop(some, network, record)}
     for function in timed.values():
         function(paths[:100])  # to warm up
-    cpu, rounds = torch.device("cpu"), range(args.rounds)
-    pairs = [{name: seconds(partial(function, paths), cpu) for name, function in timed.items()} for _ in rounds]
-    timing = {name: statistics.median(pair[name] for pair in pairs) for name in timed}
-    timing["ratio"] = statistics.median(pair["baseline_seconds"] / pair["seconds"] for pair in pairs)
+    cpu = torch.device("cpu")
+    ways = {name: partial(seconds, partial(function, paths), cpu) for name, function in timed.items()}
+    timing = alternate(ways, args.rounds)
     ours = [found["probabilities"] for found in predicted(paths[:200])]
     difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
 

@@ -8,12 +8,12 @@ import statistics
 from contextlib import contextmanager
 from unittest import mock
 
+from benchmarks.epochs import our_epoch
 from benchmarks.measure import machine, seconds
 from common import cli, data
-from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
+from common.data import Normalize, RandomCrop, make_loaders
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.hardware import device, layers
-from common.train import epoch_means, predict, train_epoch, train_step
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
 
@@ -82,16 +82,7 @@ def make_epoch(make_network, images, contiguous=False):
     others = [ContiguousCrops()] if contiguous else []
     task = make_loaders(images, "main", transforms.Compose([*plain.transforms, *others]))
     torch.manual_seed(0)
-    network = make_network()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.001, **device.adam_options(CPU))
-    faster, run_epoch = device.accelerate(network, train_step, train_epoch)
-
-    def epoch():
-        seed_epoch(task.train_loader, 0, 1)
-        epoch_means(*run_epoch(faster, nn.CrossEntropyLoss(), optimizer, task.train_loader))
-        predict(network, task.test_loader)
-
-    return epoch
+    return our_epoch(make_network(), task, CPU)
 
 
 def main():

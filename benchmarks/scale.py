@@ -19,13 +19,13 @@ import torch
 
 EXAMPLES = ("python -m benchmarks.scale", "python -m benchmarks.scale --counts 3000,30000")
 SCRIPTS = {"q1_data": "Q1", "q2_fcn": "Q2", "q3_cnn": "Q3", "q4_confusion": "Q4", "q5_transfer": "Q5"}
-TRAININGS = ("q2_fcn", "q3_cnn", "q5_transfer")
+TRAINING_RUNS = ("q2_fcn", "q3_cnn", "q5_transfer")
 
 
 def measure(count, folder, device):
     """Run the five questions on `count` synthetic images; return seconds and peak memory in GB of each, by name."""
     options = {"q1_data": ("--source", "synthetic", "--count", count)}
-    options |= {name: ("--device", device, "--epochs", 1) for name in TRAININGS}
+    options |= {name: ("--device", device, "--epochs", 1) for name in TRAINING_RUNS}
     options |= {"q4_confusion": ("--device", device)}
     found = {}
     for name in SCRIPTS:

@@ -50,7 +50,7 @@ def test_a_failed_check_is_named_and_ends_with_status_1(tmp_path, monkeypatch, c
             return [("replayed and plain steps", "same bits False", False), ("a capture", "captured True", True)]
 
     monkeypatch.setattr(gpu, "ProcessPoolExecutor", lambda *_: Executor())
-    for part in ("run_chain", "load_data", "time_parts", "check_runs"):
+    for part in ("run_chain", "load_data", "time_parts", "run_side_by_side", "check_runs"):
         monkeypatch.setattr(gpu, part, lambda *_: None)
     monkeypatch.setattr(sys, "argv", [*DRY_RUN, "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="1"):

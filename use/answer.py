@@ -5,6 +5,7 @@ import re
 from pathlib import PurePath
 
 from common.data import Normalize
+from common.galaxies.pictures import HDF5_SUFFIXES, SUFFIXES
 from common.hardware.layers import memory_format, reorder_layers
 from common.symmetries import transformed
 from use.trained import CROP_SIZE
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-# Of the files that pictures are in; the last group is the row of one in an HDF5 file.
+# Of the files that pictures are in, before the row of one in an HDF5 file.
 SUFFIX = re.compile(
-    r"\.(?:jpe?g|jpe|jfif|png|tiff?|webp|bmp|gif|fi?ts|fit|(?P<hdf5>h5|hdf5))(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
+    rf"(?:(?P<hdf5>{'|'.join(map(re.escape, HDF5_SUFFIXES))})|{'|'.join(map(re.escape, SUFFIXES))})"
+    r"(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
     re.IGNORECASE,
 )
 

@@ -6,12 +6,11 @@ import heapq
 import io
 import json
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 from common.storage.artifacts import save_text
-from common.storage.atomic import open_through, output_file
+from common.storage.atomic import open_through, output_file, replace_files
 
 import jinja2
 from PIL import Image
@@ -117,10 +116,8 @@ class GrowingFile:
         """Give the complete file its name, and the mode of the one that it replaces."""
         with self.named():
             self.file.close()
-            if self.part and self.target.exists():
-                shutil.copymode(self.target, self.part)
             if self.part:
-                os.replace(self.part, self.target)
+                replace_files([self.part], [self.target], [self.path])
 
 
 class CsvFile(GrowingFile):

@@ -7,8 +7,6 @@ both are the same everywhere: a batch is BATCH pictures of one piece, in order, 
 import errno
 import os
 import socket
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -17,9 +15,9 @@ from typing import Any, NamedTuple
 from common import cli
 from common.galaxies.appearance import out_of_range
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
-from common.galaxies.pictures import read_pictures
+from common.galaxies.pictures import HDF5_SUFFIXES, read_pictures
 from common.hardware.device import choose_device
-from common.hardware.parallel import side_by_side, torch_threads
+from common.hardware.parallel import in_order, side_by_side, torch_threads
 from common.storage.checkpoint import weights_hash
 from use.answer import CropEnsemble, records
 from use.output import thumbnail
@@ -96,7 +94,7 @@ def predictions(files, classifier, start=0, skip=0, dask=None):
 
 def pieces(files):
     """Yield `files`, paths as text, as (paths, rows) of PIECE image files or of as many rows of an HDF5 file."""
-    for is_hdf5, group in groupby(files, key=lambda path: path.lower().endswith((".h5", ".hdf5"))):
+    for is_hdf5, group in groupby(files, key=lambda path: path.lower().endswith(HDF5_SUFFIXES)):
         if is_hdf5:
             yield from (([path], rows) for path in group for rows in row_ranges(path))
         while paths := list(islice(group, PIECE)):
@@ -139,19 +137,7 @@ def classify(work, classifier, readers, computing):
         thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
         return Batch(number, done, found, errors, list(thumbnails), images)
 
-    yield from in_order(compute, batches(), computing)
-
-
-def in_order(function, items, threads):
-    """Yield function(item) of each item, in order, computed by so many threads; a few are computed ahead."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    yield from in_order(compute, batches(), computing, ahead=computing)
 
 
 def unreadable(name, error):

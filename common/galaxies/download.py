@@ -92,7 +92,7 @@ def fetch_alone(path, published):
     """
     if is_whole(path, published):
         return path
-    failures, own = [], os.environ.get("GALAXY10_URL")  # a mirror of one's own, of the set that courses use
+    failures, own = [], os.environ.get("GALAXY10_URL")  # your own mirror, of the set that courses use
     mirrors = (own, *published.mirrors) if own and published.name == "Galaxy10.h5" else published.mirrors
     for url in mirrors:
         try:

@@ -118,20 +118,22 @@ def dataset(path, file, key):
     if found.shape is None:
         raise ValueError(f"{path}: '{key}' is declared but has no data")
     for code, name in filters(found).items():
-        remedy = "" if h5py.h5z.filter_avail(code) else more_filters()
+        if h5py.h5z.filter_avail(code):
+            continue
+        remedy = "" if register_filters() else "pip install hdf5plugin, or "
         if not h5py.h5z.filter_avail(code):
             sentence = f"{path}: '{key}' is stored with the filter {name}, which HDF5 does not have"
             raise ValueError(f"{sentence}: {remedy}store it with gzip")
     return found
 
 
-def more_filters():
-    """Register the filters of hdf5plugin, if it is installed; otherwise return how to, as the beginning of a remedy."""
+def register_filters():
+    """Register the filters of hdf5plugin; return whether it is installed."""
     try:
         import hdf5plugin  # noqa: F401 (which does it)
     except ImportError:
-        return "pip install hdf5plugin, or "
-    return ""
+        return False
+    return True
 
 
 def filters(dataset):

@@ -15,13 +15,13 @@ import threading
 import warnings
 import zlib
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 from common.galaxies.fits import read_cube
 from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
+from common.hardware.parallel import in_order
 from common.storage.streams import printable, say
 
 import numpy as np
@@ -45,8 +45,9 @@ WHY_NOT = {
     "other": "is neither JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 nor FITS",
 }
 # Of files that are pictures by their names. In a folder these are not left out, whatever their first bytes are.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
-SUFFIXES += (".h5", ".hdf5", ".fits", ".fit", ".fts", ".fz")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".fits", ".fit", ".fts")
+SUFFIXES += HDF5_SUFFIXES
 MAX_PIXELS = 100_000_000  # of one picture; more are refused unread
 LARGE = 16_000_000  # pixels, above which pictures are decoded one at a time
 MAX_ARRAY_PIXELS = 16_000_000  # of one in an HDF5 or FITS file, of which several copies are made
@@ -142,7 +143,7 @@ def leads_up(link, real):
 
 def has_suffix(name):
     """Return whether a file is a picture by its name."""
-    return name.lower().removesuffix(".gz").removesuffix(".bz2").endswith(SUFFIXES)
+    return name.lower().removesuffix(".gz").removesuffix(".bz2").endswith((*SUFFIXES, ".fz"))
 
 
 def kind_of(path):
@@ -173,20 +174,14 @@ def read_pictures(paths, size, field=1.0, threads=2, rows=None):
     READ_AHEAD * `threads` pictures are read ahead, so memory does not grow with their number. rows: the range of those
     that are read of each HDF5 file, if not all.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for name, read in readers(paths, size, field, rows):
-            waiting.append((name, pool.submit(read)))
-            if len(waiting) > READ_AHEAD * threads:
-                yield result_or_error(*waiting.popleft())
-        while waiting:
-            yield result_or_error(*waiting.popleft())
+    yield from in_order(result_or_error, readers(paths, size, field, rows), threads, READ_AHEAD * threads)
 
 
-def result_or_error(name, future):
-    """Return (name, what was read), or (name, the exception) if it failed."""
+def result_or_error(reader):
+    """Return (name, what was read), or (name, the exception) if it failed; reader: a pair of `readers`."""
+    name, read = reader
     try:
-        return name, future.result()
+        return name, read()
     except Image.DecompressionBombError:
         return name, ValueError(f"has more than {MAX_PIXELS:,} pixels, which are not decoded: make it smaller")
     except Exception as error:  # PIL raises a dozen types for a file it cannot read

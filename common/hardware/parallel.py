@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -109,6 +111,18 @@ async def check_scheduler(rpc, address):
         kind = (await server.identity())["type"]
     if kind != "Scheduler":
         raise ValueError(f"but a {kind}")
+
+
+def in_order(function, items, threads, ahead):
+    """Yield function(item) of each item, in order, computed by `threads` threads; at most `ahead` more are waiting."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @contextmanager
