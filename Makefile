@@ -148,8 +148,10 @@ bench: $(ENVIRONMENT) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
 	$(PYTHON) -m benchmarks.pieces
-bench-scale: $(ENVIRONMENT) ## time and memory at 3,000, 30,000 and 300,000 images
+bench-scale: $(ENVIRONMENT) ## time and memory at 3,000, 30,000 and 300,000 images, and with Dask workers
 	$(PYTHON) -m benchmarks.scale --out '$(OUT)' --device '$(DEVICE)'
+	$(if $(ENVIRONMENT),$(PYTHON) -m pip install --quiet --requirement requirements-extra.txt)
+	$(PYTHON) -m benchmarks.cluster --out '$(OUT)'
 
 # What is done with the trained networks.
 playground: $(OUT)/playground.html ## a page in which the trained networks run, for the classroom

@@ -18,6 +18,7 @@ from common.storage.checkpoint import weights_hash
 from q3_cnn import make_cnn
 from use.answer import grid
 from use.pieces import Classifier, predictions
+from use.trained import load_network
 
 import numpy as np
 import torch
@@ -42,6 +43,17 @@ def write_jpegs(folder, count, seed):
             paths.append(folder / f"{len(paths):05d}.jpg")
             Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
     return paths
+
+
+def untrained(folder, seed):
+    """Write a network with random weights into `folder`; return the Classifier of it."""
+    torch.manual_seed(seed)
+    network = make_cnn().eval()
+    record = {"source": "synthetic", "class_names": CLASS_NAMES[:8], "mean": [30.0] * 3, "std": [35.0] * 3}
+    save_tensors(network.state_dict(), folder / "untrained.pt")
+    save_json(record | {"image_size": SIZE}, folder / "untrained.json")
+    options = {"crops": 9, "symmetries": False, "device": "cpu", "field": 1.0, "thumbnails": False}
+    return Classifier(str(folder / "untrained.pt"), weights_hash(network.state_dict()), **options)
 
 
 def usual_loop(paths, network, record):
@@ -71,15 +83,8 @@ def main():
     choose_device("cpu")
     out = Path(args.out).resolve() / "benchmarks"
     paths = write_jpegs(out / "pictures", args.count, args.seed)
-    torch.manual_seed(args.seed)
-    network = make_cnn().eval()
-    record = {"source": "synthetic", "class_names": CLASS_NAMES[:8], "mean": [30.0] * 3, "std": [35.0] * 3}
-    record["image_size"] = SIZE
-    save_tensors(network.state_dict(), out / "untrained.pt")
-    save_json(record, out / "untrained.json")
-
-    options = {"crops": 9, "symmetries": False, "device": "cpu", "field": 1.0, "thumbnails": False}
-    classifier = Classifier(str(out / "untrained.pt"), weights_hash(network.state_dict()), **options)
+    classifier = untrained(out, args.seed)
+    network, record, _ = load_network(classifier.model)
     threads = torch.get_num_threads()
 
     def predicted(some):

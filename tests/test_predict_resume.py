@@ -134,6 +134,21 @@ def test_what_an_interrupted_run_has_written_is_neither_overwritten_nor_continue
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_of_two_runs_at_once_the_second_is_refused(folder, tmp_path, resume):
+    process = start("predict.py", *arguments(folder, tmp_path), log="/dev/null")
+    try:
+        while process.is_alive() and not (tmp_path / "a.csv.part").exists():
+            time.sleep(0.02)
+        error = error_of(run("predict.py", *arguments(folder, tmp_path, *resume)))
+    finally:
+        process.kill()
+        process.join()
+    assert error == f"error: {tmp_path}: another run is writing a.csv.resume there: wait for it, or write elsewhere"
+    assert run("predict.py", *arguments(folder, tmp_path, "--resume")).returncode == 2
+    same_as_whole(folder, tmp_path)
+
+
 def test_with_nothing_to_resume_it_starts_from_the_beginning_and_without_rows_nothing_stays(folder, tmp_path):
     picture, model = folder / "0.png", ("--model", folder / "q3_cnn.pt")
     done = run("predict.py", picture, *model, "--csv", tmp_path / "a.csv", "--resume")

@@ -26,7 +26,7 @@ def killed(out, device, seed):
 
 
 def squares(out, runs, fingerprint="data", measure=square, **settings):
-    args = Namespace(out=out, device="cpu")
+    args = Namespace(out=out, device="cpu", dask=None)
     return collect("squares", measure, runs, args, {"fingerprint": fingerprint}, **settings)
 
 

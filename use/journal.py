@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 
-from common.storage.atomic import atomic_write
+from common.storage.atomic import atomic_write, exclusive_lock
 
 SAVE_EVERY = 1  # seconds
 
@@ -51,22 +51,23 @@ class Journal:
         """Open the files; give the Progress; complete the files when the block ends, and after an error keep them.
 
         resume: whether to continue an interrupted run. Raises ValueError when there is one and it is not to be, when it
-        had other settings, or when a file is a device or a pipe.
+        had other settings, or when a file is a device or a pipe, and BlockingIOError when it is still running.
         """
-        try:
-            if self.files and not (resume and self.resume()):
-                self.start(resume)
-            yield self.progress
-            for file in self.files:
-                file.complete()
-            for file in reversed(self.files):  # the sheet first, which is written as a whole
-                file.rename()
-        except BaseException:
-            self.stop()
-            raise
-        if self.path:
-            self.lines.close()
-            self.path.unlink()
+        with locked(self.path) if self.path else nullcontext():
+            try:
+                if self.files and not (resume and self.resume()):
+                    self.start(resume)
+                yield self.progress
+                for file in self.files:
+                    file.complete()
+                for file in reversed(self.files):  # the sheet first, which is written as a whole
+                    file.rename()
+            except BaseException:
+                self.stop()
+                raise
+            if self.path:
+                self.lines.close()
+                self.path.unlink()
 
     def start(self, resume):
         """Open new files."""
@@ -143,6 +144,15 @@ class Journal:
         parts = [str(file.part) for file, _ in opened if file.part]
         if rows and parts:
             print(f"{', '.join(parts)}: the {rows:,} pictures so far are kept there.", file=sys.stderr)
+
+
+@contextmanager
+def locked(path):
+    """Keep other runs from writing the files of the journal `path` inside the block; no lock stays behind."""
+    with exclusive_lock(path.parent, path.name):
+        yield
+        with suppress(OSError):  # of Windows
+            (path.parent / f".{path.name}.lock").unlink()
 
 
 def in_lines(*contents):

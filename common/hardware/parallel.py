@@ -6,9 +6,10 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -28,12 +29,16 @@ def side_by_side(function, items, processes=None, dask=None, ahead=None):
     a functools.partial of one. What it raises is raised here; raises MemoryError when processes were killed, and
     ConnectionError as `dask_workers` does.
     """
+    items = iter(items) if ahead else list(items)
+    if items == []:
+        return
     with dask_workers(dask) if dask is not None else local_processes(processes) as cores:
-        compute, items = joblib.delayed(compute_one), iter(items)
-        work = joblib.Parallel(cores, return_as="generator" if ahead else "generator_unordered", batch_size=1)
-        folder = None if dask is None else os.getcwd()
+        jobs = cores if ahead else min(cores, len(items))
+        order, dispatch = "generator" if ahead else "generator_unordered", "2*n_jobs" if dask is None else "all"
+        work = joblib.Parallel(jobs, return_as=order, batch_size=1, pre_dispatch=dispatch)
+        folder, items = None if dask is None else os.getcwd(), iter(items)
         while some := list(islice(items, ahead and ahead * cores)):
-            yield from work(compute(folder, function, item) for item in some)
+            yield from work(joblib.delayed(compute_one)(folder, function, item) for item in some)
 
 
 def compute_one(folder, function, item):
@@ -80,6 +85,8 @@ def dask_workers(address):
         except distributed.TimeoutError:
             raise ConnectionError(f"--dask {address}: has no workers: start some (dask worker {address})") from None
         client.register_plugin(project_path(distributed.WorkerPlugin))
+        ended = threading.Event()
+        threading.Thread(target=watch, args=(client, ended), daemon=True).start()
         try:
             with joblib.parallel_config("dask", client=client):
                 yield sum(client.ncores().values())
@@ -87,6 +94,16 @@ def dask_workers(address):
             raise ConnectionError(f"--dask {address}: the connection to the scheduler is lost") from None
         except distributed.KilledWorker:
             raise MemoryError("a computation ended several Dask workers, one after the other") from None
+        finally:
+            ended.set()
+
+
+def watch(client, ended):
+    """Say so on stderr, every ten seconds, while there is no worker, until `ended` is set."""
+    with suppress(Exception):  # of a connection that is lost, others tell
+        while not ended.wait(10):
+            if not client.scheduler_info()["workers"]:
+                print("All Dask workers have gone: waiting for new ones.", file=sys.stderr)
 
 
 def project_path(plugin):

@@ -62,7 +62,7 @@ def acquire(lock, folder, name):
         lock.acquire()
     except Timeout:
         if has_locks(lock.lock_file):  # filelock before 3.13 waits in vain where there are none
-            reason = f"{folder}: another run is writing {name} there: wait for it, or use another --out"
+            reason = f"{folder}: another run is writing {name} there: wait for it, or write elsewhere"
             raise BlockingIOError(reason) from None
     except NotImplementedError:
         pass

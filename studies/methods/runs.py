@@ -16,7 +16,7 @@ from common.data import RandomCrop, make_loader
 from common.galaxies import split as splits
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
 from common.hardware.device import choose_device
-from common.hardware.parallel import side_by_side
+from common.hardware.parallel import DASK_HELP, side_by_side
 from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from q1_data import channel_statistics
@@ -41,11 +41,12 @@ def number_list(text):
 
 
 def add_study_options(parser, seeds="0-4", epochs=50):
-    """Add the options of every study: --out, --seeds, --epochs and --device."""
+    """Add the options of every study: --out, --seeds, --epochs, --dask and --device."""
     add = parser.add_argument
     cli.add_out(parser)
     add("--seeds", type=number_list, default=seeds, metavar="LIST", help="random seeds, such as 0-4 or 0,3")
     add("--epochs", type=cli.positive_int, default=epochs, metavar="N", help="passes over the training set")
+    add("--dask", metavar="ADDRESS", help=DASK_HELP)
     cli.add_device(parser)
 
 
@@ -86,8 +87,8 @@ def collect(study, measure, runs, args, data, **settings):
     Those that are not there yet are computed: measure(out, device, **run, **settings) returns a dict of plain values.
     args: the study's options; data: Q1's dict; settings: what the results depend on beside the runs' keys. A file of
     another fingerprint or other settings is replaced. On the CPU one process per core computes; on a GPU one run
-    follows another. Raises ValueError, naming the run, when `measure` raises an error that a user can put right, and
-    MemoryError when a process was killed.
+    follows another; with --dask the workers of a cluster compute. Raises ValueError, naming the run, when `measure`
+    raises an error that a user can put right, and MemoryError when a process was killed.
     """
     folder = Path(args.out) / "studies" / study
     described = {"fingerprint": data["fingerprint"], "args": json.loads(json.dumps(settings))}
@@ -98,9 +99,12 @@ def collect(study, measure, runs, args, data, **settings):
     )
     processes = None if choose_device(args.device).type == "cpu" else 1
     with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=study, unit="run", disable=None) as bar:
-        for _ in side_by_side(compute, missing, processes):
+        for _ in side_by_side(compute, missing, processes, args.dask):
             bar.update()
-    return [run | stored_result(folder, run, described) for run in runs]
+    found = [stored_result(folder, run, described) for run in runs]
+    if None in found:
+        raise ValueError(f"{folder}: what Dask's workers wrote is not here: --out must be a folder that all see")
+    return [run | result for run, result in zip(runs, found, strict=True)]
 
 
 def file_of(folder, run):
@@ -144,7 +148,8 @@ def save_study(study, args, data, figure, answer, notes=(), **record):
     record: what the JSON has beside source, fingerprint, args, answer and notes.
     """
     print(plots.titled(f"studies.{study}", data["source"]), answer, *notes, sep="\n")
-    described = {"source": data["source"], "fingerprint": data["fingerprint"], "args": vars(args)}
+    settings = {key: value for key, value in vars(args).items() if key != "dask"}  # who computes changes nothing
+    described = {"source": data["source"], "fingerprint": data["fingerprint"], "args": settings}
     folder = Path(args.out) / "studies"
     with exclusive_lock(folder, study, timeout=-1):
         save_question(folder, study, None, figure, described | {"answer": answer, "notes": list(notes)} | record)
