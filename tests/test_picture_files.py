@@ -81,7 +81,7 @@ def test_a_folder_of_pictures_alone_says_nothing(tmp_path, image, capsys):
 @pytest.mark.parametrize(("content", "why"), [
     (b"", "is empty"),
     (b"<html>not found</html>", "is neither JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 nor FITS"),
-    (gzip.compress(b"<html>"), "is compressed by gzip and no FITS file, or damaged: decompress it first"),
+    (gzip.compress(b"<html>", mtime=0), "is compressed by gzip and no FITS file, or damaged: decompress it first"),
     (b"\x1f\x8b\x08 damaged", "is compressed by gzip and no FITS file, or damaged: decompress it first"),
     (b"BZh9 damaged", "is compressed by bzip2 and no FITS file, or damaged: decompress it first"),
 ])  # fmt: skip
