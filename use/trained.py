@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from common.galaxies.facts import source_title
+from common.galaxies.hdf5 import MOST_CLASSES
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import load_weights, record_of, shapes_of, weights_hash
 from q2_fcn import make_fcn
@@ -15,12 +16,12 @@ CROP_SIZE = 48  # pixels: what all networks of the assignment see of an image
 NEEDED = ("source", "class_names", "mean", "std", "image_size")
 
 
-def make_transfer():
-    """Return Q5's network: crops (n, 3, 48, 48) to logits (n, 2)."""
-    return nn.Sequential(make_backbone(), nn.Linear(64, 2))
+def make_transfer(num_classes=2):
+    """Return Q5's network: crops (n, 3, 48, 48) to logits (n, num_classes)."""
+    return nn.Sequential(make_backbone(), nn.Linear(64, num_classes))
 
 
-NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}
+NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}  # by the script that trains them
 
 
 class TrainedNetwork(NamedTuple):
@@ -39,11 +40,13 @@ def load_network(path):
     network, the record lacks what is needed, or the two are of different runs.
     """
     weights = load_weights(path, made_by="q3_cnn.py")
-    name, network = recognise(path, weights)
+    network = recognise(path, weights)
+    name = "q2_fcn" if isinstance(network[0], nn.Flatten) else "q3_cnn"
     record_path = record_of(path)
     if not record_path.is_file():
         raise FileNotFoundError(f"{path}: {record_path.name}, which {name}.py wrote beside it, is missing: copy it too")
     record = load_json(record_path)
+    name = "q5_transfer" if name == "q3_cnn" and is_transferred(record) else name
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise ValueError(f"{record_path} lacks {', '.join(missing)}: rerun {name}.py")
@@ -59,13 +62,24 @@ def load_network(path):
 
 
 def recognise(path, weights):
-    """Return the name and the network, in NETWORKS, whose state_dict has the names and shapes of `weights`."""
-    networks = {name: make() for name, make in NETWORKS.items()}
+    """Return the FCN or CNN, of any number of classes, whose state_dict has the names and shapes of `weights`."""
     if isinstance(weights, dict) and all(map(torch.is_tensor, weights.values())):
-        for name, network in networks.items():
-            if shapes_of(network.state_dict()) == shapes_of(weights):
-                return name, network
-    raise ValueError(f"{path} holds none of the networks of {', '.join(f'{name}.py' for name in networks)}")
+        for make_network, bias in ((make_fcn, "3.bias"), (make_cnn, "1.bias")):
+            num_classes = weights[bias].numel() if bias in weights else 0
+            if 0 < num_classes <= MOST_CLASSES:
+                network = make_network(num_classes)
+                if shapes_of(network.state_dict()) == shapes_of(weights):
+                    return network
+    raise ValueError(f"{path} holds none of the networks of {', '.join(f'{name}.py' for name in NETWORKS)}")
+
+
+def is_transferred(record):
+    """Return whether the record of a CNN is that of Q5, whose backbone is frozen."""
+    if "network" in record:  # of export.py
+        return record["network"] == "q5_transfer"
+    names = record.get("class_names")
+    frozen = len(names) == 2 if isinstance(names, list) else False  # in records without a count of what is trained
+    return record["trainable_parameters"] < record["parameters"] if "trainable_parameters" in record else frozen
 
 
 def trained_on(record):
