@@ -39,8 +39,8 @@ def write_cutouts(path, folder, table, id_column, class_column, split_column, he
 
     Its datasets are images, uint8 (n, size, size, 3), as predict.py decodes and resizes them; ans, int64 (n,), the
     class of each in class_names; id; and the split column, if there is one, by its own name. Rows without a picture,
-    and pictures without a row, are counted in a line. held_back: as `hold_back` takes it, only to be checked. Raises OSError or ValueError, naming the file, when the two do
-    not fit, or pictures cannot be read.
+    and pictures without a row, are counted in a line. held_back: what is checked, as `hold_back` does, before pictures
+    are read. Raises OSError or ValueError, naming the file, when the two do not fit, or pictures cannot be read.
     """
     if folder is None or not Path(folder).is_dir():
         raise ValueError(f"--labels {table}: --data must be the folder of its pictures, not {folder}")
