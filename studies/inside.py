@@ -11,7 +11,6 @@ from pathlib import Path
 
 from common import cli, plots
 from common.data import load_data, make_loaders
-from common.galaxies.facts import in_words
 from common.galaxies.split import task_names
 from common.storage.artifacts import save_figure
 from common.storage.checkpoint import load_trained
@@ -200,7 +199,7 @@ def main():
     if num_transfer == 2:
         networks["transfer"] = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     else:
-        notes = [f"inside_features.png, of two classes held back, is left out: there are {in_words(num_transfer)}."]
+        notes = [f"inside_features.png shows two classes held back: of {num_transfer} it is left out."]
     for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=False):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
