@@ -11,6 +11,7 @@ from common.cli import one_line, printable
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.pictures import find_pictures, read_pictures
 from common.galaxies.split import hold_back
+from common.sentences import plural
 from common.storage.atomic import atomic_write
 
 import h5py
@@ -179,11 +180,11 @@ def match(table, folder, rows):
                 f"{table}: {row.id} is the name of {len(found)} pictures, {names}: give their paths as ids"
             )
         if not row.class_name or not found:
-            left_out["rows without a picture" if not found else "rows without a class"] += 1
+            left_out["row", "without a picture" if not found else "without a class"] += 1
         elif found[0] not in matched:
             matched[found[0]] = row._replace(class_name=printable(row.class_name))
         elif (before := matched[found[0]])[1:] == row[1:]:
-            left_out["repeated rows"] += 1
+            left_out["row", "repeated"] += 1
         else:
             values = [f"{each.class_name} {each.split}".strip() for each in (before, row)]
             raise ValueError(f"{table}: the picture {row.id} is both {' and '.join(values)}: leave one row for it")
@@ -193,8 +194,8 @@ def match(table, folder, rows):
             f"{table}: no row names one of the {len(pictures):,} pictures in {folder}, such as "
             f"{printable(pictures[0].name)}: name the column of ids with --id ({example} in the one found)"
         )
-    left_out["pictures without a row"] = len(pictures) - len(matched)
-    counts = "; ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
+    left_out["picture", "without a row"] = len(pictures) - len(matched)
+    counts = "; ".join(f"{plural(count, noun)} {why}" for (noun, why), count in left_out.items() if count)
     print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {counts}" if counts else ""))
     return matched
 

@@ -68,7 +68,7 @@ def resplit(data, seed, split="stratified"):
     sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class if names[task]}
     in_train = None
     if data.get("split_column"):
-        in_train = np.isin(np.arange(len(labels)), [data[f"{task}_train_indices"] for task in names])
+        in_train = np.isin(np.arange(len(labels)), torch.cat([data[f"{task}_train_indices"] for task in names]))
     new = {name: data[name] for name in ("class_names", "main_classes", "source", "split_column") if name in data}
     for subset, chosen in splits.split_indices(labels, sizes, split, seed, first_class["transfer"], in_train).items():
         new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
