@@ -414,7 +414,7 @@ def test_each_command_of_the_page_runs(own, tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(own[0] / path)
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(command) for command in commands_of_the_page()]
-    assert len(commands) == 14
+    assert len(commands) == 15
     for program, script, *args in commands[1:]:
         assert program == "python"
         if script == "export.py":
