@@ -60,9 +60,7 @@ def find_class_names(path, file, size):
         different = len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
         if not different or not 2 <= len(names) <= MOST_CLASSES:
             found = f"{len(names)}, {reprlib.repr(names)}" if names else "none"
-            raise ValueError(
-                f"{path}: class_names must be different texts, one for each class 0, 1, ...: found {found}"
-            )
+            raise ValueError(f"{path}: class_names must be different texts, one for each class: found {found}")
         return names
     is_decals = all(key in file for key in DECALS_KEYS)
     if size == (DECALS_SIZE if is_decals else IMAGE_SIZE):
