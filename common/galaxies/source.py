@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies import download
+from common.galaxies.cutouts import write_cutouts
+from common.galaxies.facts import DECALS_CLASS_NAMES, IMAGE_SIZE, branches_of
 from common.galaxies.hdf5 import READ_ERRORS
 from common.galaxies.synthetic import write_synthetic
 from common.storage.atomic import exclusive_lock
@@ -27,12 +29,24 @@ class Galaxies(NamedTuple):
     source: str  # what records call it: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
 
 
-def find_galaxies(data, source, dataset, cache, count, seed, out):
+def find_galaxies(
+    data, source, dataset, cache, count, seed, out, labels=None, id_column=None, class_column=None, split_column=None,
+    held_back=None, image_size=IMAGE_SIZE,
+):  # fmt: skip
     """Return the file of galaxies that the options of q1_data.py ask for.
+
+    Pictures in a folder, with `labels`, the table of their classes, become cutouts.h5 in `out`, of `image_size` pixels.
 
     A published set is downloaded into `cache` once. A synthetic one is written to synthetic.h5 in `out`: with source
     "auto" after a warning, when the real set cannot be downloaded; with "real" that raises OSError instead.
     """
+    if labels:
+        path = Path(out) / "cutouts.h5"
+        with exclusive_lock(out, "cutouts"):
+            write_cutouts(path, data, labels, id_column, class_column, split_column, held_back, image_size)
+        return Galaxies(path, f"file:{Path(data).resolve().name}")
+    if id_column or class_column:
+        raise ValueError("--id and --class are columns of the table that --labels names")
     if data:
         return Galaxies(Path(data), source_of(Path(data)))
     if source != "synthetic":
@@ -48,6 +62,13 @@ def find_galaxies(data, source, dataset, cache, count, seed, out):
     with exclusive_lock(out, "synthetic"):  # which removes what a killed run left half written
         write_synthetic(path, count, seed)
     return Galaxies(path, "synthetic")
+
+
+def say_whose_names(galaxies, class_names):
+    """Print it if the classes of a file, neither published nor synthetic, are named as those of a published set."""
+    if galaxies.source.startswith("file:") and branches_of(class_names):
+        published = "Galaxy10 DECaLS" if set(class_names) == set(DECALS_CLASS_NAMES) else "Galaxy10 SDSS"
+        print(f"{galaxies.path}: classes are named as those of {published}; the attribute class_names overrides that.")
 
 
 def source_of(path):
