@@ -1,4 +1,4 @@
-"""Galaxy10 DECaLS: a file of a third of its images, streamed in little memory, and the chain behind it."""
+"""Galaxy10 DECaLS: a file of a quarter of its images, streamed in little memory, and the chain behind it."""
 
 import json
 import zlib
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import run_well
 
-COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873]) // 3
+COUNTS = np.array([1081, 1853, 2645, 2027, 334, 2043, 1829, 2628, 1423, 1873]) // 4
 CHUNK = 64  # images
 
 
 @pytest.fixture(scope="module")
 def decals(tmp_path_factory):
-    """A file in the form of Galaxy10 DECaLS: squares of noise, not galaxies, 1.2 GB of images in 0.1 GB of disk."""
+    """A file in the form of Galaxy10 DECaLS: squares of noise, not galaxies, 0.9 GB of images in 0.1 GB of disk."""
     path = tmp_path_factory.mktemp("decals") / "Galaxy10_DECals.h5"
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), COUNTS))

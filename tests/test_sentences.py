@@ -186,9 +186,9 @@ def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
-    """The records and the output of the default run on 3,000 synthetic galaxies."""
+    """The records and the output of a run with default settings on 1,200 synthetic galaxies."""
     out = tmp_path_factory.mktemp("default")
-    printed = {"q1_data": run_well("q1_data.py", "--source", "synthetic", "--count", 3000, "--out", out)}
+    printed = {"q1_data": run_well("q1_data.py", "--source", "synthetic", "--count", 1200, "--out", out)}
     for script in ("q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer"):
         printed[script] = run_well(f"{script}.py", "--device", "cpu", "--out", out)
     return {script: json.loads((out / f"{script}.json").read_text()) for script in printed}, printed
