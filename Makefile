@@ -2,7 +2,12 @@
 
 PYTHON         = .venv/bin/python## set it to use your own Python; installs nothing
 OUT            = artifacts## folder for all results
-DATA           =## a Galaxy10 HDF5 file; empty: see SOURCE
+DATA           =## a Galaxy10 HDF5 file, or a folder of pictures with LABELS; empty: see SOURCE
+LABELS         =## table of the classes of the pictures in DATA: docs/own-galaxies.md
+ID             =## its column of the pictures' names; empty: objid, id, name or file
+CLASS          =## its column of classes; empty: class, class_name or label
+SPLIT_COLUMN   =## its column that says train or test; empty: see SPLIT
+HOLD_BACK      =## classes for Q5, as 8,9 or names, or none; empty: 8,9 of Galaxy10, else none
 SOURCE         = auto## auto, real or synthetic
 DATASET        = sdss## the real set to download without DATA: sdss or decals
 COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS has
@@ -53,7 +58,8 @@ endif
 quote  = '$(subst ','\'',$(1))'
 option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 galaxies = $(if $(DATA),--data $(call quote,$(DATA)),--source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))) \
-    --split '$(SPLIT)' $(call option,--image-size,$(IMAGE_SIZE)) \
+    $(call option,--labels,$(LABELS)) $(call option,--id,$(ID)) $(call option,--class,$(CLASS)) \
+    $(call option,--split-column,$(SPLIT_COLUMN)) $(call option,--hold-back,$(HOLD_BACK)) --split '$(SPLIT)' $(call option,--image-size,$(IMAGE_SIZE)) \
     $(call option,--main-train,$(MAIN_TRAIN)) $(call option,--transfer-train,$(TRANSFER_TRAIN))
 training = --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epochs,$(EPOCHS))
 Q1 = --out '$(OUT)' --seed '$(SEED)' $(galaxies)
@@ -75,7 +81,13 @@ judge   = $(if $(findstring FAILED,$(1)),$(failed),$(if $(1),FORCE))
 state  = $(@:.json=.resume.pt)
 resume = $(if $(wildcard $(state)),$(if $(shell find $(filter-out FORCE,$^) $(wildcard $@) -newer $(state)),,--resume=if-same))
 
-$(OUT)/q1_data.json: q1_data.py $(CODE) $(call stale,q1_data $(Q1)) | $(ENVIRONMENT)
+# Without classes held back make ends after Q4: by Q1's record, as soon as that is made.
+no_transfer = $(shell grep -ls '"transfer_train": \[\]' '$(OUT)/q1_data.json')
+no_q5 = @echo 'No classes are held back (HOLD_BACK), so make ends after Q4.'
+Q1_STALE := $(call stale,q1_data $(Q1))
+TRANSFER := $(if $(Q1_STALE),$(OUT)/q5_transfer.json,$(if $(no_transfer),,$(OUT)/q5_transfer.json))
+
+$(OUT)/q1_data.json: q1_data.py $(CODE) $(Q1_STALE) | $(ENVIRONMENT)
 	$(PYTHON) q1_data.py $(Q1)
 $(OUT)/q2_fcn.json: q2_fcn.py $(CODE) $(OUT)/q1_data.json $(call stale,q2_fcn $(TRAIN)) | $(ENVIRONMENT)
 	$(PYTHON) q2_fcn.py $(TRAIN) $(resume)
@@ -84,19 +96,19 @@ $(OUT)/q3_cnn.json: q3_cnn.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(c
 $(OUT)/q4_confusion.json: q4_confusion.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json $(call stale,q4_confusion $(Q4)) | $(ENVIRONMENT)
 	$(PYTHON) q4_confusion.py $(Q4)
 $(OUT)/q5_transfer.json: q5_transfer.py $(CODE) $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(call stale,q5_transfer $(TRAIN)) | $(ENVIRONMENT)
-	$(PYTHON) q5_transfer.py $(TRAIN) $(resume)
-$(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn q4_confusion q5_transfer)
+	$(if $(and $(no_transfer),$(filter-out transfer,$(or $(MAKECMDGOALS),all))),$(no_q5),$(PYTHON) q5_transfer.py $(TRAIN) $(resume))
+$(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn q4_confusion) $(TRANSFER)
 	$(PYTHON) summary.py --out '$(OUT)'
 
 .PHONY: studies
 SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
 # A study only collects those of its results that are there already, of the same data and settings: so it always runs.
 STUDY = --out '$(OUT)' --device '$(DEVICE)' $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
-studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(OUT)/q5_transfer.json ## what a single run cannot answer, measured over seeds
+studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(TRANSFER) ## what a single run cannot answer, measured over seeds
 	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
 	$(PYTHON) -m studies.imbalance $(STUDY)
 	$(PYTHON) -m studies.symmetry $(STUDY)
-	$(PYTHON) -m studies.transfer $(STUDY)
+	$(if $(no_transfer),,$(PYTHON) -m studies.transfer $(STUDY))
 	$(PYTHON) -m studies.calibration $(STUDY)
 	$(PYTHON) -m studies.inside $(STUDY)
 
@@ -136,7 +148,7 @@ lint: $(DEV_ENVIRONMENT) ## lint and format check (ruff)
 	$(PYTHON) -m ruff format --check $(wildcard $(SOURCES))
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
-	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN=
+	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN= LABELS= ID= CLASS= SPLIT_COLUMN= HOLD_BACK=
 # Without DATA the notebook runs on the data of make data: Galaxy10, or the synthetic galaxies that stand in for it.
 notebook: $(TEACHING) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
 	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
@@ -163,7 +175,7 @@ $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.
 	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
 
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/cutouts.h5 $(OUT)/.cutouts.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
 	@-rmdir "$(OUT)/model" "$(OUT)" 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20

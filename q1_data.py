@@ -10,9 +10,9 @@ from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import download, split
 from common.galaxies.appearance import appearance_range
-from common.galaxies.facts import BRANCHES, CLASS_COUNTS, DECALS_CLASS_NAMES, IMAGE_SIZE, MAIN_CLASSES, source_title
-from common.galaxies.hdf5 import check_galaxy10, reading, resize, row_blocks
-from common.galaxies.source import find_galaxies
+from common.galaxies.facts import CLASS_COUNTS, IMAGE_SIZE
+from common.galaxies.hdf5 import check_galaxy10, read_ids_and_split, reading, resize, row_blocks
+from common.galaxies.source import find_galaxies, say_whose_names
 from common.storage.artifacts import save_question
 
 import h5py
@@ -23,6 +23,7 @@ from torchvision import transforms
 EXAMPLES = (
     "python q1_data.py                     # Galaxy10 SDSS, downloaded once; a synthetic set if that fails",
     "python q1_data.py --data Galaxy10.h5  # a file of your own",
+    "python q1_data.py --data cutouts/ --labels table.csv --out own  # see docs/own-galaxies.md",
     "python q1_data.py --dataset decals --out decals  # 2.7 GB, streamed and resized",
     "python q1_data.py --source synthetic --count 3000 --out small",
 )
@@ -57,28 +58,29 @@ def print_statistics(record):
 def main():
     args = get_args()
     cli.start("q1_data", args.out)
-    galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out)
-    class_names = check_galaxy10(galaxies.path)
-    if galaxies.source.startswith("file:") and class_names in BRANCHES:
-        published = source_title("galaxy10-decals" if class_names == DECALS_CLASS_NAMES else "galaxy10-sdss")
-        print(f"{galaxies.path}: classes are named as those of {published}; the attribute class_names overrides that.")
+    galaxies = find_galaxies(args)
+    classes = split.hold_back(check_galaxy10(galaxies.path, args.hold_back), args.hold_back)
+    say_whose_names(galaxies, classes.names)
     with reading(galaxies.path), h5py.File(galaxies.path, "r") as file:
-        labels = np.array(file["ans"]).astype(np.int64)
-        sizes = split.train_sizes(labels, {"main": args.main_train, "transfer": args.transfer_train})
-        indices = split.split_indices(labels, sizes, args.split, args.seed)  # of each subset's images in the file
+        labels = classes.numbers[np.array(file["ans"]).astype(np.int64)]  # the classes held back come last
+        ids, in_train = read_ids_and_split(galaxies.path, file, args.split_column, len(labels))
+        given = {"main": args.main_train, "transfer": args.transfer_train}
+        sizes = split.train_sizes(labels, given, classes.main, in_train)
+        indices = split.split_indices(labels, sizes, args.split, args.seed, classes.main, in_train)
         # One array for all images, in the order of the subsets: image i of the file goes to row place[i].
         place = np.argsort(np.concatenate(list(indices.values())))
         images = np.empty((len(labels), args.image_size, args.image_size, 3), dtype=np.uint8)
         for rows in row_blocks(file["images"]):
             images[place[rows]] = resize(np.array(file["images"][rows]), args.image_size)
 
-    data = {"class_names": list(class_names), "source": galaxies.source}
+    data = {"class_names": list(classes.names), "main_classes": classes.main, "source": galaxies.source}
     ends = np.cumsum([len(chosen) for chosen in indices.values()])
     for (subset, chosen), pixels in zip(indices.items(), np.split(images, ends[:-1]), strict=True):
-        first_class = MAIN_CLASSES if subset.startswith("transfer") else 0
+        first_class = classes.main if subset.startswith("transfer") else 0
         data[f"{subset}_images"] = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # channels first
         data[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class  # classes 8 and 9 become 0 and 1
         data[f"{subset}_indices"] = torch.from_numpy(chosen)
+        data |= {f"{subset}_ids": [ids[index] for index in chosen]} if ids else {}
     data["fingerprint"] = split.fingerprint(data)
     data["appearance"] = {task: appearance_range(data[f"{task}_train_images"]) for task in sizes}
 
@@ -91,7 +93,7 @@ def main():
     transform = transforms.Compose([RandomCrop(48), Normalize(mean, std)])
     train_loader = make_loader(data["main_train_images"], data["main_train_labels"], transform)
     normalised_mean, normalised_std = channel_statistics(train_loader)
-    data |= {"mean": mean, "std": std}
+    data |= {"mean": mean, "std": std, "split_column": args.split_column}
 
     record = {
         "source": galaxies.source,
@@ -105,13 +107,15 @@ def main():
         "normalised_std": normalised_std.tolist(),
     }
     print_statistics(record)
-    save_question(args.out, "q1_data", data, plots.class_gallery(data, np.bincount(labels, minlength=10)), record)
+    save_question(args.out, "q1_data", data, plots.class_gallery(data), record)
 
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, count = parser.add_argument, cli.positive_int
     add("--data", type=cli.data_path, metavar="PATH", help="Galaxy10 HDF5 file, SDSS or DECaLS, instead of --source")
+    cli.add_table(parser)
+    add("--hold-back", metavar="CLASSES", help="for Q5, 8,9 of Galaxy10: numbers or names with commas between, or none")
     add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")
     add("--dataset", choices=("sdss", "decals"), default="sdss", help="the real set to download")
     add("--cache", type=cli.path, metavar="DIR", default=download.default_cache(), help="folder for downloads")

@@ -25,13 +25,13 @@ EXAMPLES = (
 )
 
 
-def make_fcn():
+def make_fcn(num_classes=8):
     """Return the fully connected network: crops, float32 (n, 3, 48, 48), to logits (n, 8); 442,952 parameters."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(3 * 48 * 48, 64),
         nn.ReLU(),
-        nn.Linear(64, 8),
+        nn.Linear(64, num_classes),
     )
 
 
@@ -44,7 +44,7 @@ def main():
     task = place(make_loaders(data, "main", transform, args.batch_size), device)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    fcn = make_fcn().to(device)
+    fcn = make_fcn(len(task.class_names)).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(fcn)

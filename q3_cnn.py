@@ -47,10 +47,10 @@ def make_backbone():
     )
 
 
-def make_cnn():
+def make_cnn(num_classes=8):
     """Return the CNN, the backbone with a linear head: crops (n, 3, 48, 48) to logits (n, 8); 178,616 parameters."""
     cnn_backbone = make_backbone()
-    classifier_head = nn.Linear(64, 8)
+    classifier_head = nn.Linear(64, num_classes)
     return nn.Sequential(cnn_backbone, classifier_head)
 
 
@@ -89,7 +89,7 @@ def main():
     task = place(make_loaders(data, "main", transform, args.batch_size), device)
 
     torch.manual_seed(args.seed)  # for the initial weights
-    cnn = make_cnn().to(device)
+    cnn = make_cnn(len(task.class_names)).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(cnn)

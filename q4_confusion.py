@@ -8,7 +8,8 @@ from pathlib import Path
 
 from common import cli, metrics, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
-from common.galaxies.facts import BRANCHES, short_name
+from common.galaxies.facts import branches_of, short_name
+from common.galaxies.split import task_names
 from common.hardware.device import place
 from common.sentences import describe_confusion, percent
 from common.storage.artifacts import save_question, without_nan
@@ -45,7 +46,7 @@ def recall_table(record, model):
         between = "–" if bounds[0] is None else f"{100 * bounds[0]:.1f} to {bounds[1]:.1%}"
         ratio = results["predicted_over_true"][label]
         lines.append(
-            f"{label} {name:29}{record['train_counts'][label]:7,}{record['test_counts'][label]:6,}"
+            f"{f'{label} {name}':31}{record['train_counts'][label]:7,}{record['test_counts'][label]:6,}"
             f"{percent(results['recall'][label]):>8}  {between:14}{percent(results['precision'][label]):>9}"
             f"{'–' if ratio is None else f'{ratio:.2f}':>12}  {most}"
         )
@@ -56,13 +57,13 @@ def main():
     args = get_args()
     device = cli.start("q4_confusion", args.out, args.device)
     data = load_data(args.out)
-    networks = {"fcn": make_fcn(), "cnn": make_cnn()}
+    num_classes = len(task_names(data)["main"])
+    networks = {"fcn": make_fcn(num_classes), "cnn": make_cnn(num_classes)}
     for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     task = place(make_loaders(data, "main", transform), device)
 
-    num_classes = len(task.class_names)
     train_counts, test_counts = (
         data[f"main_{subset}_labels"].bincount(minlength=num_classes) for subset in ("train", "test")
     )
@@ -75,7 +76,7 @@ def main():
         "test_counts": test_counts.tolist(),
         "models": {},
     }
-    branches = BRANCHES.get(tuple(data["class_names"]))  # similar classes by Galaxy Zoo's tree; None: not known
+    branches = branches_of(data["class_names"])  # similar classes by Galaxy Zoo's tree; None: not known
     for name, network in networks.items():
         logits, labels = predict(network.to(device), task.test_loader)
         matrix = confusion_matrix(labels, logits.argmax(1), labels=range(num_classes))  # rows true, columns predicted

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common import cli, plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.galaxies.facts import in_words
 from common.hardware.device import adam_options, place
 from common.metrics import accuracy_interval
 from common.sentences import describe_curves, describe_result, describe_transfer
@@ -38,7 +39,7 @@ EXAMPLES = (
 def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
     """Fit scikit-learn's logistic regression to a backbone's features: the lowest loss that a linear head can reach.
 
-    It sees the crops that the head has seen, epoch by epoch. Return the features and labels it was fitted to, the two
+    It sees the crops that the head has seen, epoch by epoch. Return the features and labels it was fitted to, the
     logits that it gives them, and the true and the predicted labels of the test images.
     """
     passes = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
@@ -46,8 +47,11 @@ def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
     test_features, test_labels = predict(cnn_backbone, test_loader)
     # C is the inverse of the regularisation: practically none, as the head has none.
     optimum = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
-    second = torch.from_numpy(optimum.decision_function(features)).float()  # the logit of the second of two classes
-    logits = torch.stack((torch.zeros_like(second), second), dim=1)
+    scores = torch.from_numpy(optimum.decision_function(features)).float()
+    if scores.ndim == 1:  # of two classes: the logit of the second
+        scores = torch.stack((torch.zeros_like(scores), scores), dim=1)
+    logits = torch.full((len(labels), int(labels.max()) + 1), -torch.inf)  # of classes that no image trains
+    logits[:, optimum.classes_] = scores
     return features, labels, logits, test_labels, torch.from_numpy(optimum.predict(test_features))
 
 
@@ -89,7 +93,7 @@ def transfer_figure(history, matrix, class_names, source):
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     plots.draw_curves(axes[0], axes[1], history)
     plots.draw_confusion(axes[2], matrix, class_names, "Confusion on the test set")
-    figure.suptitle(plots.titled("Transfer to the two classes held back", source))
+    figure.suptitle(plots.titled(f"Transfer to the {in_words(len(class_names))} classes held back", source))
     return figure
 
 
@@ -109,7 +113,7 @@ def main():
     for parameter in cnn_backbone.parameters():
         parameter.requires_grad = False
     torch.manual_seed(args.seed)  # for the initial weights of the head
-    classifier_head = nn.Linear(64, 2)
+    classifier_head = nn.Linear(64, len(task.class_names))
     model = nn.Sequential(cnn_backbone, classifier_head).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
@@ -117,16 +121,17 @@ def main():
 
     check_unchanged(cnn_backbone, hash_before)
     record = training_record(vars(args), data, task, model, criterion, history)
-    matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(2))
+    names = task.class_names
+    matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(len(names)))
     record |= {"confusion": matrix.tolist(), "backbone": str(path), "backbone_sha256": hash_before}
     print(describe_result("Transfer", record))
-    first, second = record["class_names"]
-    for name, row in zip(record["class_names"], matrix, strict=True):
-        print(f"  {name:30} {row[0]:5,} predicted as {first}, {row[1]:5,} as {second}")
+    for name, row in zip(names, matrix, strict=True):
+        counts = ", ".join(f"{count:5,} as {other}" for count, other in zip(row, names, strict=True))
+        print(f"  {name:30} {counts.replace(' as ', ' predicted as ', 1)}")
     print(describe_curves(record))
     record |= compare_with_optimum(model, criterion, task, args.epochs, args.seed)
     print(describe_transfer(record))
-    figure = transfer_figure(history, matrix, record["class_names"], data["source"])
+    figure = transfer_figure(history, matrix, names, data["source"])
     save_question(args.out, "q5_transfer", cpu_state_dict(model), figure, record)
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from common.hardware.device import choose_device
 from common.hardware.distributed import process_group
 from common.storage.atomic import exclusive_lock
-from common.storage.streams import printable, safe_streams
+from common.storage.streams import one_line, safe_streams
 
 until_exit = ExitStack()  # what `start` holds until `run` ends
 
@@ -98,6 +98,20 @@ def add_out(parser):
     parser.add_argument("--out", type=path, default="artifacts", metavar="DIR", help=help)
 
 
+def add_table(parser):
+    """Add the options for pictures of one's own with a table of their classes: --labels, --id, --class and so on."""
+    add = parser.add_argument
+    add(
+        "--labels",
+        type=path,
+        metavar="TABLE",
+        help="table of the classes, .csv, .fits or .ecsv, of the pictures in folder --data",
+    )
+    add("--id", metavar="COLUMN", help="its column of the pictures' names; unset: objid, id, name or file")
+    add("--class", metavar="COLUMN", help="its column of classes; unset: class, class_name or label")
+    add("--split-column", metavar="COLUMN", help="its column that says train or test, instead of --split")
+
+
 def add_device(parser):
     """Add the option of every script that computes: --device."""
     choices = ("auto", "cpu", "cuda", "mps")
@@ -170,10 +184,3 @@ def how_to_resume(resumable):
     module = sys.modules["__main__"].__spec__  # of `python -m`
     script = ["-m", module.name] if module else sys.argv[:1]
     return f"python {shlex.join([*script, *sys.argv[1:], *resume])}{make}"
-
-
-def one_line(error):
-    """Return an exception's message without line breaks; for an OSError from the system, with its file."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return printable(f"{error.filename}: {error.strerror}")
-    return printable(" ".join(str(error).split()))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
+from common.galaxies.split import task_names
 from common.storage.artifacts import load_tensors
 
 import numpy as np
@@ -211,7 +212,7 @@ def make_loader(images, labels, transform, batch_size=64, shuffle=False, weights
 class Task(NamedTuple):
     """What a network is trained and tested on."""
 
-    name: str  # main (classes 0-7) or transfer (8 and 9)
+    name: str  # main (classes 0-7 of Galaxy10) or transfer (8 and 9, those held back)
     train_loader: DataLoader  # shuffled
     test_loader: DataLoader  # in order
     class_names: list  # of the labels 0, 1, ...
@@ -222,14 +223,17 @@ def make_loaders(data, task, transform, batch_size=64, train_transform=None, wei
 
     transform: of all images, unless the training images have a `train_transform`; weights: of the training images, as
     `make_loader` takes them. The batches of the test loader always have 64 images, as rounding depends on their size.
+    Raises ValueError for the transfer task when no classes are held back.
     """
+    names = task_names(data)[task]
+    if not names:
+        raise ValueError(f"no classes are held back for {task}: rerun q1_data.py with --hold-back and two or more")
     train, test = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
-    names = data["class_names"]
     return Task(
         task,
         make_loader(*train, train_transform or transform, batch_size, shuffle=True, weights=weights),
         make_loader(*test, transform),
-        names[:MAIN_CLASSES] if task == "main" else names[MAIN_CLASSES:],
+        names,
     )
 
 
@@ -241,4 +245,4 @@ def load_data(out):
     needed |= {"mean", "std", "class_names", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
         raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
-    return data
+    return {"main_classes": MAIN_CLASSES, "split_column": None} | data  # which older files lack

@@ -3,7 +3,8 @@
 import matplotlib
 
 matplotlib.use("Agg")  # files only, no window
-from common.galaxies.facts import MAIN_CLASSES, short_name, source_title
+from common.galaxies.facts import in_words, short_name, source_title
+from common.galaxies.split import class_counts, task_names
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +13,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe & Ito's colours, distinct with any kind of colour vision.
 COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
+MOST_ROWS = 50  # of a gallery
+MOST_CELLS = 40  # classes of a confusion matrix whose cells show their counts
 plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
@@ -52,22 +55,26 @@ def learning_curves(history, title):
     return figure
 
 
-def class_gallery(data, counts, columns=8):
-    """Return a figure with a row of training images for each of the ten classes, with its name and its count.
+def class_gallery(data, columns=8):
+    """Return a figure with a row of training images for each class, the first MOST_ROWS, with its name and its count.
 
-    data: Q1's dict; counts: images per class.
+    data: Q1's dict.
     """
-    figure, grid = plt.subplots(10, columns + 2, figsize=(10, 10.4), layout="constrained")
-    for label, row in enumerate(grid):
-        task, first_class = ("main", 0) if label < MAIN_CLASSES else ("transfer", MAIN_CLASSES)
+    found = class_counts(data)
+    counts = {task: np.add(found[f"{task}_train"], found[f"{task}_test"]) for task in task_names(data)}
+    classes = [(task, place) for task, names in task_names(data).items() for place in range(len(names))]
+    rows = min(len(classes), MOST_ROWS)
+    figure, grid = plt.subplots(rows, columns + 2, figsize=(10, 1.04 * rows), layout="constrained")
+    for label, (row, (task, place)) in enumerate(zip(grid, classes, strict=False)):
         images, labels = data[f"{task}_train_images"], data[f"{task}_train_labels"]
-        for axes, index in zip(row[2:], torch.nonzero(labels == label - first_class).flatten(), strict=False):
+        for axes, index in zip(row[2:], torch.nonzero(labels == place).flatten(), strict=False):
             axes.imshow(images[index].permute(1, 2, 0))
         for axes in row:
             axes.axis("off")
         kind, _, detail = data["class_names"][label].partition(", ")
-        row[0].text(0, 0.5, f"{label}  {kind}\n    {detail}\n    {counts[label]:,} images", va="center")
-    figure.suptitle(titled("The ten classes", data["source"]))
+        row[0].text(0, 0.5, f"{label}  {kind}\n    {detail}\n    {int(counts[task][place]):,} images", va="center")
+    title = f"The {in_words(len(classes))} classes" if rows == len(classes) else f"{rows} of {len(classes):,} classes"
+    figure.suptitle(titled(title, data["source"]))
     return figure
 
 
@@ -85,7 +92,7 @@ def draw_confusion(axes, confusion, class_names, title):
     totals = confusion.sum(1, keepdims=True)
     share = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusion):
+    for (row, column), count in np.ndenumerate(confusion if len(confusion) <= MOST_CELLS else confusion[:0]):
         colour = text_colour(image.cmap(share[row, column]))
         axes.text(column, row, f"{count:,}" if totals[row] else "–", ha="center", va="center", color=colour)
     ticks = np.arange(len(class_names))
@@ -138,7 +145,9 @@ def draw_recall(axes, record):
 def confusion_and_recall(record):
     """Return the figure of Q4's record: both confusion matrices, each class's recall below."""
     panels = [list(record["models"]), ["recall"] * 2]
-    figure, axes = plt.subplot_mosaic(panels, figsize=(12, 12.2), layout="constrained", height_ratios=(2, 1.1))
+    scale = min(max(1, len(record["class_names"]) / 10), 3)
+    size = (12 * scale, 12.2 * scale)
+    figure, axes = plt.subplot_mosaic(panels, figsize=size, layout="constrained", height_ratios=(2, 1.1))
     for model, results in record["models"].items():
         title = f"{model.upper()}: accuracy {results['accuracy']:.1%}"
         draw_confusion(axes[model], np.array(results["confusion"]), record["class_names"], title)

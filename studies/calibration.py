@@ -16,7 +16,7 @@ from studies.methods import reliability
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, percent, points
-from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, train_network
+from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, network_of, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +42,7 @@ def measure(out, device, seed, network, epochs, held_out):
     data |= {"main_train_images": images[kept], "main_train_labels": labels[kept]}
     held_loader = make_loader(images[out_of_training], labels[out_of_training], crop_and_normalise(data))
     task = main_task(data, device)
-    model = train_network(*NETWORKS[network], task.train_loader, epochs, seed, device)
+    model = train_network(*network_of(network, data), task.train_loader, epochs, seed, device)
     logits, labels = (tensor.numpy() for tensor in predict(model, task.test_loader))
     temperature = reliability.fit_temperature(*(tensor.numpy() for tensor in predict(model.cpu(), held_loader)))
     result = {"temperature": temperature, "correct": (logits.argmax(1) == labels).tolist()}

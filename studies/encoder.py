@@ -15,6 +15,7 @@ from pathlib import Path
 from common import cli, plots
 from common.data import load_data
 from common.galaxies.facts import SUBSETS
+from common.galaxies.split import task_names
 from common.hardware.device import choose_device
 from common.storage.artifacts import load_tensors, save_tensors
 from common.storage.checkpoint import load_backbone, load_weights, weights_hash
@@ -154,7 +155,7 @@ def measure(out, device, seed, task, epochs, features, **_):
 def summarise(rows):
     """Return for each task the accuracies of encoder and other with intervals, each seed's, and their difference."""
     tasks = {}
-    for task in TASKS:
+    for task in dict.fromkeys(row["task"] for row in rows):
         values = {name: [row[name] for row in select(rows, task=task)] for name in ("encoder", "other")}
         tasks[task] = {
             "seeds": values,
@@ -207,7 +208,7 @@ def main():
     folder = Path(args.out) / "studies"
     features, made_from = encoder_features(args.encoder, args.encoder_weights, args.encoder_size, data, folder, device)
     settings = {"epochs": args.epochs, "features": features, "backbone": weights_hash(trained.state_dict())}
-    runs = [{"seed": seed, "task": task} for task in TASKS for seed in args.seeds]
+    runs = [{"seed": seed, "task": task} for task, names in task_names(data).items() if names for seed in args.seeds]
     tasks = summarise(collect("encoder", measure, runs, args, data, **settings))
     figure = encoder_figure(tasks, args.encoder, data["source"])
     save_study("encoder", args, data, figure, describe(tasks, args.encoder), encoder=made_from, tasks=tasks)

@@ -10,12 +10,12 @@ Reads q1_data.pt under --out. Writes, in its folder studies/, imbalance.json, im
 
 from common import cli, metrics, plots
 from common.data import load_data
-from common.galaxies.facts import MAIN_CLASSES
+from common.galaxies.split import task_names
 from common.train import predict
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
-from studies.methods.training import NETWORKS, main_task, seed_network, train_network
+from studies.methods.training import main_task, network_of, seed_network, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,12 +62,12 @@ def measure(out, device, seed, method, epochs):
     else:
         data = resplit(load_data(out), seed)
     labels = data["main_train_labels"]
-    counts = torch.bincount(labels, minlength=MAIN_CLASSES)
+    counts = torch.bincount(labels, minlength=len(task_names(data)["main"]))
     task = main_task(data, device, weights=class_weights(counts, 1)[labels] if method == "sampler" else None)
     if method != "none":
         power = {"root": 0.5, "inverse": 1}.get(method, 0)
         criterion = nn.CrossEntropyLoss(class_weights(counts, power)).to(device) if power else None
-        cnn = train_network(*NETWORKS["cnn"], task.train_loader, epochs, seed, device, criterion)
+        cnn = train_network(*network_of("cnn", data), task.train_loader, epochs, seed, device, criterion)
     logits, labels = predict(cnn, task.test_loader)
     result = {"predictions": logits.argmax(1).tolist(), "labels": labels.tolist(), "train_counts": counts.tolist()}
     if method == "none":
@@ -75,12 +75,12 @@ def measure(out, device, seed, method, epochs):
     return result
 
 
-def class_metrics(labels, predictions):
-    """Return METRICS and each class's recall, float64 (3 + 8,), NaN where undefined.
+def class_metrics(labels, predictions, num_classes=8):
+    """Return METRICS and each class's recall, float64 (3 + num_classes,), NaN where undefined.
 
     Balanced accuracy is the mean recall, macro F1 the mean F1, over the classes with test images.
     """
-    matrix = confusion_matrix(labels, predictions, labels=range(MAIN_CLASSES))
+    matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
     tested, by_class = matrix.sum(1) > 0, metrics.per_class(matrix)
     recall, f1 = np.array(by_class["recall"]), np.array(by_class["f1"])
     return np.array([np.trace(matrix) / matrix.sum(), recall[tested].mean(), f1[tested].mean(), *recall])
@@ -89,10 +89,12 @@ def class_metrics(labels, predictions):
 def summarise(rows):
     """Return each method's METRICS and recalls, and their differences from those of `none`, with intervals."""
     none = select(rows, method="none")
-    values = {"none": [class_metrics(row["labels"], row["predictions"]) for row in none]}
-    for method in list(TITLES)[1:-1]:
-        values[method] = [class_metrics(row["labels"], row["predictions"]) for row in select(rows, method=method)]
-    values["adjusted"] = [class_metrics(row["labels"], row["adjusted"]) for row in none]
+
+    def metrics_of(rows, key):
+        return [class_metrics(row["labels"], row[key], len(row["train_counts"])) for row in rows]
+
+    values = {method: metrics_of(select(rows, method=method), "predictions") for method in list(TITLES)[:-1]}
+    values["adjusted"] = metrics_of(none, "adjusted")
     summary = {}
     for method, seeds in values.items():
         intervals = {
@@ -191,8 +193,8 @@ def main():
     runs = [{"seed": seed, "method": method} for seed in args.seeds for method in TITLES if method != "adjusted"]
     rows = collect("imbalance", measure, runs, args, data, epochs=args.epochs)
     summary = summarise(rows)
-    class_names, train_counts = data["class_names"][:MAIN_CLASSES], rows[0]["train_counts"]
-    test_counts = np.bincount(rows[0]["labels"], minlength=MAIN_CLASSES).tolist()
+    class_names, train_counts = task_names(data)["main"], rows[0]["train_counts"]
+    test_counts = np.bincount(rows[0]["labels"], minlength=len(class_names)).tolist()
     figure = imbalance_figure(summary, class_names, train_counts, data["source"])
     counts = {"class_names": class_names, "train_counts": train_counts, "test_counts": test_counts}
     notes = describe_adjustment(summary, class_names, train_counts)

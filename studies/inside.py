@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common import cli, plots
 from common.data import load_data, make_loaders
+from common.galaxies.split import task_names
 from common.storage.artifacts import save_figure
 from common.storage.checkpoint import load_trained
 from common.train import predict
@@ -193,27 +194,31 @@ def main():
     args = get_args()
     data, folder = load_data(args.out), Path(args.out) / "studies"
     shifts = possible_shifts(data)
-    networks = {"fcn": make_fcn(), "cnn": make_cnn(), "transfer": nn.Sequential(make_backbone(), nn.Linear(64, 2))}
-    for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=True):
+    num_main, num_transfer = (len(names) for names in task_names(data).values())
+    networks, notes = {"fcn": make_fcn(num_main), "cnn": make_cnn(num_main)}, []
+    if num_transfer == 2:
+        networks["transfer"] = nn.Sequential(make_backbone(), nn.Linear(64, 2))
+    else:
+        notes = [f"inside_features.png shows two classes held back: of {num_transfer} it is left out."]
+    for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=False):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
     summary = summarise(collect("inside", measure, runs, args, data, epochs=args.epochs))
 
-    main, transfer = (make_loaders(data, task, crop_and_normalise(data)) for task in ("main", "transfer"))
+    main = make_loaders(data, "main", crop_and_normalise(data))
     confident = {name: confident_mistakes(*predict(networks[name], main.test_loader)) for name in NETWORKS}
-    features, labels = predict(networks["transfer"][0], transfer.test_loader)
-    with torch.no_grad():
-        plane = features_in_a_plane(features, networks["transfer"][1])
-    figures = {
-        "mistakes": mistakes_figure(confident, data),
-        "filters": filters_figure(networks["cnn"], data),
-        "features": features_figure(plane, labels, transfer.class_names, data["source"]),
-    }
+    figures = {"mistakes": mistakes_figure(confident, data), "filters": filters_figure(networks["cnn"], data)}
+    if "transfer" in networks:
+        transfer = make_loaders(data, "transfer", crop_and_normalise(data))
+        features, labels = predict(networks["transfer"][0], transfer.test_loader)
+        with torch.no_grad():
+            plane = features_in_a_plane(features, networks["transfer"][1])
+        figures["features"] = features_figure(plane, labels, transfer.class_names, data["source"])
     for name, figure in figures.items():
         save_figure(figure, folder / f"inside_{name}.png")
     figure = shifts_figure(summary["networks"], shifts, data["source"])
     answer = describe(summary, shifts[-1])
-    save_study("inside", args, data, figure, answer, shifts=shifts, **summary, confident_mistakes=confident)
+    save_study("inside", args, data, figure, answer, notes, shifts=shifts, **summary, confident_mistakes=confident)
 
 
 def get_args(argv=None):

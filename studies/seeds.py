@@ -13,7 +13,8 @@ from functools import partial
 
 from common import cli, plots
 from common.data import load_data, make_loaders
-from common.galaxies.facts import COURSE
+from common.galaxies.facts import CLASS_NAMES, COURSE, MAIN_CLASSES
+from common.galaxies.split import task_names
 from common.hardware.device import place
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import weights_hash
@@ -57,10 +58,14 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
     results = {name: tested(network, task.test_loader) for name, network in networks.items()}
     if split_seed != seed:
         return results
-    softmax = train_network(softmax_regression, NETWORKS["fcn"][1], task.train_loader, epochs, seed, device)
+    make_softmax = partial(softmax_regression, len(task.class_names))
+    softmax = train_network(make_softmax, NETWORKS["fcn"][1], task.train_loader, epochs, seed, device)
     results |= {"softmax": tested(softmax, task.test_loader), "neighbours": nearest_neighbours(data, seed)}
-    results["transfer"] = transfer(networks["cnn"][0], data, transfer_epochs, seed, device)
-    for name, task in (("majority", "main"), ("transfer_majority", "transfer")):
+    majorities = {"majority": "main"}
+    if task_names(data)["transfer"]:
+        results["transfer"] = transfer(networks["cnn"][0], data, transfer_epochs, seed, device)
+        majorities["transfer_majority"] = "transfer"
+    for name, task in majorities.items():
         accuracy = majority_accuracy(data[f"{task}_train_labels"], data[f"{task}_test_labels"])
         results[name] = {"test_accuracy": accuracy, "test_count": len(data[f"{task}_test_labels"])}
     return results
@@ -78,21 +83,22 @@ def transfer(cnn_backbone, data, epochs, seed, device):
     """Return the metrics of a new head on the frozen backbone, trained as q5_transfer.py does with `--seed SEED`."""
     task = place(make_loaders(data, "transfer", crop_and_normalise(data)), device)
     cnn_backbone.requires_grad_(False)
-    head = partial(nn.Linear, 64, 2)
+    head = partial(nn.Linear, 64, len(task.class_names))
     network = train_network(lambda: nn.Sequential(cnn_backbone, head()), 0.005, task.train_loader, epochs, seed, device)
     return tested(network, task.test_loader)
 
 
 def protocol(rows):
     """Return mean and interval of each method, each seed's accuracy, and CNN minus FCN, of one kind of split."""
-    accuracies = {name: [row[name]["test_accuracy"] for row in rows] for name in TITLES}
-    losses = {name: [row[name]["test_loss"] for row in rows] for name in ("softmax", "fcn", "cnn", "transfer")}
+    names = [name for name in TITLES if name in rows[0]]  # without transfer where no classes are held back
+    accuracies = {name: [row[name]["test_accuracy"] for row in rows] for name in names}
+    losses = {name: [row[name]["test_loss"] for row in rows] for name in names if "test_loss" in rows[0][name]}
     return {
         "accuracy": {name: mean_interval(values) for name, values in accuracies.items()},
         "loss": {name: mean_interval(values) for name, values in losses.items()},
         "seeds": accuracies,
         "cnn_minus_fcn": paired_difference(accuracies["cnn"], accuracies["fcn"]),
-        "test_count": {name: rows[0][name]["test_count"] for name in TITLES},
+        "test_count": {name: rows[0][name]["test_count"] for name in names},
     }
 
 
@@ -139,7 +145,8 @@ def tables(record):
 def seeds_figure(protocols, course, source):
     """Return a figure of each method's accuracy: a point per seed, the mean and its interval."""
     figure, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
-    rows = {name: len(TITLES) - place for place, name in enumerate(TITLES)}
+    names = list(next(iter(protocols.values()))["accuracy"])
+    rows = {name: len(names) - place for place, name in enumerate(names)}
     furthest = 0
     for shift, (kind, found) in zip((0.0, -0.32), protocols.items(), strict=False):
         for name, row in rows.items():
@@ -160,7 +167,7 @@ def seeds_figure(protocols, course, source):
         ax.annotate(
             "course", (100 * accuracy, rows[name] + 0.25), xytext=(7, 0), textcoords="offset points", va="center"
         )
-    ax.set_yticks(list(rows.values()), list(TITLES.values()))
+    ax.set_yticks(list(rows.values()), [TITLES[name] for name in names])
     xlabel = "test accuracy (%): a point per seed; the line is the 95% interval of their mean"
     ax.set(xlabel=xlabel, xlim=(0, furthest + 19))
     ax.grid(alpha=0.25, axis="x")
@@ -187,7 +194,8 @@ def main():
             (row["split_seed"], row["seed"]): row[name]["test_accuracy"] for row in select(rows, split="stratified")
         }
         variance[name] = variance_components([[accuracies[split, seed] for seed in grid] for split in grid])
-    course = {name: COURSE[q] for name, q in COURSE_NAMES.items()} if data["source"] == "galaxy10-sdss" else {}
+    comparable = data["source"] == "galaxy10-sdss" and task_names(data)["transfer"] == list(CLASS_NAMES[MAIN_CLASSES:])
+    course = {name: COURSE[q] for name, q in COURSE_NAMES.items()} if comparable else {}
     figure = seeds_figure(protocols, course, data["source"])
     notes = describe_variance(variance)
     save_study("seeds", args, data, figure, describe(protocols), notes, protocols=protocols, variance=variance)

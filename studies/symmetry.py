@@ -16,7 +16,15 @@ from common.train import predict
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, number_list, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
-from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
+from studies.methods.training import (
+    COLOURS,
+    NETWORKS,
+    crop_and_normalise,
+    main_task,
+    network_of,
+    seed_network,
+    train_network,
+)
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +50,7 @@ def measure(out, device, seed, network, fraction, epochs):
         if fraction == 1 and train_transform is None:
             trained, _ = seed_network(network, out, seed, epochs, device)
         else:
-            trained = train_network(*NETWORKS[network], task.train_loader, fraction * epochs, seed, device)
+            trained = train_network(*network_of(network, data), task.train_loader, fraction * epochs, seed, device)
         for use, model in zip(uses, (trained, SymmetryMean(trained)), strict=True):
             logits, labels = predict(model, task.test_loader)
             result[use] = (logits.argmax(1) == labels).double().mean().item()

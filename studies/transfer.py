@@ -15,6 +15,8 @@ from pathlib import Path
 
 from common import cli, plots
 from common.data import load_data, make_loader, make_loaders
+from common.galaxies.facts import in_words
+from common.galaxies.split import task_names
 from common.hardware.device import place
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import load_backbone, weights_hash
@@ -90,11 +92,12 @@ def measure(out, device, seed, epochs, backbone):
     for name, start in (("frozen", trained), ("untrained", untrained)):
         (features, _), test = backbone_features(start, data, "transfer")
         result[name] = [head_accuracy((features[:size], labels[:size]), test, seed) for size in sizes]
+    num_classes = len(task_names(data)["transfer"])
     for name, start in (("tuned", trained), ("scratch", untrained)):
         result[name] = []
         for size in sizes:
             torch.manual_seed(seed)
-            network = nn.Sequential(copy.deepcopy(start), nn.Linear(64, 2)).to(device)
+            network = nn.Sequential(copy.deepcopy(start), nn.Linear(64, num_classes)).to(device)
             result[name].append(fine_tune(network, data, size, epochs, seed, device))
     return result
 
@@ -136,8 +139,11 @@ def tables(record):
     return lines
 
 
-def transfer_figure(record, source):
-    """Return a figure of accuracy against the number of labelled galaxies, with 95% bands over samples."""
+def transfer_figure(record, source, classes="two"):
+    """Return a figure of accuracy against the number of labelled galaxies, with 95% bands over samples.
+
+    classes: their number in words.
+    """
     figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
     sizes, ends = record["sizes"], {}
     for name, intervals in record["accuracy"].items():
@@ -157,7 +163,7 @@ def transfer_figure(record, source):
             textcoords=ax.get_yaxis_transform(), annotation_clip=False, color=COLOURS.get(name, "0.45"),
             arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
         )  # fmt: skip
-    ax.set(xlabel="labelled galaxies of the two new classes", ylabel="test accuracy (%)")
+    ax.set(xlabel=f"labelled galaxies of the {classes} new classes", ylabel="test accuracy (%)")
     ax.grid(alpha=0.25)
     figure.suptitle(plots.titled("What is the pretrained backbone worth?", source))
     return figure
@@ -174,11 +180,14 @@ def spread_labels(heights, least):
 def main():
     args = get_args()
     data, trained = load_data(args.out), make_backbone()
+    if not task_names(data)["transfer"]:
+        raise ValueError(f"{args.out}: no classes are held back for this study: rerun q1_data.py with --hold-back")
     load_backbone(trained, Path(args.out) / "q3_cnn.pt", data, args.force)
     settings = {"epochs": args.epochs, "backbone": weights_hash(trained.state_dict())}
     rows = collect("transfer", measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
     record = summarise(rows, labelled_sizes(data))
-    save_study("transfer", args, data, transfer_figure(record, data["source"]), describe(record), **record)
+    figure = transfer_figure(record, data["source"], in_words(len(task_names(data)["transfer"])))
+    save_study("transfer", args, data, figure, describe(record), **record)
 
 
 def get_args(argv=None):

@@ -197,20 +197,47 @@ def test_without_names_only_the_form_of_a_published_set_has_its_names(size, keys
 
 
 @pytest.mark.parametrize(("given", "found"), [
-    (OWN[:5], r"5, \('my class 0, é', "), ([*OWN, "more"], "11, "), ([*OWN[:9], OWN[0]], "10, "),
+    (OWN[:1], r"1, \('my class 0, é',"), ([*OWN[:9], OWN[0]], "10, "), ([f"{n}" for n in range(1001)], "1001, "),
     ([*OWN[:9], ""], "10, "), ([*OWN[:9], "two\nlines"], "10, "),
     (np.arange(10), "none"), ("a name", "none"), ("[1, 2]", "none"), (0.5, "none"),
     (np.array([b"\xff", *b"abcdefghi"], dtype="S1"), "10, "), (h5py.Empty("S3"), "none"),
 ])  # fmt: skip
 @pytest.mark.parametrize("holder", ["file", "dataset"])
-def test_names_that_are_not_ten_texts_are_refused(given, found, holder, tmp_path):
+def test_names_that_are_not_different_texts_are_refused(given, found, holder, tmp_path):
     path = write_galaxy10(tmp_path / "own.h5")
     with h5py.File(path, "a") as file:
         (file.attrs if holder == "file" else file)["class_names"] = given
     with pytest.raises(ValueError, match=r"own.h5: ") as error:
         check_galaxy10(path)
-    sentence = f"class_names must be 10 different texts, for classes 0-9: found {found}"
+    sentence = f"class_names must be different texts, one for each class: found {found}"
     assert re.search(sentence, str(error.value)) or "'class_names' is declared but has no data" in str(error.value)
+
+
+@pytest.mark.parametrize(("names", "outside"), [
+    (OWN[:5], "0 to 9, outside the five classes 0-4"), (OWN[:9], "outside the nine classes 0-8"),
+    (OWN, None), ([*OWN, "more"], None), ([f"kind {n}" for n in range(300)], None)])  # fmt: skip
+def test_there_may_be_any_number_of_classes_with_a_name_for_each_label(names, outside, tmp_path):
+    path = write_galaxy10(tmp_path / "own.h5")
+    with h5py.File(path, "a") as file:
+        file["class_names"] = list(names)
+    if outside:
+        with pytest.raises(ValueError, match=f"own.h5: labels run from .*{outside}: name all classes in"):
+            check_galaxy10(path)
+    else:
+        assert check_galaxy10(path) == tuple(names)
+
+
+@pytest.mark.parametrize(("size", "named", "taken"), [
+    (64, True, True), (48, True, True), (256, True, True), (47, True, False), (64, False, False)])  # fmt: skip
+def test_files_that_name_their_classes_may_have_images_of_any_size_that_can_be_cropped(size, named, taken, tmp_path):
+    path = write_galaxy10(tmp_path / "own.h5", images=np.zeros((60, size, size, 3), np.uint8))
+    if named:
+        name_in_file(path, "attribute")
+    if taken:
+        assert check_galaxy10(path) == OWN
+    else:
+        with pytest.raises(ValueError, match=f"60 x {size} x {size} x 3, neither"):
+            check_galaxy10(path)
 
 
 def test_a_short_chunk_is_no_damage_where_no_filter_says_how_short_it_may_be(tmp_path):

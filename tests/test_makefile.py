@@ -52,7 +52,8 @@ if os.environ.get("FAILS") == name:
     sys.exit("error: another run is writing there")
 for kind in ("png",) if name == "q4_confusion" else ("pt", "png"):
     (out / f"{name}.{kind}").write_text("x")
-(out / f"{name}.json").write_text(json.dumps({"args": args}))
+counts = {"transfer_train": [] if args.get("hold_back") == "none" else [9, 9]}
+(out / f"{name}.json").write_text(json.dumps({"args": args, "counts": counts}))
 time.sleep(0.05)
 open("runs.log", "a").write(f"{name} ends\\n")
 """
@@ -85,7 +86,9 @@ def stand_in(finished, tmp_path):
 @pytest.mark.parametrize(("variable", "expected"), [
     ("SEED=1", EVERYTHING), ("MAIN_TRAIN=100", EVERYTHING), ("TRANSFER_TRAIN=9", EVERYTHING), ("COUNT=500", EVERYTHING),
     ("SOURCE=synthetic", EVERYTHING), ("DATASET=decals", EVERYTHING), ("SPLIT=file", EVERYTHING),
-    ("IMAGE_SIZE=64", EVERYTHING), ("DATA=some.h5", EVERYTHING), ("EPOCHS=3", TRAININGS), ("DEVICE=cpu", TRAININGS),
+    ("IMAGE_SIZE=64", EVERYTHING), ("DATA=some.h5", EVERYTHING), ("LABELS=a.csv", EVERYTHING), ("ID=name", EVERYTHING),
+    ("CLASS=type", EVERYTHING), ("SPLIT_COLUMN=subset", EVERYTHING), ("HOLD_BACK=none", EVERYTHING),
+    ("EPOCHS=3", TRAININGS), ("DEVICE=cpu", TRAININGS),
     ("PRECISION=bf16", TRAININGS), ("IMAGE_SIZE=69", []), ("EPOCHS=", [])])  # fmt: skip
 def test_each_variable_redoes_what_depends_on_it(finished, variable, expected):
     assert asked(make(finished, "-n", "all", variable)) == expected
@@ -210,6 +213,37 @@ def test_data_of_any_name_is_handed_over_and_watched(stand_in, name):
     assert not (stand_in / "harm.h5").exists()
 
 
+def test_a_folder_of_pictures_and_its_table_are_watched(stand_in):
+    folder, table = stand_in / "cut outs" / "south", stand_in / "my table.csv"
+    folder.mkdir(parents=True)
+    for path in (folder / "a.jpg", table):
+        path.write_text("x")
+    settings = ("data", "DATA=cut outs", "LABELS=my table.csv", "HOLD_BACK=a, b;c d")
+    assert asked(make(stand_in, *settings)) == ["q1_data"]
+    args = json.loads((stand_in / "artifacts" / "q1_data.json").read_text())["args"]
+    assert [args[key] for key in ("data", "labels", "hold_back")] == ["cut outs", "my table.csv", "a, b;c d"]
+    assert asked(make(stand_in, *settings)) == []
+    for path in (folder / "a.jpg", folder, table):
+        os.utime(path)
+        assert asked(make(stand_in, *settings)) == ["q1_data"]
+    assert asked(make(stand_in, *settings)) == []
+
+
+def test_without_classes_held_back_make_ends_after_q4_and_says_so(stand_in):
+    without = [name for name in EVERYTHING if name != "q5_transfer"]
+    done = make(stand_in, "all", "HOLD_BACK=none")
+    assert asked(done) == without
+    assert "No classes are held back (HOLD_BACK), so make ends after Q4.\n" in done.stdout
+    assert "Nothing to be done for 'all'" in make(stand_in, "all", "HOLD_BACK=none").stdout
+    done = make(stand_in, "all", "HOLD_BACK=none", "EPOCHS=3")
+    assert asked(done) == ["q2_fcn", "q3_cnn", "q4_confusion", "summary"]
+    assert asked(make(stand_in, "-n", "transfer", "HOLD_BACK=none", "EPOCHS=3")) == [
+        "q5_transfer"
+    ]  # which says why not
+    assert asked(make(stand_in, "all", "HOLD_BACK=8,9", "EPOCHS=3")) == EVERYTHING
+    assert asked(make(stand_in, "all", "HOLD_BACK=8,9", "EPOCHS=3")) == []
+
+
 @pytest.mark.parametrize("out", ["", "two words", "it's"])
 def test_an_out_that_is_no_name_of_a_folder_is_refused(finished, out):
     for target in ("clean", "all"):
@@ -247,6 +281,11 @@ def test_the_scripts_take_what_make_gives_them(finished):
         "IMAGE_SIZE": "64",
         "MAIN_TRAIN": "200",
         "TRANSFER_TRAIN": "40",
+        "LABELS": "my table.csv",
+        "ID": "name",
+        "CLASS": "type",
+        "SPLIT_COLUMN": "subset",
+        "HOLD_BACK": "a, b; c",
     }
     training = {"EPOCHS": "3", "PRECISION": "bf16"}
     synthetic = {"SOURCE": "synthetic", "DATASET": "decals", "COUNT": "500"}
@@ -330,7 +369,8 @@ def test_help_lists_every_target_and_variable():
     for target in targets - {"FORCE"}:
         assert f"  make {target} " in text
     for variable in ("PYTHON", "OUT", "DATA", "SOURCE", "DATASET", "COUNT", "IMAGE_SIZE", "SPLIT", "SEED", "EPOCHS",
-                     "MAIN_TRAIN", "TRANSFER_TRAIN", "DEVICE", "PRECISION", "SEEDS"):  # fmt: skip
+                     "MAIN_TRAIN", "TRANSFER_TRAIN", "DEVICE", "PRECISION", "SEEDS", "LABELS", "ID", "CLASS",
+                     "SPLIT_COLUMN", "HOLD_BACK"):  # fmt: skip
         assert f"  {variable} = " in text
 
 
@@ -351,7 +391,16 @@ def test_without_venv_one_line_says_what_to_install(stand_in, tmp_path):
 
 def test_clean_removes_what_was_made_and_nothing_else(stand_in):
     out = stand_in / "artifacts"
-    for name in ("q2_fcn.resume.pt", ".q2_fcn.lock", "synthetic.h5", ".synthetic.lock", "playground.html", "notes.txt"):
+    for name in (
+        "q2_fcn.resume.pt",
+        ".q2_fcn.lock",
+        "synthetic.h5",
+        ".synthetic.lock",
+        "cutouts.h5",
+        ".cutouts.lock",
+        "playground.html",
+        "notes.txt",
+    ):
         (out / name).write_text("x")
     assert make(stand_in, "clean").returncode == 0
     assert [path.name for path in out.iterdir()] == ["notes.txt"]

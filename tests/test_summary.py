@@ -1,6 +1,7 @@
 import json
 
 import summary
+from common.galaxies.facts import CLASS_NAMES
 from common.storage.stale import DEFAULTS
 
 import pytest
@@ -31,6 +32,23 @@ def test_the_courses_figures_stand_only_beside_galaxy10_sdss(source, compared):
     for figures in ("64.6%  0.924", "81.8%  0.493", "80.9%  0.468"):
         assert (figures in text) == compared
     assert ("SYNTHETIC" in text) == (source == "synthetic")
+
+
+def test_all_ten_classes_are_not_compared_with_the_courses_eight():
+    records = {name: RECORD | {"source": "galaxy10-sdss", "args": dict(DEFAULTS[name])} for name in summary.FIGURES}
+    for count, compared in ((8, True), (10, False)):
+        records["q2_fcn"]["class_names"] = list(CLASS_NAMES[:count])
+        assert ("course" in summary.summary(records, "artifacts")) == compared
+
+
+def test_without_classes_held_back_the_table_has_no_transfer():
+    records = {name: RECORD | {"source": "file:own", "args": dict(DEFAULTS[name])} for name in ("q1_data", "q2_fcn")}
+    records["q3_cnn"] = records["q2_fcn"] | {"args": dict(DEFAULTS["q3_cnn"])}
+    records["q1_data"] |= {"class_names": ["smooth", "spiral"]}
+    text = summary.summary(records, "artifacts")
+    assert "Q5 transfer          none: no classes are held back (--hold-back)\n" in text
+    assert "q5_transfer.png" not in text
+    assert "Changed settings" not in text
 
 
 def test_changed_settings_are_listed_beside_the_assignments():

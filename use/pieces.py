@@ -12,13 +12,13 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import cli
 from common.galaxies.appearance import out_of_range
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, read_pictures
 from common.hardware.device import choose_device
 from common.hardware.parallel import in_order, side_by_side, torch_threads
 from common.storage.checkpoint import weights_hash
+from common.storage.streams import one_line
 from use.answer import CropEnsemble, records
 from use.output import thumbnail
 from use.trained import load_network
@@ -142,7 +142,7 @@ def classify(work, classifier, readers, computing):
 
 def unreadable(name, error):
     """Return the sentence that a picture cannot be read."""
-    sentence = cli.one_line(error) or type(error).__name__
+    sentence = one_line(error) or type(error).__name__
     return sentence if name in sentence else f"{name}: {sentence}"
 
 
@@ -163,4 +163,4 @@ def classify_there(classifier, item):
         ]
     except Exception as error:
         first = f"{piece.paths[0]}{f'[{piece.rows.start}]' if piece.rows else ''}"
-        raise ValueError(f"the pictures from {first} on: {type(error).__name__}: {cli.one_line(error)}") from error
+        raise ValueError(f"the pictures from {first} on: {type(error).__name__}: {one_line(error)}") from error

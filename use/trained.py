@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies.facts import source_title
+from common.galaxies.hdf5 import MOST_CLASSES
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import in_float32, load_weights, record_of, weights_hash
 from common.storage.recognize import any_classes, recognize, shapes_of
@@ -36,12 +37,12 @@ NEEDED = {  # of a record, with what each value must be
 }
 
 
-def make_transfer():
-    """Return Q5's network: crops (n, 3, 48, 48) to logits (n, 2)."""
-    return nn.Sequential(make_backbone(), nn.Linear(64, 2))
+def make_transfer(num_classes=2):
+    """Return Q5's network: crops (n, 3, 48, 48) to logits (n, num_classes)."""
+    return nn.Sequential(make_backbone(), nn.Linear(64, num_classes))
 
 
-NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}
+NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}  # by the script that trains them
 
 
 class TrainedNetwork(NamedTuple):
@@ -68,6 +69,7 @@ def load_network(path):
             f"trained elsewhere write it, with {', '.join(NEEDED)}"
         )
     record = load_json(record_path)
+    name = "q5_transfer" if name == "q3_cnn" and is_transferred(record) else name
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise ValueError(f"{record_path} lacks {', '.join(missing)}: rerun {name}.py")
@@ -90,22 +92,28 @@ def load_network(path):
 def find_network(path, content):
     """Return the network in a checkpoint's content: its name, the network itself, its weights, and remarks on them.
 
-    The name is one of NETWORKS: a CNN of two classes is called that of Q5. Raises ValueError as `recognize` does.
+    The name is q2_fcn or q3_cnn: whether a CNN is that of Q5, its record says. Raises ValueError as `recognize` does.
     """
-    networks = {name: make() for name, make in NETWORKS.items()}
-    kinds = {name: any_classes(shapes_of(networks[name].state_dict())) for name in ("q2_fcn", "q3_cnn")}
+    kinds = {name: any_classes(shapes_of(NETWORKS[name]().state_dict())) for name in ("q2_fcn", "q3_cnn")}
     kinds["cnn_backbone"] = shapes_of(make_backbone().state_dict())
-    scripts = ", ".join(f"{name}.py" for name in networks)
+    scripts = ", ".join(f"{name}.py" for name in NETWORKS)
     found = recognize(path, content, kinds, f"the networks of {scripts}")
     if found.kind == "cnn_backbone":
         raise ValueError(f"{path} holds a cnn_backbone without a head, which knows no classes: see q5_transfer.py")
     weights, remarks = in_float32(path, found)
     classes = len(list(weights.values())[-1])
-    name = "q5_transfer" if (found.kind, classes) == ("q3_cnn", 2) else found.kind
-    network = networks[name]
-    if len(network[-1].bias) != classes:
-        network[-1] = nn.Linear(network[-1].in_features, classes)
-    return name, network, weights, remarks
+    if classes > MOST_CLASSES:
+        raise ValueError(f"{path} holds a network of {classes:,} classes, more than {MOST_CLASSES:,}")
+    return found.kind, NETWORKS[found.kind](classes), weights, remarks
+
+
+def is_transferred(record):
+    """Return whether the record of a CNN is that of Q5, whose backbone is frozen."""
+    if "network" in record:  # of export.py
+        return record["network"] == "q5_transfer"
+    names = record.get("class_names")
+    frozen = len(names) == 2 if isinstance(names, list) else False  # in records without a count of what is trained
+    return record["trainable_parameters"] < record["parameters"] if "trainable_parameters" in record else frozen
 
 
 def trained_on(record):

@@ -21,6 +21,7 @@ CLASS_NAMES = (
 )
 CLASS_COUNTS = (3461, 6997, 6292, 349, 1534, 17, 589, 1121, 906, 519)
 MAIN_CLASSES = 8  # classes 0-7 are trained on from scratch, 8 and 9 held back for transfer
+HELD_BACK = "8,9"
 SUBSETS = ("main_train", "main_test", "transfer_train", "transfer_test")  # task and subset
 DECALS_CLASS_NAMES = (
     "Disturbed",
@@ -47,6 +48,20 @@ SOURCES = {  # by the name under which a JSON file records where its galaxies ca
 }
 # The course's own solution on Galaxy10 SDSS: one unseeded run, the file's order, one T4. (accuracy, loss)
 COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}
+
+
+def branches_of(class_names):
+    """Return BRANCHES of a published set's classes in any order, as tuples of their numbers; None for other classes."""
+    for names, branches in BRANCHES.items():
+        if set(names) == set(class_names):
+            return tuple(tuple(list(class_names).index(names[label]) for label in branch) for branch in branches)
+    return None
+
+
+def in_words(count):
+    """Return a number of classes as text: a word up to ten."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[count] if count < len(words) else f"{count:,}"
 
 
 def source_title(source):

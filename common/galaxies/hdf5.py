@@ -8,7 +8,9 @@ import reprlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, DECALS_SIZE, IMAGE_SIZE, MAIN_CLASSES
+from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, DECALS_SIZE, IMAGE_SIZE, in_words
+from common.galaxies.split import hold_back
+from common.storage.streams import printable
 
 import h5py
 import numpy as np
@@ -16,28 +18,34 @@ import torch
 from torch.nn.functional import interpolate
 
 BLOCK_BYTES = 16_000_000  # read in one call
-LABELS = 10
+MOST_CLASSES = 1000
 SHORTEST = {h5py.h5z.FILTER_DEFLATE: 8, h5py.h5z.FILTER_FLETCHER32: 4}  # bytes of a chunk, which HDF5 does not check
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # what h5py raises for damaged files
 
 
-def check_galaxy10(path):
-    """Return the names of the ten classes, after checking the form of a whole HDF5 file.
+def check_galaxy10(path, held_back=None):
+    """Return the names of the classes, a tuple, after checking the form of a whole HDF5 file.
 
-    No memory is allocated for data that the file only declares. Raises OSError or ValueError with a sentence that says
+    held_back: the classes for transfer, as `hold_back` takes them: they, and the others together, must have images. No
+    memory is allocated for data that the file only declares. Raises OSError or ValueError with a sentence that says
     what is wrong.
     """
     path = Path(path)
     with open_hdf5(path) as file:
         try:
             images, ans = (dataset(path, file, key) for key in ("images", "ans"))
-            check_images(path, images)
+            check_images(path, images, is_named=bool(name_holders(file)))
             check_storage(path, images, len(images) * IMAGE_SIZE**2 * 3)
             names = find_class_names(path, file, images.shape[1])
-            check_labels(path, ans, len(images), names)
+            check_labels(path, ans, len(images), names, held_back)
         except READ_ERRORS as error:
             raise ValueError(f"{path} is damaged: HDF5 cannot read its structure ({error})") from None
     return names
+
+
+def name_holders(file):
+    """Return what holds `class_names` in an open file: its attributes, those of `ans`, or the file for a dataset."""
+    return [holder for holder in (file.attrs, file["ans"].attrs, file) if "class_names" in holder]
 
 
 def find_class_names(path, file, size):
@@ -46,13 +54,13 @@ def find_class_names(path, file, size):
     They are the `class_names` of the file: its attribute, that of `ans`, or a dataset. Without them, a file in the form
     of a published set has that set's names. Raises ValueError when there are none, or not one for each class.
     """
-    holders = [holder for holder in (file.attrs, file["ans"].attrs, file) if "class_names" in holder]
-    if holders:
+    if holders := name_holders(file):
         given = dataset(path, file, "class_names") if holders[0] is file else holders[0]["class_names"]
-        names = read_names(given[: LABELS + 1] if isinstance(given, h5py.Dataset) and given.ndim == 1 else given)
-        if len(names) != LABELS or len(set(names)) != LABELS or not all(name and name.isprintable() for name in names):
+        names = read_names(given[: MOST_CLASSES + 1] if isinstance(given, h5py.Dataset) and given.ndim == 1 else given)
+        different = len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
+        if not different or not 2 <= len(names) <= MOST_CLASSES:
             found = f"{len(names)}, {reprlib.repr(names)}" if names else "none"
-            raise ValueError(f"{path}: class_names must be {LABELS} different texts, for classes 0-9: found {found}")
+            raise ValueError(f"{path}: class_names must be different texts, one for each class: found {found}")
         return names
     is_decals = all(key in file for key in DECALS_KEYS)
     if size == (DECALS_SIZE if is_decals else IMAGE_SIZE):
@@ -60,7 +68,7 @@ def find_class_names(path, file, size):
     raise ValueError(
         f"{path} does not name its classes and is neither like Galaxy10 SDSS ({IMAGE_SIZE} pixels) nor like DECaLS "
         f"({DECALS_SIZE} pixels, with {', '.join(DECALS_KEYS)}): set file.attrs['class_names'] = [...] with h5py, "
-        f"{LABELS} texts"
+        "a text for each class"
     )
 
 
@@ -166,7 +174,9 @@ def resize(images, size):
 def open_hdf5(path):
     """Return the open h5py.File at `path`."""
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: give --data the HDF5 file itself")
+        raise ValueError(
+            f"{path} is a folder: give --data the HDF5 file itself, or --labels, the table of its pictures"
+        )
     with open(path, "rb") as file:  # raises the system's own error when it is missing or unreadable
         start = file.read(8)
     if not start:
@@ -188,8 +198,8 @@ def open_hdf5(path):
         raise ValueError(f"{path} is not an HDF5 file{kind}: --data takes a file such as Galaxy10.h5") from None
 
 
-def check_images(path, images):
-    """Raise ValueError unless the dataset is uint8 (n, 69, 69, 3), or of DECaLS's size."""
+def check_images(path, images, is_named):
+    """Raise ValueError unless the dataset is uint8 (n, 69, 69, 3), of DECaLS's size, or with named classes of any."""
     shape = " x ".join(map(str, images.shape))
     if images.ndim == 4 and images.shape[1] == 3:
         raise ValueError(f"{path}: images are channels first ({shape}): store images.transpose(0, 2, 3, 1)")
@@ -197,6 +207,8 @@ def check_images(path, images):
         raise ValueError(f"{path}: images have {images.ndim} axes ({shape}), not 4: (n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)")
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: images are {images.dtype}, not uint8: store them as integers 0-255")
+    if is_named and images.shape[1] == images.shape[2] >= 48 and images.shape[3] == 3:
+        return
     if images.shape[1:] not in ((IMAGE_SIZE, IMAGE_SIZE, 3), (DECALS_SIZE, DECALS_SIZE, 3)):
         raise ValueError(
             f"{path}: images are {shape}, neither n x {IMAGE_SIZE} x {IMAGE_SIZE} x 3 (Galaxy10 SDSS) "
@@ -230,25 +242,60 @@ def check_storage(path, dataset, needed):
         )
 
 
-def check_labels(path, ans, count, names):
-    """Raise ValueError unless there is one integer 0-9 per image, and the classes that the questions need."""
-    if ans.ndim == 2 and ans.shape[1] == 10:
-        raise ValueError(f"{path}: labels are one-hot ({len(ans):,} x 10): store the class numbers, ans.argmax(1)")
+def check_labels(path, ans, count, names, held_back):
+    """Raise ValueError unless there is one integer per image, a class of `names`, and those needed have images."""
+    numbers = f"0-{len(names) - 1}"
+    if ans.ndim == 2 and ans.shape[1] == len(names):
+        shape = f"{len(ans):,} x {len(names)}"
+        raise ValueError(f"{path}: labels are one-hot ({shape}): store the class numbers, ans.argmax(1)")
     if ans.ndim != 1:
-        raise ValueError(f"{path}: ans has {ans.ndim} axes, not 1: one label, 0-9, for each image")
+        raise ValueError(f"{path}: ans has {ans.ndim} axes, not 1: one label, {numbers}, for each image")
     if len(ans) != count:
         raise ValueError(f"{path}: {count:,} images but {len(ans):,} labels: the file is incomplete, download it again")
     if not np.issubdtype(ans.dtype, np.integer):
-        raise ValueError(f"{path}: labels are {ans.dtype}, not integers 0-9: store ans.astype('uint8')")
+        raise ValueError(f"{path}: labels are {ans.dtype}, not integers {numbers}: store ans.astype('uint8')")
     if count == 0:
         raise ValueError(f"{path}: has no images")
     check_storage(path, ans, count * ans.dtype.itemsize)
     labels = ans[:]
-    if labels.min() < 0 or labels.max() > 9:
-        raise ValueError(f"{path}: labels run from {labels.min()} to {labels.max()}, outside the ten classes 0-9")
-    counts = np.bincount(labels, minlength=10)
-    if not counts[:MAIN_CLASSES].any():
-        raise ValueError(f"{path}: no images of classes 0-7, on which Q2 and Q3 train")
-    for label in range(MAIN_CLASSES, 10):
-        if counts[label] == 0:
-            raise ValueError(f"{path}: no images of class {label} ({names[label]}), which Q5 needs")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise ValueError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}, outside the {in_words(len(names))} classes "
+            f"{numbers}: name all classes in file.attrs['class_names']"
+        )
+    classes = hold_back(names, held_back)
+    has_images = np.bincount(classes.numbers[labels], minlength=len(names)) > 0  # the main classes first
+    if not has_images[: classes.main].any():
+        main = f"classes 0-{classes.main - 1}" if classes.names == names else "the main classes"
+        raise ValueError(f"{path}: no images of {main}, on which Q2 and Q3 train")
+    for place in range(classes.main, len(names)):
+        if not has_images[place]:
+            label = names.index(classes.names[place])
+            raise ValueError(
+                f"{path}: no images of class {label} ({names[label]}), which Q5 needs: --hold-back others, or none"
+            )
+
+
+def read_column(path, file, key, count):
+    """Return the values of a dataset of one axis as texts that can be printed, a list of `count`."""
+    column = dataset(path, file, key)
+    if column.ndim != 1 or len(column) != count or column.dtype.kind not in "SOUiub":
+        raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one text or whole number per image")
+    check_storage(path, column, column.nbytes)
+    values = (value.decode(errors="surrogateescape") if isinstance(value, bytes) else value for value in column[:])
+    return [printable(value).strip() for value in values]
+
+
+def read_ids_and_split(path, file, split_column, count):
+    """Return the ids of the images of an open file, `count` texts, and which are for training, bool (count,).
+
+    They are in the datasets `id` and `split_column`: None for ids that are not there, or without a column. Raises
+    ValueError unless the values of the split are train and test.
+    """
+    ids = read_column(path, file, "id", count) if "id" in file else None
+    if split_column is None:
+        return ids, None
+    values = [value.lower() for value in read_column(path, file, split_column, count)]
+    if others := sorted(set(values) - {"train", "test"}):
+        raise ValueError(f"{path}: '{split_column}' must be train or test for each image: found {reprlib.repr(others)}")
+    return ids, np.array(values) == "train"

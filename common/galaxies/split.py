@@ -1,11 +1,56 @@
-"""The split into training and test images."""
+"""The classes that are held back, and the split into training and test images."""
 
 import hashlib
+from typing import NamedTuple
 
-from common.galaxies.facts import CLASS_COUNTS, MAIN_CLASSES, SUBSETS
+from common.galaxies.facts import BRANCHES, CLASS_COUNTS, HELD_BACK, MAIN_CLASSES, SUBSETS, in_words
 
 import numpy as np
 import torch
+
+
+class Classes(NamedTuple):
+    """The classes of a file, the main ones first and those held back for transfer last."""
+
+    names: tuple
+    main: int  # how many of them are main ones
+    numbers: np.ndarray  # int64 (k,): the place in `names` of each class 0, 1, ... of the file
+
+
+def hold_back(names, given=None):
+    """Return the Classes of a file whose classes have these `names`, when those `given` are held back for transfer.
+
+    given: of --hold-back, class numbers or names with commas between them, or semicolons where names have commas; or
+    "none". None: 8,9 of Galaxy10, of other classes none. Raises ValueError, naming the option, for a class that does
+    not exist, and unless at least two classes remain and none or at least two are held back.
+    """
+    if given is None:
+        given = HELD_BACK if tuple(names) in BRANCHES else "none"
+    parts = [given] if given in names else given.split(";" if ";" in given else ",")
+    held = set() if given == "none" else {class_number(names, part.strip()) for part in parts if part.strip()}
+    if len(names) - len(held) < 2:
+        left = in_words(len(names) - len(held))
+        raise ValueError(f"--hold-back {given}: leaves {left} for Q2 and Q3, which need at least two classes")
+    if len(held) == 1:
+        raise ValueError(f"--hold-back {given}: is one class, and Q5 needs at least two: hold back two, or none")
+    order = [label for label in range(len(names)) if label not in held] + sorted(held)
+    return Classes(tuple(names[label] for label in order), len(names) - len(held), np.argsort(order))
+
+
+def class_number(names, part):
+    """Return the number of the class called `part`, or with that number. Raises ValueError for any other text."""
+    if part in names:
+        return names.index(part)
+    if part.isdecimal() and int(part) < len(names):
+        return int(part)
+    known = "; ".join(f"{label} {name}" for label, name in enumerate(names[:20]))
+    raise ValueError(f"--hold-back {part}: no such class: give numbers or names of {known}{' ...' * (len(names) > 20)}")
+
+
+def task_names(data):
+    """Return the class names of each task, main and transfer, as lists; data: Q1's dict."""
+    names, main = data["class_names"], data.get("main_classes", MAIN_CLASSES)
+    return {"main": names[:main], "transfer": names[main:]}
 
 
 def apportion(total, sizes, low, high):
@@ -55,33 +100,47 @@ def file_order_split(labels, train_size, seed):
     return indices[:train_size], indices[train_size:]
 
 
+def own_split(in_train, seed):
+    """Return the indices of the images to train on, where `in_train`, bool (n,), and of the rest, in random order."""
+    rng = np.random.default_rng(seed)
+    return rng.permutation(np.flatnonzero(in_train)), rng.permutation(np.flatnonzero(~in_train))
+
+
 SPLITS = {"stratified": stratified_split, "file": file_order_split}
 
 
 ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images, of Galaxy10 SDSS
+TOTALS = {"main": 20360, "transfer": 1425}  # of its images
 
 
-def train_sizes(labels, given):
-    """Return the number of training images of each task, main and transfer, for labels, int (n,).
+def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
+    """Return the number of training images of each task that has images, main and transfer, for labels, int (n,).
 
-    given: the same, of the options --main-train and --transfer-train, None where unset. The assignment's numbers are
-    for Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says so.
+    given: the same, of the options --main-train and --transfer-train, None where unset; num_main: classes of the main
+    task, the first ones; in_train: bool (n,), a split of one's own that decides. The assignment's numbers are for
+    Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says so.
     Raises ValueError, naming the option, for more images than there are beside at least one to test.
     """
-    counts = np.bincount(labels, minlength=10)
-    of_task = {"main": counts[:MAIN_CLASSES], "transfer": counts[MAIN_CLASSES:]}
-    sizes = ASSIGNMENT_SIZES
-    if tuple(counts) != CLASS_COUNTS:
-        sizes = {
-            task: int(min(round(n.sum() * ASSIGNMENT_SIZES[task] / total), trainable(n).sum()))
-            for (task, n), total in zip(of_task.items(), (20360, 1425), strict=True)
+    counts = np.bincount(labels, minlength=num_main)
+    of_task = {"main": counts[:num_main], "transfer": counts[num_main:]}
+    if not of_task["transfer"].any():
+        del of_task["transfer"]
+        if given["transfer"]:
+            raise ValueError(f"--transfer-train {given['transfer']}: no classes are held back (--hold-back)")
+    if in_train is not None:
+        if any(given.values()):
+            raise ValueError("--split-column decides what trains: leave out --main-train and --transfer-train")
+        return {"main": in_train[labels < num_main].sum()} | {
+            task: in_train[labels >= num_main].sum() for task in of_task if task == "transfer"
         }
-        if None in given.values():
-            print(
-                f"These are not Galaxy10 SDSS's 21,785 images: of {of_task['main'].sum():,} of classes 0-7 "
-                f"{given['main'] or sizes['main']:,} are for training, and of {of_task['transfer'].sum():,} of 8 and 9 "
-                f"{given['transfer'] or sizes['transfer']:,} (--main-train, --transfer-train)."
-            )
+    sizes = ASSIGNMENT_SIZES
+    if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
+        sizes = {
+            task: int(min(round(n.sum() * ASSIGNMENT_SIZES[task] / TOTALS[task]), trainable(n).sum()))
+            for task, n in of_task.items()
+        }
+        if None in [given[task] for task in of_task]:
+            print(describe_sizes(of_task, {task: given[task] or sizes[task] for task in of_task}))
     sizes = {task: given[task] or sizes[task] for task in of_task}
     for task, n in of_task.items():
         if sizes[task] >= n.sum():
@@ -91,35 +150,54 @@ def train_sizes(labels, given):
     return sizes
 
 
-def split_indices(labels, sizes, split, seed):
-    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS.
+def describe_sizes(counts, sizes):
+    """Return the sentence on how many images train; counts: int (k,) per class, by task; sizes: by task."""
+    main, *others = counts["main"], *counts.get("transfer", ())
+    numbers = [str(len(main) + place) for place in range(len(others))]
+    galaxy10 = "These are not Galaxy10 SDSS's 21,785 images: of" if (len(main), len(others)) == (8, 2) else "Of"
+    text = f"{galaxy10} {main.sum():,} of classes 0-{len(main) - 1} {sizes['main']:,} are for training"
+    if not others:
+        return f"{text} (--main-train)."
+    held = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
+    return f"{text}, and of {sum(others):,} of {held} {sizes['transfer']:,} (--main-train, --transfer-train)."
 
-    sizes: the numbers of training images, by task; split: one of SPLITS. Raises ValueError, naming the option, when a
-    size leaves no room for every class, and as `check_classes` does.
+
+def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=None):
+    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS: none of a transfer task without `sizes`.
+
+    sizes: the numbers of training images, by task; split: one of SPLITS; num_main, in_train: as of `train_sizes`.
+    Raises ValueError, naming the option, when a size leaves no room for every class, and as `check_classes` does.
     """
-    groups = {"main": np.flatnonzero(labels < MAIN_CLASSES), "transfer": np.flatnonzero(labels >= MAIN_CLASSES)}
-    indices = {}
-    for task, group in groups.items():
+    groups = {"main": np.flatnonzero(labels < num_main), "transfer": np.flatnonzero(labels >= num_main)}
+    indices = dict.fromkeys(SUBSETS, np.zeros(0, dtype=np.int64))
+    for task in sizes:
+        group = groups[task]
         try:
-            train, test = SPLITS[split](labels[group], sizes[task], seed)
+            if in_train is None:
+                train, test = SPLITS[split](labels[group], sizes[task], seed)
+            else:
+                train, test = own_split(in_train[group], seed)
         except ValueError as error:
             raise ValueError(f"--{task}-train {error}") from None
         indices |= {f"{task}_train": group[train], f"{task}_test": group[test]}
-        check_classes(labels, group, group[train], f"{task}_train")
-        check_classes(labels, group, group[test], f"{task}_test")
+        remedy = "if the file is sorted by class, use --split stratified" if in_train is None else "see --split-column"
+        check_classes(labels, group, group[train], f"{task}_train", remedy)
+        check_classes(labels, group, group[test], f"{task}_test", remedy)
     return indices
 
 
-def check_classes(labels, group, subset, name):
+def check_classes(labels, group, subset, name, remedy):
     """Raise ValueError when all images of a subset, int64 indices, are of one class: no network learns from them.
 
     A test subset may be when the `group` that was split has no two classes of two images.
     """
     classes = np.unique(labels[subset])
+    if not len(classes):
+        raise ValueError(f"there are no images for {name}: {remedy}")
     possible = (np.bincount(labels[group]) > 1).sum() > 1
     if len(classes) == 1 and (possible or name.endswith("train")):
-        remedy = "if the file is sorted by class, use --split stratified" if possible else "the file has no others"
-        raise ValueError(f"all {len(subset):,} images of {name} are of class {classes[0]}: {remedy}")
+        why = remedy if possible else "the file has no others"
+        raise ValueError(f"all {len(subset):,} images of {name} are of class {classes[0]}: {why}")
 
 
 def fingerprint(data):
@@ -132,8 +210,9 @@ def fingerprint(data):
 
 
 def class_counts(data):
-    """Return the number of images of each class in each subset: 8 of a main one, 2 of a transfer one."""
+    """Return the number of images of each class of its task in each subset."""
     return {
-        subset: torch.bincount(data[f"{subset}_labels"], minlength=8 if subset.startswith("main") else 2).tolist()
-        for subset in SUBSETS
+        f"{task}_{half}": torch.bincount(data[f"{task}_{half}_labels"], minlength=len(names)).tolist()
+        for task, names in task_names(data).items()
+        for half in ("train", "test")
     }

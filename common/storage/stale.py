@@ -1,8 +1,8 @@
 """Tell make that a question must be redone although its script, the code and the artifacts it reads are older.
 
 `python -m common.storage.stale q2_fcn --out artifacts --epochs 30` prints why, or nothing: a file of the question is
-missing, its JSON says that it was run with other options, or --data is newer, whose name may be one that make cannot
-handle. It imports the standard library only, so that it takes 0.03 s.
+missing, its JSON says that it was run with other options, or --data or --labels is newer, whose names may be ones that
+make cannot handle. It imports the standard library only, so that it takes 0.03 s.
 """
 
 import json
@@ -15,6 +15,11 @@ _TRAINING = {"batch_size": 64, "precision": "float32", "deterministic": False, "
 DEFAULTS = {
     "q1_data": {
         "data": None,
+        "labels": None,
+        "id": None,
+        "class": None,
+        "split_column": None,
+        "hold_back": None,
         "source": "auto",
         "dataset": "sdss",
         "count": 21785,
@@ -69,9 +74,17 @@ def reasons(name, out, given):
         recorded = dict(json.loads(record_path.read_text(encoding="utf-8"))["args"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return [*missing, f"{record_path.name} does not tell its options"]
-    data = Path(given.get("data", ""))
-    newer = [f"{data} is newer"] if data.is_file() and data.stat().st_mtime_ns > record_path.stat().st_mtime_ns else []
-    return missing + differences(recorded, name, given) + newer
+    made = record_path.stat().st_mtime_ns
+    sources = [given[key] for key in ("data", "labels") if key in given]
+    return (
+        missing + differences(recorded, name, given) + [f"{path} is newer" for path in sources if changed(path) > made]
+    )
+
+
+def changed(path):
+    """Return when a file, or the last of a folder and all below it, was changed: in nanoseconds, 0 if it is missing."""
+    inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in ("", *names)]
+    return max((os.stat(each).st_mtime_ns for each in inside or [path] if os.path.exists(each)), default=0)
 
 
 def main(name, *options):

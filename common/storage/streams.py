@@ -79,6 +79,13 @@ def printable(text):
     return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", escape, str(text))
 
 
+def one_line(error):
+    """Return an exception's message without line breaks; for an OSError from the system, with its file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(" ".join(str(error).split()))
+
+
 def say(path, sentence):
     """Print a line about a file on stderr, in one call: several threads may."""
     sys.stderr.write(f"{printable(path)}: {sentence}\n")

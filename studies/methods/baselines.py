@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 
-def softmax_regression():
-    """Return one linear layer: crops, float32 (n, 3, 48, 48), to logits (n, 8)."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 8))
+def softmax_regression(num_classes=8):
+    """Return one linear layer: crops, float32 (n, 3, 48, 48), to logits (n, num_classes)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_classes))
 
 
 def nearest_neighbours(data, seed):

@@ -14,11 +14,12 @@ from pathlib import Path
 from common import cli, plots
 from common.data import RandomCrop, make_loader
 from common.galaxies import split as splits
-from common.galaxies.facts import MAIN_CLASSES, SUBSETS
+from common.galaxies.facts import SUBSETS
 from common.hardware.device import choose_device
 from common.hardware.parallel import DASK_HELP, side_by_side
 from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
+from common.storage.streams import one_line
 from q1_data import channel_statistics
 
 import numpy as np
@@ -53,7 +54,8 @@ def add_study_options(parser, seeds="0-4", epochs=50):
 def resplit(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
 
-    data: Q1's dict, of any split; the numbers of training images stay. `appearance`, which no study needs, is left out.
+    data: Q1's dict, of any split; the numbers of training images stay, and with a split of one's own (--split-column)
+    so do the training images. `appearance`, which no study needs, is left out.
     Raises ValueError for a dict whose mean and std come from another number of images.
     """
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
@@ -61,12 +63,16 @@ def resplit(data, seed, split="stratified"):
     place = np.argsort(np.concatenate([data[f"{subset}_indices"] for subset in SUBSETS]))
     # In the order of the file, the colours of a pixel side by side.
     images = torch.cat([data[f"{subset}_images"].permute(0, 2, 3, 1) for subset in SUBSETS])
-    first_class = {"main": 0, "transfer": MAIN_CLASSES}
+    names = splits.task_names(data)
+    first_class = {"main": 0, "transfer": len(names["main"])}
     labels = [data[f"{subset}_labels"] + first_class[subset.partition("_")[0]] for subset in SUBSETS]
     labels = torch.cat(labels)[place].numpy()
-    sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class}
-    new = {name: data[name] for name in ("class_names", "source")}
-    for subset, chosen in splits.split_indices(labels, sizes, split, seed).items():
+    sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class if names[task]}
+    in_train = None
+    if data.get("split_column"):
+        in_train = np.isin(np.arange(len(labels)), torch.cat([data[f"{task}_train_indices"] for task in names]))
+    new = {name: data[name] for name in ("class_names", "main_classes", "source", "split_column") if name in data}
+    for subset, chosen in splits.split_indices(labels, sizes, split, seed, first_class["transfer"], in_train).items():
         new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
         new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]
         new[f"{subset}_indices"] = torch.from_numpy(chosen)
@@ -134,7 +140,7 @@ def compute_one(run, folder, described, measure, out, device):
                 result = measure(out=out, device=choose_device(device), **run, **described["args"])
                 save_json(described | {"result": result}, path)
     except (OSError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{path.parent.name}, {path.stem}: {cli.one_line(error)}") from error
+        raise ValueError(f"{path.parent.name}, {path.stem}: {one_line(error)}") from error
 
 
 def select(rows, **values):

@@ -1,9 +1,11 @@
 """The training runs of Q2 and Q3 inside a study: the same networks, learning rates, crops and steps."""
 
+from functools import partial
 from pathlib import Path
 
 from common import plots
 from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.galaxies.split import task_names
 from common.hardware.device import adam_options, place
 from common.storage.artifacts import load_tensors, save_tensors
 from common.storage.atomic import exclusive_lock
@@ -30,6 +32,12 @@ def main_task(data, device, **options):
     return place(make_loaders(data, "main", crop_and_normalise(data), **options), device)
 
 
+def network_of(name, data):
+    """Return the function that makes the network `name` of NETWORKS for Q1's `data`, and its learning rate."""
+    make_network, lr = NETWORKS[name]
+    return partial(make_network, len(task_names(data)["main"])), lr
+
+
 def train_network(make_network, lr, train_loader, epochs, seed, device, criterion=None):
     """Return a network trained as q2_fcn.py and q3_cnn.py do with `--seed SEED`, bit for bit with as many threads.
 
@@ -51,7 +59,7 @@ def seed_network(name, out, seed, epochs, device, split="stratified", split_seed
     that they depend on. split_seed: unless it is `seed`.
     """
     data = resplit(load_data(out), seed if split_seed is None else split_seed, split)
-    make_network, lr = NETWORKS[name]
+    make_network, lr = network_of(name, data)
     depends_on = f"{data['fingerprint'][:16]}-seed-{seed}-epochs-{epochs}-{device.type}"
     path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}.pt"
     with exclusive_lock(path.parent, path.stem, timeout=-1):  # while another study trains it, this one waits
