@@ -65,6 +65,19 @@ TESTS = {
         "test_predict_files.test_an_output_that_is_also_an_input_or_another_output_is_refused"
     ),
     "a file to be written is a link": "test_predict_files.test_devices_pipes_and_links_are_written_through",
+    "`predict.py` is interrupted": (
+        "test_predict_resume.test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes"
+    ),
+    "`predict.py` finds": (
+        "test_predict_resume.test_what_an_interrupted_run_has_written_is_neither_overwritten_nor_continued_by_another"
+    ),
+    "`--resume` comes with": (
+        "test_predict_resume.test_what_an_interrupted_run_has_written_is_neither_overwritten_nor_continued_by_another"
+    ),
+    "two runs of `predict.py`": "test_predict_resume.test_of_two_runs_at_once_the_second_is_refused",
+    "a Dask worker dies": "test_dask.test_when_a_worker_is_killed_nothing_is_lost",
+    "`--dask` is a wrong": "test_dask.test_a_wrong_address_is_one_sentence",
+    "a Dask worker does not": "test_dask.test_what_a_worker_does_not_see_is_named_in_one_sentence",
     "nobody reads what is printed": "test_predict_files.test_when_nobody_reads_the_table_the_files_are_completed",
     "the terminal's encoding": "test_predict_files.test_what_a_terminal_cannot_show_is_escaped",
     "a table of true classes": (
