@@ -6,8 +6,10 @@ from common.storage.artifacts import save_json, save_tensors
 from common.storage.checkpoint import weights_hash
 from use.trained import NETWORKS
 
+import h5py
 import numpy as np
 import torch
+from PIL import Image
 
 
 def galaxies(count, size=69, seed=0):
@@ -21,6 +23,22 @@ def galaxies(count, size=69, seed=0):
         light = np.exp(-((along / length) ** 2 + (across / width) ** 2) / 2)[..., None]
         images.append(light * rng.uniform(80, 200, 3) + rng.normal(12, 3, (size, size, 3)))
     return np.array(images).clip(0, 255).astype(np.uint8)
+
+
+def save_pictures(folder, names):
+    """Write a picture of a galaxy by each name into `folder`, which is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for name, pixels in zip(names, galaxies(len(names), seed=5), strict=True):
+        Image.fromarray(pixels).save(folder / name)
+
+
+def save_cutouts(path, rows):
+    """Write an HDF5 file of `rows` images of 69 pixels, a hundred again and again."""
+    images = galaxies(100)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", (rows, 69, 69, 3), "uint8", chunks=(100, 69, 69, 3))
+        for row in range(0, rows, 100):
+            file["images"][row : row + 100] = images
 
 
 def save_network(folder, name="q3_cnn", size=69, source="synthetic", **changes):

@@ -9,12 +9,10 @@ import time
 from common.hardware.parallel import compute_one
 from use.pieces import Classifier, Piece, classify_there
 
-import h5py
 import pytest
 from conftest import error_of, run, run_well
 from forked import CONTEXT, start
-from networks import galaxies, save_network
-from PIL import Image
+from networks import save_cutouts, save_network, save_pictures
 
 pytest.importorskip("distributed")
 ROWS = 6000  # of which a worker gets 2048 at a time
@@ -75,15 +73,9 @@ def folder(tmp_path_factory):
     """A network with random weights, pictures in files, one of them damaged, and many in an HDF5 file."""
     folder = tmp_path_factory.mktemp("pictures")
     save_network(folder)
-    (folder / "few").mkdir()
-    for number, pixels in enumerate(galaxies(70, seed=5)):
-        Image.fromarray(pixels).save(folder / "few" / f"{number:02}.png")
+    save_pictures(folder / "few", [f"{number:02}.png" for number in range(70)])
     (folder / "few" / "07.png").write_bytes((folder / "few" / "07.png").read_bytes()[:500])
-    with h5py.File(folder / "cutouts.h5", "w") as file:
-        images = galaxies(100)
-        file.create_dataset("images", (ROWS, 69, 69, 3), "uint8", chunks=(100, 69, 69, 3))
-        for row in range(0, ROWS, 100):
-            file["images"][row : row + 100] = images
+    save_cutouts(folder / "cutouts.h5", ROWS)
     return folder
 
 

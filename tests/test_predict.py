@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, error_of, run, run_well
-from networks import galaxies, save_network
+from networks import galaxies, save_network, save_pictures
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from torch import nn
@@ -31,9 +31,7 @@ def folder(tmp_path_factory):
     """A network with random weights and ten pictures."""
     folder = tmp_path_factory.mktemp("predict")
     save_network(folder)
-    (folder / "pictures").mkdir()
-    for number, pixels in enumerate(galaxies(10, seed=5)):
-        Image.fromarray(pixels).save(folder / "pictures" / f"g{number}.png")
+    save_pictures(folder / "pictures", [f"g{number}.png" for number in range(10)])
     return folder
 
 

@@ -17,7 +17,7 @@ from use.truth import Truth
 import pytest
 from conftest import ROOT, error_of, run, run_well
 from forked import start
-from networks import galaxies, save_network
+from networks import save_network, save_pictures
 from PIL import Image
 
 NAMES = ["spiral", "round", "merger"]
@@ -28,9 +28,7 @@ def folder(tmp_path_factory):
     """A network with random weights and twelve pictures, named by number."""
     folder = tmp_path_factory.mktemp("files")
     save_network(folder)
-    (folder / "pictures").mkdir()
-    for number, pixels in enumerate(galaxies(12, seed=5)):
-        Image.fromarray(pixels).save(folder / "pictures" / f"{100008 + 15 * number}.jpg")
+    save_pictures(folder / "pictures", [f"{100008 + 15 * number}.jpg" for number in range(12)])
     return folder
 
 

@@ -11,12 +11,10 @@ import time
 from use import output
 from use.output import Sheet
 
-import h5py
 import pytest
 from conftest import ROOT, error_of, run
 from forked import start
-from networks import galaxies, save_network
-from PIL import Image
+from networks import save_cutouts, save_network, save_pictures
 
 OUTPUTS = {"--csv": "a.csv", "--json": "a.json", "--html": "a.html"}
 ROWS = 2600  # more than are in one piece
@@ -27,13 +25,8 @@ def folder(tmp_path_factory):
     """A network with random weights, pictures in files and in an HDF5 file, and in whole/ what a run writes."""
     folder = tmp_path_factory.mktemp("resume")
     save_network(folder)
-    for number, pixels in enumerate(galaxies(70, seed=5)):
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    images = galaxies(100)
-    with h5py.File(folder / "cutouts.h5", "w") as file:
-        file.create_dataset("images", (ROWS, 69, 69, 3), "uint8", chunks=(100, 69, 69, 3))
-        for row in range(0, ROWS, 100):
-            file["images"][row : row + 100] = images
+    save_pictures(folder, [f"{number}.png" for number in range(70)])
+    save_cutouts(folder / "cutouts.h5", ROWS)
     (folder / "truth.csv").write_text("".join(f"cutouts[{row}],{row % 8}\n" for row in range(ROWS - 10)))
     shutil.copytree(folder, folder / "whole", ignore=lambda *_: ["whole"])
     done = run("predict.py", *arguments(folder, folder / "whole"))
