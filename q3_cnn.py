@@ -26,7 +26,8 @@ EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
     "python q3_cnn.py --resume  # after an interruption",
-    "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps",
+    "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps; and on each of two machines:",
+    "torchrun --nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint=node1:29500 q3_cnn.py",
 )
 
 
