@@ -19,7 +19,7 @@ KINDS = {
 }
 FEW = 50  # training images of a class, below which the card warns
 NEEDED = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
-SETTINGS = ("epochs", "batch_size", "lr", "precision", "seed")
+SETTINGS = ("epochs", "batch_size", "lr", "precision", "symmetries", "seed")
 ABOUT = ("author", "license", "survey", "pixel_scale")  # what no record tells: options of export.py
 # The Hub's licence identifiers: docs/hub/repositories-licenses.md of github.com/huggingface/hub-docs, 008d54d.
 LICENSES = """
