@@ -218,7 +218,9 @@ def measure(out, device, seed, task, epochs, features, **_):
         result["other"] = (logits.argmax(1) == labels).double().mean().item()
     else:
         trained = make_backbone()
-        load_backbone(trained, Path(out) / "q3_cnn.pt", load_data(out), force=True)  # `main` has checked where it comes from
+        load_backbone(
+            trained, Path(out) / "q3_cnn.pt", load_data(out), force=True
+        )  # `main` has checked where it comes from
         result["other"] = head_accuracy(*backbone_features(trained, data, task), seed)
     return result
 
