@@ -2,11 +2,12 @@
 
 Reads a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py and the .json beside it. Writes, into the folder --to,
 model.safetensors (the weights), model.onnx (from uint8 crops to logits and probabilities, for onnxruntime),
-config.json (classes, sizes, mean, std, data, settings, metrics) and README.md (the model card, with ten lines that use
-model.onnx without torch). Needs requirements-extra.txt. q5_transfer.py --backbone and predict.py --model take the
-folder.
+config.json (classes, sizes, mean, std, data, settings, metrics) and README.md (the model card, with lines that use
+model.onnx without torch and model.safetensors without this project). Needs requirements-extra.txt. q5_transfer.py
+--backbone and predict.py --model take the folder.
 """
 
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from common import cli
 from common.storage.artifacts import write_json
 from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import cpu_state_dict
-from use.card import model_card
+from use.card import ABOUT, license_id, model_card
 from use.onnx_file import write_onnx
 from use.trained import CROP_SIZE, files_of, load_network
 
 EXAMPLES = (
     "python export.py --model artifacts/q3_cnn.pt --to artifacts/model",
+    "python export.py --license cc-by-4.0 --author 'A. Name' --survey SDSS --pixel-scale 0.396",
     "python predict.py galaxy.jpg --model artifacts/model",
     "python q5_transfer.py --backbone artifacts/model",
 )
@@ -37,7 +39,7 @@ CONFIG = (
         "appearance",
     ),
     *("train_counts", "args", "parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count"),
-    "majority_accuracy",
+    *("test_counts", "recall", "majority_accuracy", *ABOUT),
 )
 
 
@@ -61,13 +63,15 @@ def main():
     network, record, name = load_network(args.model)
     config = {"network": name, "crop_size": CROP_SIZE} | {key: record[key] for key in CONFIG if key in record}
     config["args"] = {key: value for key, value in config.get("args", {}).items() if key not in ("out", "backbone")}
-    card = model_card(name, record, args.license)
+    config |= {key: value for key in ABOUT if (value := getattr(args, key))}
+    card = model_card(name, record, **{key: config[key] for key in ABOUT if key in config})
     with atomic_write(*(Path(args.to) / file for file in files)) as (safetensors, onnx, readme, config_json):
         safetensors.write_bytes(save(cpu_state_dict(network), metadata={"format": "pt", "network": name}))
         write_onnx(network, config, onnx)
         readme.write_text(card, encoding="utf-8")
         write_json(config, config_json)
     print(f"{args.to}: {', '.join(files)}; {name}, test accuracy {record['test_accuracy']:.2%}, {record['source']}")
+    print(f"To upload it: hf upload USER/NAME {shlex.quote(str(args.to))}")
 
 
 def get_args(argv=None):
@@ -75,8 +79,12 @@ def get_args(argv=None):
     add = parser.add_argument
     add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
     add("--to", type=cli.path, default="artifacts/model", metavar="DIR", help="folder to write")
+    add("--author", metavar="NAME", help="who trained it, for the model card")
     help = "licence of the weights, as the Hub abbreviates it: mit, cc-by-4.0, ..."
-    add("--license", default="unknown", metavar="NAME", help=help)
+    add("--license", type=license_id, metavar="NAME", help=help)
+    add("--survey", metavar="NAME", help="survey of the training images, such as SDSS")
+    help = "of the training images, in arcsec per pixel"
+    add("--pixel-scale", type=cli.positive_float, metavar="ARCSEC", help=help)
     return parser.parse_args(argv)
 
 

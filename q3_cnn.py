@@ -15,6 +15,7 @@ from common.sentences import describe_comparison, describe_curves, describe_resu
 from common.storage.artifacts import load_json, save_question
 from common.storage.checkpoint import cpu_state_dict
 from common.storage.resume import TrainingCheckpoint
+from common.symmetries import RandomSymmetry
 from common.train import train, training_record
 
 import numpy as np
@@ -86,8 +87,9 @@ def main():
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
     data = load_data(args.out)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
+    turned = transforms.Compose([*transform.transforms, RandomSymmetry()]) if args.symmetries else None
     # The test images get random crops too, but the same ones in every evaluation.
-    task = place(make_loaders(data, "main", transform, args.batch_size), device)
+    task = place(make_loaders(data, "main", transform, args.batch_size, train_transform=turned), device)
 
     torch.manual_seed(args.seed)  # for the initial weights
     cnn = make_cnn(len(task.class_names)).to(device)
@@ -108,6 +110,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_training(parser, epochs=50, lr=0.002)
+    parser.add_argument("--symmetries", action="store_true", help="flip and rotate each training image at random")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)

@@ -158,7 +158,8 @@ def training_record(options, data, task, model, criterion, history):
     train_loss, train_accuracy = loss_and_accuracy(criterion, *on_train)
     test_loss, test_accuracy = loss_and_accuracy(criterion, *on_test)
     logits, labels = on_test
-    predictions = logits.argmax(1)
+    predictions, num_classes = logits.argmax(1), len(task.class_names)
+    test_counts, hits = (each.bincount(minlength=num_classes) for each in (labels, labels[predictions == labels]))
     train_images, train_labels = data[f"{task.name}_train_images"], data[f"{task.name}_train_labels"]
     return {
         "source": data["source"],
@@ -171,7 +172,8 @@ def training_record(options, data, task, model, criterion, history):
         "std": data["std"].tolist(),
         "image_size": train_images.shape[-1],
         "appearance": data.get("appearance", {}).get(task.name),
-        "train_counts": train_labels.bincount(minlength=len(task.class_names)).tolist(),
+        "train_counts": train_labels.bincount(minlength=num_classes).tolist(),
+        "test_counts": test_counts.tolist(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trainable_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
         "final_train_loss": train_loss,
@@ -182,6 +184,7 @@ def training_record(options, data, task, model, criterion, history):
         "test_accuracy": test_accuracy,
         "test_accuracy_interval": accuracy_interval((predictions == labels).sum(), len(labels)),
         "test_count": len(labels),
+        "recall": (hits.double() / test_counts).tolist(),  # NaN without images
         "majority_accuracy": majority_accuracy(train_labels, labels),
         "history": history,
         "test_predictions": predictions.tolist(),

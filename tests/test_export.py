@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -155,10 +156,126 @@ def test_a_card_of_real_data_does_not_say_synthetic(tmp_path):
     assert "fewer than 50" not in card
 
 
+def read_card(path):
+    """The card as the Hub's own library reads it."""
+    hub = pytest.importorskip("huggingface_hub")
+    return hub.ModelCard.load(path / "README.md" if path.is_dir() else path)
+
+
+ABOUT = {"author": "J. *Doe* | Co", "license": "cc-by-4.0", "survey": "HSC", "pixel_scale": 0.168}
+
+
+def test_the_card_and_the_config_say_what_is_given_and_invent_nothing(tmp_path):
+    path = save_network(tmp_path, source="file:own.h5")
+    options = [word for key, value in ABOUT.items() for word in (f"--{key.replace('_', '-')}", value)]
+    printed = run_well("export.py", "--model", path, "--to", tmp_path / "all", *options)
+    assert f"hf upload USER/NAME {tmp_path / 'all'}" in printed
+    run_well("export.py", "--model", path, "--to", tmp_path / "none")
+    run_well("export.py", "--model", tmp_path / "all", "--to", tmp_path / "again")  # the folder keeps them
+    full, bare = read_card(tmp_path / "all"), read_card(tmp_path / "none")
+    assert full.data.license == "cc-by-4.0"
+    assert bare.data.license is None
+    for card in (full, bare):
+        [result] = card.data.eval_results
+        assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.75, "own.h5")
+    assert r"Author: J. \*Doe\* \| Co." in full.text
+    assert "Survey: HSC." in full.text
+    assert "0.168 arcsec per pixel, 11.6 arcsec on a side" in full.text  # 69 x 0.168
+    for word in ("Author", "Survey", "arcsec", "Licence of the weights"):
+        assert word not in bare.text
+    for folder, about in (("all", ABOUT), ("again", ABOUT), ("none", {})):
+        config = load_json(tmp_path / folder / "config.json")
+        assert {key: config[key] for key in ABOUT if key in config} == about
+
+
+@pytest.mark.parametrize(("given", "near"), [("MIT", "mit"), ("GPLv3", "gpl-3.0"), ("cc-by", "cc-by-4.0"), ("", "mit")])
+def test_a_licence_that_the_hub_does_not_know_is_refused_before_anything_is_written(exported, tmp_path, given, near):
+    error = error_of(run("export.py", "--model", exported / "q3_cnn.pt", "--to", tmp_path / "m", "--license", given))
+    assert f"{given!r} is no licence identifier of the Hugging Face Hub, such as " in error
+    assert near in error
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [("galaxy10-sdss", True), ("galaxy10-decals", True), ("file:own.h5", False), ("synthetic", False)],
+)
+def test_only_a_network_of_galaxy10_names_it_and_the_course(tmp_path, source, named):
+    record = load_json(save_network(tmp_path, source=source).with_suffix(".json"))
+    path = tmp_path / "README.md"
+    path.write_text(model_card("q3_cnn", record), encoding="utf-8")
+    tags, text = read_card(path).data.tags, path.read_text().lower()
+    assert ("galaxy10" in tags) == ("galaxy10" in text) == ("phys-467" in text) == named
+
+
+def test_each_class_has_its_test_images_and_recall_and_untrained_ones_are_named(tmp_path):
+    markdown = pytest.importorskip("markdown_it")
+    names = ["spiral | barred", "a*b*", "never <seen>", "d", "e", "f", "g", "h"]
+    counts = {"train_counts": [60, 60, 0, *[60] * 5], "test_counts": [40, 20, 0, *[8] * 5], "class_names": names}
+    changes = {**counts, "recall": [0.5, 0.25, None, *[1.0] * 5], "other_class_names": ["ring"]}
+    record = load_json(save_network(tmp_path, **changes).with_suffix(".json"))
+    text = model_card("q3_cnn", record).split("---", 2)[2]
+    html = markdown.MarkdownIt("commonmark").enable("table").render(text)
+    rows = re.findall(r"<tr>\n<td>(.*?)</td>\n<td>(.*?)</td>\n<td>(.*?)</td>\n<td>(.*?)</td>\n</tr>", html)
+    assert rows[0] == ("spiral | barred", "60", "40", "50.0% (35.2% to 64.8%)")  # Wilson's interval of 20 of 40
+    assert [row[0] for row in rows[:3]] == ["spiral | barred", "a*b*", "never &lt;seen&gt;"]
+    assert rows[2][1:] == ("0", "0", "–")
+    assert "It knows 7 classes: spiral | barred; a*b*; d;" in html
+    assert "It never learned, and cannot recognize: never &lt;seen&gt;; ring." in html
+
+
+def test_the_record_has_the_recall_and_the_test_images_of_each_class(synthetic_run):
+    out, _ = synthetic_run
+    confusion = load_json(out / "q4_confusion.json")  # by scikit-learn
+    for name, model in (("q2_fcn", "fcn"), ("q3_cnn", "cnn")):
+        record = load_json(out / f"{name}.json")
+        assert record["test_counts"] == confusion["test_counts"]
+        assert record["recall"] == confusion["models"][model]["recall"]
+
+
+def blocks(text):
+    """The blocks of Python code in Markdown."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["q2_fcn", "q3_cnn", "q5_transfer"])
+def test_the_lines_of_the_card_load_the_weights_without_the_project_and_from_the_hub(exported, tmp_path, name):
+    pytest.importorskip("huggingface_hub")
+    text = (exported / name / "README.md").read_text()
+    code, from_hub = blocks(text)[1:]
+    pixels = galaxies(1)[0]
+    work, cached = tmp_path / "work", tmp_path / "hub" / "models--USER--NAME"
+    work.mkdir()
+    Image.fromarray(pixels).save(work / "galaxy.png")
+    for folder in (tmp_path / "local", cached / "snapshots" / "0123"):  # as hf_hub_download keeps what it has fetched
+        folder.mkdir(parents=True)
+        for file in ("model.safetensors", "config.json"):
+            (folder / file).symlink_to(exported / name / file)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    network, record, _ = load_network(exported / f"{name}.pt")
+    crop = torch.from_numpy(pixels[10:58, 10:58]).permute(2, 0, 1).float()
+    mean, std = (torch.tensor(record[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = network((crop - mean)[None] / std)
+    local = code.replace('"model.safetensors"', repr(str(tmp_path / "local" / "model.safetensors")))
+    local = local.replace('"config.json"', repr(str(tmp_path / "local" / "config.json")))
+    [line] = [line for line in code.splitlines() if line.startswith("weights, config =")]
+    for lines in (local, code.replace(line, from_hub)):
+        script = f"{lines}\nimport sys\nassert not {{'common', 'use', 'q3_cnn'}} & set(sys.modules)\n"
+        (work / "lines.py").write_text(script + "torch.save(logits, 'logits.pt')\n")
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        done = subprocess.run([sys.executable, "lines.py"], cwd=work, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        logits = torch.load(work / "logits.pt")
+        torch.testing.assert_close(logits, expected)
+        assert done.stdout.splitlines()[0] == f"{expected.softmax(1)[0, 0]:6.1%}  {record['class_names'][0]}"
+
+
 @pytest.mark.parametrize("document", ["card", "docs/onnx.md"])
 def test_the_ten_lines_use_the_network_without_torch(exported, tmp_path, document):
     text = exported / "q3_cnn" / "README.md" if document == "card" else ROOT / document
-    [code] = re.findall(r"```python\n(.*?)```", text.read_text(), re.DOTALL)
+    code = blocks(text.read_text())[0]
     assert len(code.replace("\n\n", "\n").splitlines()) == 10
     assert code == onnx_example(69)
     (tmp_path / "model.onnx").symlink_to(exported / "q3_cnn" / "model.onnx")

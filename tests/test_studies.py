@@ -346,6 +346,9 @@ def test_encoder_says_what_its_runs_have_measured_and_keeps_the_features(chains,
     assert [results[seed, "transfer"]["other"] for seed in (0, 3)] == [
         transferred[seed,]["frozen"][-1] for seed in (0, 3)
     ]
+    assert record["notes"] == [
+        "The encoder sees the pictures of 69 x 69 pixels in q1_data.pt: those in galaxies.h5 are no larger."
+    ]
     [kept] = (chains / "encoder" / "studies").glob("encoder-*.pt")
     network, config = encoder.load_encoder(name, chains / "encoder" / "weights.pth")
     data = load_data(chains / "0")
@@ -563,6 +566,66 @@ def test_an_encoder_that_only_the_hub_knows_is_given_by_its_folder(offline):
         ) as error:
             encoder.load_encoder(name, folder / "weights.pth")
         assert "name a file with --encoder-weights" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "repository"), [
+    ("test_efficientnet.r160_in1k", "timm--test_efficientnet.r160_in1k"), ("hf_hub:a/zoobot", "a--zoobot"),
+    ("hf-hub:a/zoobot@v2", "a--zoobot"),
+])  # fmt: skip
+def test_an_encoder_in_the_hubs_cache_needs_no_network(name, repository, offline, monkeypatch):
+    folder, model = offline
+    cached = folder / "hub" / f"models--{repository}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / ("v2" if "@" in name else "main")).write_text("0123")
+    (cached / "snapshots" / "0123").mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        (cached / "snapshots" / "0123" / file).symlink_to(folder / file)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    network, _ = encoder.load_encoder(name)
+    images = torch.randn(2, 3, 160, 160)
+    assert torch.equal(network(images), model.eval().forward_head(model.forward_features(images), pre_logits=True))
+
+
+def test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution(offline, tmp_path):
+    folder, model = offline
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 96, 96, 3), dtype=np.uint8)
+    path, out = write_galaxy10(tmp_path / "own.h5", images=pictures, ans=np.arange(60) % 3), tmp_path / "out"
+    with h5py.File(path, "a") as file:
+        file.attrs["class_names"] = ["a", "b", "c"]
+    command("q1_data", "--data", path, "--main-train", 40, "--out", out)
+    data, cpu = load_data(out), torch.device("cpu")
+
+    def found(name=f"local-dir:{folder}", size=64):
+        features, made_from, notes = encoder.encoder_features(name, None, size, data, out, cpu)
+        return load_tensors(out / "studies" / features, "the study")["features"], made_from["pictures"], notes
+
+    def expected(images):  # uint8 (n, 3, h, w), by torchvision
+        pixels = functional.resize(images / 255, [64, 64], transforms.InterpolationMode.BICUBIC).clamp(0, 1)
+        normalized = transforms.Normalize(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])(pixels)
+        with torch.no_grad():
+            return model.eval().forward_head(model.forward_features(normalized), pre_logits=True)
+
+    features, seen, notes = found()
+    assert (seen, notes) == (
+        "own.h5", ["The encoder sees the pictures of 96 x 96 pixels in own.h5, not the 69 of q1_data.pt."]
+    )  # fmt: skip
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(features, expected(torch.from_numpy(pictures).permute(0, 3, 1, 2)), **close)
+    with h5py.File(path, "a") as file:
+        file["images"][7] = 0
+    with pytest.raises(ValueError, match=r"own.h5 has other pictures than q1_data.pt: rerun q1_data.py"):
+        found(size=56)  # which needs features of its own
+    path.unlink()
+    features, seen, [note] = found()
+    assert seen == "q1_data.pt"
+    assert re.fullmatch(
+        r"The encoder sees the pictures of 69 x 69 pixels in q1_data.pt: \S+own.h5, .* not there any more.", note
+    )
+    rows = data["main_train_indices"]
+    torch.testing.assert_close(features[rows], expected(data["main_train_images"]), **close)
+    (tmp_path / "zoobot").symlink_to(folder)
+    *_, (_, sentence) = found(f"local-dir:{tmp_path / 'zoobot'}")
+    assert "has seen galaxies of Galaxy10, test images too" in sentence
 
 
 @pytest.mark.parametrize(("name", "weights", "hint"), [

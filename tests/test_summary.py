@@ -60,13 +60,14 @@ def test_changed_settings_are_listed_beside_the_assignments():
         "galaxy10-sdss",
         q1_data={"main_train": 200, "split": "file"},
         q2_fcn={"epochs": 1},
-        q3_cnn={"lr": 0.1, "batch_size": 32, "precision": "bf16"},
+        q3_cnn={"lr": 0.1, "batch_size": 32, "precision": "bf16", "symmetries": True},
         q5_transfer={"backbone": "ckpt.pt", "force": True},
     )
     assert (
         "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --split file (default: stratified), "
         "Q2 --epochs 1 (assignment: 50), Q3 --lr 0.1 (assignment: 0.002), Q3 --batch-size 32 (assignment: 64), "
-        "Q3 --precision bf16 (default: float32), Q5 --backbone ckpt.pt (default: none), Q5 --force (default: none)\n"
+        "Q3 --precision bf16 (default: float32), Q3 --symmetries (default: none), "
+        "Q5 --backbone ckpt.pt (default: none), Q5 --force (default: none)\n"
     ) in text
 
 

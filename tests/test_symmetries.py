@@ -1,8 +1,12 @@
-from common.data import Normalize, RandomCrop, make_loader
+from common.data import Normalize, RandomCrop, load_data, make_loader
+from common.storage.artifacts import load_json
 from common.symmetries import RandomSymmetry, SymmetryMean, by_gather, by_views, transformed
+from common.train import predict
+from studies.methods.training import crop_and_normalise, main_task, network_of, train_network
 
 import numpy as np
 import torch
+from conftest import crop_transform, error_of, run, run_well
 from torch import nn
 from torchvision import transforms
 
@@ -59,3 +63,26 @@ def test_the_mean_over_the_symmetries_does_not_depend_on_how_an_image_lies():
         expected = torch.stack([network.network(transformed(batch, each)).softmax(1) for each in range(8)]).mean(0)
         for symmetry in range(8):
             torch.testing.assert_close(network(transformed(batch, symmetry)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_q3_trains_with_them_as_the_study_does_resumes_to_the_same_bits_and_tests_without_them(synthetic_run, tmp_path):
+    for out in ("whole", "parts"):
+        (tmp_path / out).mkdir()
+        (tmp_path / out / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
+    options = ("--symmetries", "--seed", 3, "--device", "cpu", "--out")
+    run_well("q3_cnn.py", "--epochs", 3, *options, tmp_path / "whole")
+    run_well("q3_cnn.py", "--epochs", 1, *options, tmp_path / "parts")
+    error = error_of(run("q3_cnn.py", "--epochs", 3, "--resume", *options[1:], tmp_path / "parts"))
+    assert "belongs to a run with --symmetries True, not False" in error
+    assert "Resuming" in run_well("q3_cnn.py", "--epochs", 3, "--resume", *options, tmp_path / "parts")
+    assert (tmp_path / "whole" / "q3_cnn.pt").read_bytes() == (tmp_path / "parts" / "q3_cnn.pt").read_bytes()
+
+    data, record = load_data(tmp_path / "whole"), load_json(tmp_path / "whole" / "q3_cnn.json")
+    task = main_task(data, torch.device("cpu"), train_transform=crop_and_normalise(data, RandomSymmetry()))
+    study = train_network(*network_of("cnn", data), task.train_loader, 3, 3, torch.device("cpu"))
+    weights = torch.load(tmp_path / "whole" / "q3_cnn.pt", weights_only=True)
+    assert all(torch.equal(weights[name], value) for name, value in study.state_dict().items())
+    plain = make_loader(data["main_test_images"], data["main_test_labels"], crop_transform(data["mean"], data["std"]))
+    assert predict(study, plain)[0].argmax(1).tolist() == record["test_predictions"]
+    assert record["args"]["symmetries"] is True
+    assert load_json(synthetic_run[0] / "q3_cnn.json")["args"]["symmetries"] is False

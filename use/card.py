@@ -1,11 +1,16 @@
 """The model card: a README with the header that the Hugging Face Hub reads, from a network's record alone."""
 
+import argparse
+import difflib
 import json
+import re
 from pathlib import Path
 
-from use.trained import CROP_SIZE, trained_on
+from common.metrics import accuracy_interval
+from use.trained import CROP_SIZE, NETWORKS, describe_classes, trained_on
 
 import jinja2
+from torch import nn
 
 KINDS = {
     "q2_fcn": ("Fully connected network for galaxies", "A fully connected network"),
@@ -14,14 +19,25 @@ KINDS = {
 }
 FEW = 50  # training images of a class, below which the card warns
 NEEDED = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
-SETTINGS = ("epochs", "batch_size", "lr", "precision", "seed")
+SETTINGS = ("epochs", "batch_size", "lr", "precision", "symmetries", "seed")
+ABOUT = ("author", "license", "survey", "pixel_scale")  # what no record tells: options of export.py
+# The Hub's licence identifiers: docs/hub/repositories-licenses.md of github.com/huggingface/hub-docs, 008d54d.
+LICENSES = """
+apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
+artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
+cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
+epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0
+odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma
+unknown other
+"""
 GALAXY10 = (
     "Galaxy10 is by Henry Leung and Jo Bovy, <https://zenodo.org/records/10844811> (SDSS) and "
     "<https://zenodo.org/records/10845026> (DECaLS); its labels are of Galaxy Zoo "
     "(Lintott et al. 2008, MNRAS 389, 1179)."
 )
 EFIGI = "The images are of the EFIGI catalogue: Baillard et al. 2011, A&A 532, A74."
-EXAMPLE = """\
+ONNX_EXAMPLE = """\
 import json
 import numpy as np
 import onnxruntime
@@ -34,22 +50,77 @@ crops = np.asarray(image)[None, {start}:{stop}, {start}:{stop}]  # the centre, u
 logits, probabilities = session.run(None, {{"crops": crops}})
 print(*(f"{{p:6.1%}}  {{name}}" for p, name in zip(probabilities[0], names)), sep="\\n")
 """
+TORCH_EXAMPLE = """\
+import json
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+weights, config = "model.safetensors", "config.json"
+network = {network}
+network.load_state_dict(load_file(weights))
+config = json.load(open(config))
+mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+image = Image.open("galaxy.png").convert("RGB").resize(({size}, {size}), Image.Resampling.BOX)
+crop = torch.tensor(np.asarray(image)[{start}:{stop}, {start}:{stop}]).permute(2, 0, 1)  # uint8 (3, {crop}, {crop})
+with torch.no_grad():
+    logits = network((crop[None] - mean) / std)
+print(*(f"{{p:6.1%}}  {{name}}" for p, name in zip(logits.softmax(1)[0], config["class_names"])), sep="\\n")
+"""
+
+
+def license_id(text):
+    """argparse type: a licence identifier of the Hugging Face Hub."""
+    identifiers = LICENSES.split()
+    if text not in identifiers:
+        near = ", ".join(difflib.get_close_matches(text.lower(), identifiers) or ["mit", "cc-by-4.0", "other"])
+        raise argparse.ArgumentTypeError(f"{text!r} is no licence identifier of the Hugging Face Hub, such as {near}")
+    return text
 
 
 def onnx_example(size):
     """Return ten lines of Python that use model.onnx without torch; size: of the training images, in pixels."""
+    return ONNX_EXAMPLE.format(**centre(size))
+
+
+def torch_example(network, size):
+    """Return lines of Python that use model.safetensors without this project; size: of the training images."""
+    return TORCH_EXAMPLE.format(network=as_code(network), **centre(size))
+
+
+def centre(size):
+    """Return where the central crop of a picture of `size` pixels begins and ends, by name, with both sizes."""
     start = (size - CROP_SIZE) // 2
-    return EXAMPLE.format(size=size, crop=CROP_SIZE, start=start, stop=start + CROP_SIZE)
+    return {"size": size, "crop": CROP_SIZE, "start": start, "stop": start + CROP_SIZE}
 
 
-def model_card(name, record, license):
-    """Return the card of the network `name` as Markdown. Raises ValueError when the record lacks a metric."""
+def as_code(module, indent=""):
+    """Return the Python expression that makes a network of nn.Sequential and of torch's own layers."""
+    if not isinstance(module, nn.Sequential):
+        return f"nn.{module!r}"  # Conv2d(3, 8, kernel_size=(5, 5), stride=(1, 1))
+    layers = "".join(f"{indent}    {as_code(each, indent + '    ')},\n" for each in module)
+    return f"nn.Sequential(\n{layers}{indent})"
+
+
+def as_text(value):
+    """Return a value as Markdown on one line, in which no character of it is markup."""
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(str(value).split()))
+
+
+def model_card(name, record, **about):
+    """Return the card of the network `name` as Markdown; about: values of ABOUT, those that are not given left out.
+
+    Raises ValueError when the record lacks a metric.
+    """
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise ValueError(f"the record of {name} lacks {', '.join(missing)}: rerun {name}.py")
     title, kind = KINDS[name]
-    source, counts = record["source"], record.get("train_counts")
-    citation = EFIGI if "efigi" in source else GALAXY10 if source.startswith("galaxy10") else ""
+    source, names, size = record["source"], record["class_names"], record["image_size"]
+    counts = record.get("train_counts")
+    galaxy10 = source.startswith("galaxy10")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -57,24 +128,35 @@ def model_card(name, record, license):
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"yaml": json.dumps, "zip": zip}  # a JSON string is one of YAML
+    environment.filters |= {"yaml": json.dumps, "text": as_text}  # a JSON string is one of YAML
     return environment.get_template("card.md.j2").render(
         name=name,
         title=title,
         kind=kind,
         record=record,
-        counts=counts,
+        rows=class_rows(record) if counts else [],
+        galaxy10=galaxy10,
         synthetic=source == "synthetic",
         data=trained_on(record),
+        classes=describe_classes(record),
         crop=CROP_SIZE,
-        example=onnx_example(record["image_size"]),
+        onnx_example=onnx_example(size),
+        torch_example=torch_example(NETWORKS[name](len(names)), size),
         settings={key: record["args"][key] for key in SETTINGS if key in record.get("args", {})},
-        rare=[
-            class_name
-            for class_name, count in zip(record["class_names"], counts or [], strict=bool(counts))
-            if count < FEW
-        ],
+        rare=[class_name for class_name, count in zip(names, counts or [], strict=bool(counts)) if 0 < count < FEW],
         few=FEW,
-        license=license,
-        citation=citation,
+        citation=EFIGI if "efigi" in source else GALAXY10 if galaxy10 else "",
+        **dict.fromkeys(ABOUT) | about,
     )
+
+
+def class_rows(record):
+    """Return for each class its name, training images and, where the record has them, test images and recall."""
+    names, counts = record["class_names"], record["train_counts"]
+    rows = [[as_text(name), f"{count:,}"] for name, count in zip(names, counts, strict=True)]
+    if "recall" not in record:  # of an older run
+        return rows
+    for row, count, recall in zip(rows, record["test_counts"], record["recall"], strict=True):
+        low, high = accuracy_interval(round(count * recall), count) if count else (0, 1)
+        row += [f"{count:,}", f"{recall:.1%} ({low:.1%} to {high:.1%})" if count else "–"]
+    return rows

@@ -1,0 +1,98 @@
+"""The job scripts of docs/cluster.md: their bodies, with bash and SLURM's variables set by hand."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+
+from common.storage.artifacts import load_json
+
+import pytest
+from conftest import ROOT, run_well
+from networks import galaxies
+from PIL import Image
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts need GNU split")
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """A function that starts a job script in a copy of the project's folder; it returns the process."""
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH --job-name=(\w+) .*?)```", page, re.DOTALL)
+    for code, name in blocks:
+        (tmp_path / f"{name}.sh").write_text(code)
+    for path in ROOT.iterdir():
+        if path.suffix == ".py" or path.name in ("common", "studies", "use"):
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text(f"python() {{ '{sys.executable}' \"$@\"; }}\n")
+
+    def start(name, *args, **variables):
+        slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "1"}
+        one_core = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}  # which is all that such a job has
+        environment = {**os.environ, **slurm, **one_core, **variables}
+        command = ["bash", tmp_path / f"{name}.sh", *args]
+        return subprocess.Popen(command, cwd="/", env=environment, text=True, stdout=subprocess.PIPE)
+
+    return start
+
+
+def printed(job):
+    """What a job prints, which must succeed."""
+    text = job.communicate(timeout=120)[0]
+    assert job.returncode == 0, text
+    return text
+
+
+def link_chain(chain, folder):
+    folder.mkdir()
+    for path in chain.glob("q[1-3]*"):
+        (folder / path.name).symlink_to(path)
+
+
+def test_the_training_job(submit, synthetic_run, tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
+    text = printed(submit("train", "--symmetries", "--epochs", "1", DEVICE="cpu"))
+    assert "nothing to resume" in text
+    assert load_json(tmp_path / "artifacts" / "q3_cnn.json")["args"]["symmetries"] is True
+
+
+def test_the_array_of_studies_and_the_job_that_collects(submit, synthetic_run, tmp_path):
+    link_chain(synthetic_run[0], tmp_path / "artifacts")
+    variables = {"STUDIES": "calibration", "SLURM_ARRAY_TASK_ID": "3"}
+    printed(submit("studies", "--epochs", "1", **variables))
+    studies = tmp_path / "artifacts" / "studies"
+    before = {path: path.stat().st_mtime_ns for path in (studies / "calibration").glob("seed-3-*.json")}
+    assert before
+    (studies / "calibration.json").unlink()
+    printed(submit("studies", "--epochs", "1", SEEDS="3", **variables | {"SLURM_ARRAY_TASK_ID": "0"}))
+    assert {path: path.stat().st_mtime_ns for path in (studies / "calibration").glob("*.json")} == before
+    assert load_json(studies / "calibration.json")["args"]["seeds"] == [3]
+
+
+def test_the_shards_of_predictions_joined_are_the_table_of_one_run(submit, synthetic_run, tmp_path):
+    (tmp_path / "my pictures").mkdir()
+    for number, pixels in enumerate(galaxies(5)):
+        Image.fromarray(pixels).save(tmp_path / "my pictures" / f"{number}.png")
+    link_chain(synthetic_run[0], tmp_path / "artifacts")
+    paths = sorted(map(str, (tmp_path / "my pictures").iterdir()))
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    for job in [submit("predict", SLURM_ARRAY_TASK_ID=task, PARTS="2") for task in ("0", "1")]:
+        printed(job)
+    assert len(list((tmp_path / "answers").glob("part-*.csv"))) == 2
+    [join] = re.findall("^    (awk .*)$", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.MULTILINE)
+    subprocess.run(["bash", "-c", join], cwd=tmp_path, check=True)
+    whole = "--model", tmp_path / "artifacts" / "q3_cnn.pt", "--csv", tmp_path / "whole.csv", "--device", "cpu"
+    run_well("predict.py", *paths, *whole)
+    joined, expected = (
+        list(csv.DictReader((tmp_path / name).open(encoding="utf-8"))) for name in ("answers.csv", "whole.csv")
+    )
+    assert [row["file"] for row in joined] == paths
+    for row, other in zip(joined, expected, strict=True):
+        assert row.keys() == other.keys()
+        assert (row["id"], row["class_name"]) == (other["id"], other["class_name"])
+        # The last bits depend on how many pictures a batch has.
+        assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-6)
