@@ -20,7 +20,7 @@ from common.storage.streams import stdout_is_lost
 from use.answer import grid
 from use.explain import explain, refuse_maps_among, require_captum
 from use.journal import Journal
-from use.output import CsvFile, JsonFile, Sheet, Table
+from use.output import AstropyFile, CsvFile, JsonFile, Sheet, Table, table_format
 from use.pieces import Classifier, load, predictions
 from use.trained import describe_classes, files_of, load_network, trained_on
 from use.truth import Truth, describe_truth
@@ -91,6 +91,7 @@ def main():
     args = get_args()
     outputs = {f"--{key}": vars(args)[key] for key in ("csv", "json", "html") if vars(args)[key] is not None}
     refuse_overlap(outputs, inputs(args))
+    kind_of_table = AstropyFile if args.csv is not None and table_format(args.csv) else CsvFile
     network, record, name = load_network(args.model)
     class_names, about = record["class_names"], describe_network(args.model, name, record)
     options = args.crops, args.symmetries, args.device, args.field, bool(args.html)
@@ -110,7 +111,7 @@ def main():
         sys.stdout = sys.stderr
     print(about)
     table = Table(files, class_names, views)
-    written = [CsvFile(args.csv, len(class_names), args.truth)] if args.csv else []
+    written = [kind_of_table(args.csv, len(class_names), args.truth)] if args.csv else []
     written += [JsonFile(args.json)] if args.json else []
     written += [Sheet(args.html, class_names, views, about)] if args.html else []
     journal = Journal(written, settings_of(args, classifier, files, outputs), len(class_names))
@@ -154,7 +155,8 @@ def get_args(argv=None):
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    add("--csv", type=cli.path, metavar="FILE", help="write a row for each picture")
+    help = "write a row for each picture: CSV, or a table of astropy's if the name ends in .fits or .ecsv"
+    add("--csv", "--table", type=cli.path, metavar="FILE", help=help)
     add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
     help = "write occlusion maps: what the prediction depends on (needs captum)"

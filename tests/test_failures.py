@@ -65,6 +65,9 @@ TESTS = {
         "test_predict_files.test_an_output_that_is_also_an_input_or_another_output_is_refused"
     ),
     "a file to be written is a link": "test_predict_files.test_devices_pipes_and_links_are_written_through",
+    "`--csv answers.fits` or": (
+        "test_predict_files.test_a_table_that_cannot_be_written_is_refused_before_anything_is_read"
+    ),
     "nobody reads what is printed": "test_predict_files.test_when_nobody_reads_the_table_the_files_are_completed",
     "the terminal's encoding": "test_predict_files.test_what_a_terminal_cannot_show_is_escaped",
     "a table of true classes": (

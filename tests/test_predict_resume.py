@@ -99,6 +99,29 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes(folder,
     same_as_whole(folder, tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["fits", "ecsv"])
+def test_a_table_of_astropy_resumes_to_the_same_bytes(folder, tmp_path, suffix):
+    pytest.importorskip("astropy.table")
+    given = [folder / "cutouts.h5", "--model", folder / "q3_cnn.pt", "--quiet", "--crops", 1]
+    assert run("predict.py", *given, "--csv", tmp_path / f"whole.{suffix}").returncode == 0
+    table = tmp_path / "new" / f"a.{suffix}"
+    arguments = [*given, "--table", table, "--json", table.with_suffix(".json")]
+    for more in ((), ("--resume",)):
+        process = start("predict.py", *arguments, *more, log="/dev/null", errors=tmp_path / "stderr")
+        part = table.with_name(f"{table.name}.part")
+        before = part.stat().st_size if more else 0
+        while process.is_alive() and not (part.exists() and part.stat().st_size > before + 50_000):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+        assert process.exitcode == 143
+        assert not table.exists()
+    assert run("predict.py", *arguments, "--resume").returncode == 0
+    assert table.read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+    assert len(json.loads(table.with_suffix(".json").read_text())) == ROWS
+    assert sorted(path.name for path in table.parent.iterdir()) == sorted([f"a.{suffix}", "a.json"])
+
+
 def test_what_was_torn_is_written_anew_and_a_run_may_be_interrupted_again(folder, tmp_path):
     interrupted(folder, tmp_path, signal.SIGKILL)
     with open(tmp_path / "a.csv.part", "ab") as file:

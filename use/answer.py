@@ -107,13 +107,16 @@ def picture_id(name):
     return SUFFIX.sub("", PurePath(name).name)
 
 
-def records(names, probabilities, disagreement, out_of_range, class_names):
-    """Return one dict per picture, as predict.py's --json writes it, from what the network says of a batch."""
+def records(names, ids, probabilities, disagreement, out_of_range, class_names):
+    """Return one dict per picture, as predict.py's --json writes it, from what the network says of a batch.
+
+    ids: of pictures in HDF5 files that have ids, by name.
+    """
     order = probabilities.argsort(dim=1, descending=True, stable=True).tolist()
     return [
         {
             "file": names[row],
-            "id": picture_id(names[row]),
+            "id": ids.get(names[row]) or picture_id(names[row]),
             "class": order[row][0],
             "class_name": class_names[order[row][0]],
             "probability": values[order[row][0]],

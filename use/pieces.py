@@ -119,21 +119,23 @@ def classify(work, classifier, readers, computing):
 
     def batches():
         for piece in work:
-            pictures = read_pictures(piece.paths, record["image_size"], classifier.field, readers, piece.rows)
+            ids = {}
+            pictures = read_pictures(piece.paths, record["image_size"], classifier.field, readers, piece.rows, ids)
             pictures, done = islice(pictures, piece.skip, None), piece.skip
             while pairs := list(islice(pictures, BATCH)):
                 done += len(pairs)
-                yield piece.number, done, pairs
+                yield piece.number, done, pairs, ids
 
     def compute(batch):
-        number, done, pairs = batch
+        number, done, pairs, ids = batch
         errors = [unreadable(name, error) for name, error in pairs if isinstance(error, Exception)]
         pairs = [pair for pair in pairs if not isinstance(pair[1], Exception)]
         if not pairs:
             return Batch(number, done, [], errors, [], [])
         names, pixels = zip(*pairs, strict=True)
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        found = records(names, *answer(images), out_of_range(images, record.get("appearance")), record["class_names"])
+        marks = out_of_range(images, record.get("appearance"))
+        found = records(names, ids, *answer(images), marks, record["class_names"])
         thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
         return Batch(number, done, found, errors, list(thumbnails), images)
 
