@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 
 from common import cli
+from common.ensemble import grid
 from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
 from common.storage.atomic import descriptor, refuse_overlap
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import stdout_is_lost
-from use.answer import grid
 from use.explain import explain, refuse_maps_among, require_captum
 from use.journal import Journal
-from use.output import AstropyFile, CsvFile, JsonFile, Sheet, Table, table_format
+from use.output import AstropyFile, CsvFile, FeaturesFile, JsonFile, Sheet, Table, require_file, table_format
 from use.pieces import Classifier, load, predictions
 from use.trained import describe_classes, files_of, load_network, trained_on
 from use.truth import Truth, describe_truth
@@ -34,6 +34,7 @@ EXAMPLES = (
     "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
     "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
+OUTPUTS = ("csv", "json", "html", "features")  # options that name a file to write
 
 
 def paths_from(arguments):
@@ -76,23 +77,27 @@ def settings_of(args, classifier, files, outputs):
 
 
 def counted(batch, truth, progress, class_names):
-    """Yield (record, thumbnail, image) of each picture of a Batch, with its true class; count it in `progress`."""
-    for record, thumbnail, image in zip(batch.records, batch.thumbnails, batch.images, strict=True):
+    """Yield (record, thumbnail, features, image) of each picture of a Batch, counted in `progress`."""
+    for record, *others in zip(batch.records, batch.thumbnails, batch.features, batch.images, strict=True):
         if truth:
             label = truth.label(record["file"])
             record |= {"truth": label, "truth_name": None if label is None else class_names[label]}
             if label is not None:
                 progress.confusion[label][record["class"]] += 1
         progress.predicted[record["class"]] += 1
-        yield record, thumbnail, image
+        yield record, *others
 
 
 def main():
     args = get_args()
-    outputs = {f"--{key}": vars(args)[key] for key in ("csv", "json", "html") if vars(args)[key] is not None}
+    outputs = {f"--{key}": vars(args)[key] for key in OUTPUTS if vars(args)[key] is not None}
     refuse_overlap(outputs, inputs(args))
     kind_of_table = AstropyFile if args.csv is not None and table_format(args.csv) else CsvFile
+    if args.features is not None:
+        require_file("--features", args.features)
     network, record, name = load_network(args.model)
+    if args.features and name == "q2_fcn":
+        raise ValueError(f"--features: {args.model} is a fully connected network, without a backbone: name a CNN")
     class_names, about = record["class_names"], describe_network(args.model, name, record)
     options = args.crops, args.symmetries, args.device, args.field, bool(args.html)
     classifier = Classifier(args.model, weights_hash(network.state_dict()), *options)
@@ -114,6 +119,7 @@ def main():
     written = [kind_of_table(args.csv, len(class_names), args.truth)] if args.csv else []
     written += [JsonFile(args.json)] if args.json else []
     written += [Sheet(args.html, class_names, views, about)] if args.html else []
+    written += [FeaturesFile(args.features)] if args.features else []
     journal = Journal(written, settings_of(args, classifier, files, outputs), len(class_names))
     with journal.writing(args.resume) as progress, tqdm(unit=" pictures", disable=None if args.quiet else True) as bar:
         if not args.quiet:
@@ -122,9 +128,9 @@ def main():
             for sentence in batch.errors:
                 tqdm.write(f"error: {sentence}", file=sys.stderr)
             progress.failed += len(batch.errors)
-            for found, thumbnail, image in counted(batch, truth, progress, class_names):
+            for found, thumbnail, features, image in counted(batch, truth, progress, class_names):
                 for file in written:
-                    file.write(found, thumbnail)
+                    file.write(found, thumbnail, features)
                 if not args.quiet:
                     print(table.row(found))
                 if args.explain:
@@ -159,6 +165,8 @@ def get_args(argv=None):
     add("--csv", "--table", type=cli.path, metavar="FILE", help=help)
     add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
+    help = "write the CNN backbone's 64 features of each picture, an array of numpy's"
+    add("--features", type=cli.path, metavar="NPZ", help=help)
     help = "write occlusion maps: what the prediction depends on (needs captum)"
     add("--explain", type=cli.path, metavar="DIR", help=help)
     help = "CSV of name and true class: adds accuracy and a confusion matrix"

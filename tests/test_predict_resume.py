@@ -100,12 +100,21 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes(folder,
 
 
 @pytest.mark.parametrize("suffix", ["fits", "ecsv"])
-def test_a_table_of_astropy_resumes_to_the_same_bytes(folder, tmp_path, suffix):
+def test_files_that_are_written_as_a_whole_resume_to_the_same_bytes(folder, tmp_path, suffix):
     pytest.importorskip("astropy.table")
     given = [folder / "cutouts.h5", "--model", folder / "q3_cnn.pt", "--quiet", "--crops", 1]
-    assert run("predict.py", *given, "--csv", tmp_path / f"whole.{suffix}").returncode == 0
+    outputs = ("--csv", tmp_path / f"whole.{suffix}", "--features", tmp_path / "whole.npz")
+    assert run("predict.py", *given, *outputs).returncode == 0
     table = tmp_path / "new" / f"a.{suffix}"
-    arguments = [*given, "--table", table, "--json", table.with_suffix(".json")]
+    arguments = [
+        *given,
+        "--table",
+        table,
+        "--features",
+        table.with_suffix(".npz"),
+        "--json",
+        table.with_suffix(".json"),
+    ]
     for more in ((), ("--resume",)):
         process = start("predict.py", *arguments, *more, log="/dev/null", errors=tmp_path / "stderr")
         part = table.with_name(f"{table.name}.part")
@@ -118,8 +127,9 @@ def test_a_table_of_astropy_resumes_to_the_same_bytes(folder, tmp_path, suffix):
         assert not table.exists()
     assert run("predict.py", *arguments, "--resume").returncode == 0
     assert table.read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+    assert table.with_suffix(".npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert len(json.loads(table.with_suffix(".json").read_text())) == ROWS
-    assert sorted(path.name for path in table.parent.iterdir()) == sorted([f"a.{suffix}", "a.json"])
+    assert sorted(path.name for path in table.parent.iterdir()) == sorted([f"a.{suffix}", "a.json", "a.npz"])
 
 
 def test_what_was_torn_is_written_anew_and_a_run_may_be_interrupted_again(folder, tmp_path):

@@ -94,8 +94,8 @@ class GrowingFile:
         except OSError as error:
             raise OSError(error.errno, f"{os.strerror(error.errno)}: it cannot be written", str(self.path)) from None
 
-    def write(self, record, thumbnail):
-        """Append a record; thumbnail: as `thumbnail` returns it, or None."""
+    def write(self, record, thumbnail, features=None):
+        """Append a record; thumbnail: as `thumbnail` returns it, or None; features: float32 (64,)."""
         self.put(self.text(record))
         self.rows += 1
 
@@ -202,6 +202,41 @@ class AstropyFile(WholeFile, CsvFile):
         table.write(temporary, format=kind)
 
 
+class FeaturesFile(WholeFile):
+    """An NPZ file of numpy's: `features`, float32 (n, 64), and the texts `files` and `ids`, (n,) each."""
+
+    def begin(self):
+        """Return what comes before the first line."""
+        return ""
+
+    def write(self, record, thumbnail, features=None):
+        """Append a record's names and features, float32 (64,)."""
+        self.put(json.dumps([record["file"], record["id"], base64.b64encode(features.tobytes()).decode()]) + "\n")
+        self.rows += 1
+
+    def end(self):
+        """Return what comes after the last line."""
+        return ""
+
+    def convert(self, part, temporary):
+        """Write the arrays."""
+        files, ids, content = [], [], bytearray()
+        with open(part, "rb") as lines:
+            for file, id, features in map(json.loads, lines):
+                files.append(file)
+                ids.append(id)
+                content += base64.b64decode(features)
+        features = np.frombuffer(content, np.float32).reshape(-1, 64)
+        with open(temporary, "wb") as file:  # given a path, numpy would add a suffix
+            np.savez(file, features=features, files=np.array(files, str), ids=np.array(ids, str))
+
+
+def require_file(option, path):
+    """Raise ValueError if what `option` writes as a whole is to go to a device or a pipe."""
+    if output_file(path) is None:
+        raise ValueError(f"{option} {path}: is a device or a pipe: name a file, which is written as a whole")
+
+
 def table_format(path):
     """Return what astropy calls the form of a table, by the suffix of its name, or None for CSV.
 
@@ -213,8 +248,7 @@ def table_format(path):
     kind = FORMATS.get(os.path.splitext(name)[1])
     if kind is None:
         return None
-    if output_file(path) is None:
-        raise ValueError(f"--csv {path}: is a device or a pipe, to which rows are written as .csv alone")
+    require_file("--csv", path)
     try:
         import astropy.table  # noqa: F401
     except ImportError:
@@ -265,7 +299,7 @@ class Sheet(GrowingFile):
                 self.show(tuple(json.loads(line)))
         super().reopen(size, rows)
 
-    def write(self, record, thumbnail):
+    def write(self, record, thumbnail, features=None):
         """Append the card of a record, if it is one to show so far."""
         card = -record["probability"], -self.rows, record, thumbnail
         if self.show(card) and self.part:

@@ -12,6 +12,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.ensemble import CropEnsemble
 from common.galaxies.appearance import out_of_range
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, read_pictures
@@ -19,7 +20,7 @@ from common.hardware.device import choose_device
 from common.hardware.parallel import in_order, side_by_side, torch_threads
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import one_line
-from use.answer import CropEnsemble, records
+from use.answer import records
 from use.output import thumbnail
 from use.trained import load_network
 
@@ -49,6 +50,7 @@ class Batch(NamedTuple):
     errors: list  # a sentence for each picture that could not be read
     thumbnails: list  # one per record; None without --html
     images: Any  # uint8 (records, 3, size, size); from a Dask worker a list of None
+    features: Any  # float32 (records, 64)
 
 
 class Classifier(NamedTuple):
@@ -131,13 +133,14 @@ def classify(work, classifier, readers, computing):
         errors = [unreadable(name, error) for name, error in pairs if isinstance(error, Exception)]
         pairs = [pair for pair in pairs if not isinstance(pair[1], Exception)]
         if not pairs:
-            return Batch(number, done, [], errors, [], [])
+            return Batch(number, done, [], errors, [], [], [])
         names, pixels = zip(*pairs, strict=True)
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         marks = out_of_range(images, record.get("appearance"))
-        found = records(names, ids, *answer(images), marks, record["class_names"])
+        probabilities, disagreement, features = answer(images)
+        found = records(names, ids, probabilities, disagreement, marks, record["class_names"])
         thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
-        return Batch(number, done, found, errors, list(thumbnails), images)
+        return Batch(number, done, found, errors, list(thumbnails), images, features.numpy())
 
     yield from in_order(compute, batches(), computing, ahead=computing)
 

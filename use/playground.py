@@ -10,10 +10,10 @@ from pathlib import Path
 
 from common import cli
 from common.data import load_data
+from common.ensemble import CropEnsemble
 from common.sentences import interval
 from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
-from use.answer import CropEnsemble
 from use.trained import CROP_SIZE, describe_classes, load_network, trained_on
 
 import jinja2
