@@ -37,7 +37,7 @@ CONFIG = (
         "appearance",
     ),
     *("train_counts", "args", "parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count"),
-    "majority_accuracy",
+    *("majority_accuracy", "temperature", "calibration_images"),
 )
 
 

@@ -64,6 +64,8 @@ def describe_network(path, name, network):
         sentence += (
             "; its record has no statistics of the training images, so pictures outside their range are not marked"
         )
+    if "temperature" in network:
+        sentence += f"; its logits are divided by the temperature {network['temperature']:.3f}"
     return f"{sentence}. {describe_classes(network)}"
 
 
@@ -79,12 +81,10 @@ def settings_of(args, classifier, files, outputs):
 def counted(batch, truth, progress, class_names):
     """Yield (record, thumbnail, features, image) of each picture of a Batch, counted in `progress`."""
     for record, *others in zip(batch.records, batch.thumbnails, batch.features, batch.images, strict=True):
+        label = truth and truth.label(record["file"])
         if truth:
-            label = truth.label(record["file"])
             record |= {"truth": label, "truth_name": None if label is None else class_names[label]}
-            if label is not None:
-                progress.confusion[label][record["class"]] += 1
-        progress.predicted[record["class"]] += 1
+        progress.count(record["probabilities"], record["class"], label)
         yield record, *others
 
 

@@ -8,6 +8,7 @@ q3_cnn.resume.pt, from which --resume continues.
 from pathlib import Path
 
 from common import cli, plots
+from common.calibration import calibrate, hold_out
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.hardware.device import adam_options, place
 from common.metrics import mcnemar
@@ -83,7 +84,7 @@ def compare_with_fcn(path, record, labels):
 def main():
     args = get_args()
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
-    data = load_data(args.out)
+    data, held_out = hold_out(load_data(args.out), args.calibrate, args.seed)  # none, unless --calibrate asks for it
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     # The test images get random crops too, but the same ones in every evaluation.
     task = place(make_loaders(data, "main", transform, args.batch_size), device)
@@ -99,6 +100,7 @@ def main():
 
     record = training_record(vars(args), data, task, cnn, criterion, history)
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
+    record |= calibrate(cnn, record, held_out)  # its temperature, fitted on what was held out
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
     save_question(args.out, "q3_cnn", cpu_state_dict(cnn), figure, record)
@@ -107,6 +109,8 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_training(parser, epochs=50, lr=0.002)
+    help = "fraction of the training images to keep out, and to fit a temperature on; unset: none"
+    parser.add_argument("--calibrate", type=cli.fraction, metavar="FRACTION", help=help)
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)

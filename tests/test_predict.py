@@ -21,7 +21,7 @@ import torch
 from conftest import ROOT, error_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, log_loss, recall_score
 from torch import nn
 from torchvision import transforms
 from torchvision.transforms import functional
@@ -243,6 +243,22 @@ def test_truth_adds_accuracy_and_a_confusion_matrix(folder, tmp_path):
     matrix = confusion_matrix(true, [record["class"] for record in records[:8]], labels=range(8))
     lines = printed.splitlines()[-8:]
     assert [[int(number) for number in line.split()[-8:]] for line in lines] == matrix.tolist()
+    probabilities, predictions = [
+        np.array([record[key] for record in records[:8]]) for key in ("probabilities", "class")
+    ]
+    loss = log_loss(true, probabilities / probabilities.sum(1, keepdims=True), labels=range(8))
+    assert float(re.search(r"^Log loss ([\d.]+), expected", printed, re.MULTILINE)[1]) == pytest.approx(loss, abs=1e-4)
+    error = 0
+    for low in range(10):
+        inside = [n for n in range(8) if low / 10 <= probabilities[n].max() < (low + 1) / 10]
+        gap = sum(probabilities[n].max() for n in inside) - sum(predictions[n] == true[n] for n in inside)
+        error += abs(gap) / 8
+    assert f", expected calibration error {error:.2%} (10 bins of equal width)." in printed
+    for label, recall in enumerate(
+        recall_score(true, predictions, labels=range(8), average=None, zero_division=np.nan)
+    ):
+        share = "-" if label not in true else f"{recall:.1%}"
+        assert lines[label].split()[-10:-8] == [share, str(true.count(label))]
     assert [record["truth"] for record in found] == [*true, None, None]
     page = (tmp_path / "a.html").read_text()
     assert page.count("✗ true:") == 3

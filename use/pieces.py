@@ -72,7 +72,7 @@ def load(classifier):
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
         raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
     device, size = choose_device(classifier.device), record["image_size"]
-    options = classifier.crops, classifier.symmetries, device
+    options = classifier.crops, classifier.symmetries, device, record.get("temperature", 1.0)
     return CropEnsemble(network, record["mean"], record["std"], size, *options), record
 
 

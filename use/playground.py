@@ -75,6 +75,7 @@ def page(data, networks, records, number):
         "crop": CROP_SIZE,
         "mean": record["mean"],
         "std": record["std"],
+        "temperature": record.get("temperature", 1.0),
         "class_names": record["class_names"],
         "cnn": encode_weights(networks["cnn"], compact=False),
         "fcn": encode_weights(networks["fcn"], compact=True) if "fcn" in networks else None,

@@ -75,6 +75,9 @@ def load_network(path):
     for key, (is_valid, words) in NEEDED.items():
         if not is_valid(record[key]):
             raise ValueError(f"{record_path}: {key} is not {words}")
+    temperature = record.get("temperature", 1.0)
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"{record_path}: temperature is not a number above 0")
     network.load_state_dict(weights)
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:
