@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "1 of 72 files could not be read."
     assert "Accuracy" in done.stdout
+    (folder / "whole.txt").write_text(done.stdout[done.stdout.index("Accuracy") :])
     return folder
 
 
@@ -96,6 +97,7 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes(folder,
     resumed = re.search(r"^Resuming .*a.csv.part: ([\d,]+) pictures are done.$", done.stdout, re.MULTILINE)
     assert 0 < int(resumed[1].replace(",", "")) < 2670
     assert done.stderr.splitlines()[-1] == "1 of 72 files could not be read."  # also if it was before
+    assert done.stdout.endswith((folder / "whole.txt").read_text())  # accuracy, log loss, calibration error and so on
     same_as_whole(folder, tmp_path)
 
 
