@@ -18,6 +18,7 @@ EPOCHS         =## of all three training runs; empty: the assignment's 50, 50 an
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
 DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of another device
+CALIBRATE      =## fraction of Q3's training images to fit a temperature on, such as 0.1; empty: none
 PRECISION      = float32## float32 or bf16; bf16 is slow on CPUs without bf16 instructions
 
 # Not every shell expands ~ after =. (The scripts do: so DATA stays as it is.)
@@ -65,6 +66,7 @@ training = --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epoch
 Q1 = --out '$(OUT)' --seed '$(SEED)' $(galaxies)
 Q4 = --out '$(OUT)' --device '$(DEVICE)'
 TRAIN = --out '$(OUT)' --seed '$(SEED)' $(training)
+Q3 = $(TRAIN) $(call option,--calibrate,$(CALIBRATE))
 
 # A question runs again when its script, a file of common/ or an artifact that it reads is newer than its JSON. It also
 # runs again when common/storage/stale.py finds that its JSON has other options than the variables here, that one of its
@@ -91,8 +93,8 @@ $(OUT)/q1_data.json: q1_data.py $(CODE) $(Q1_STALE) | $(ENVIRONMENT)
 	$(PYTHON) q1_data.py $(Q1)
 $(OUT)/q2_fcn.json: q2_fcn.py $(CODE) $(OUT)/q1_data.json $(call stale,q2_fcn $(TRAIN)) | $(ENVIRONMENT)
 	$(PYTHON) q2_fcn.py $(TRAIN) $(resume)
-$(OUT)/q3_cnn.json: q3_cnn.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(call stale,q3_cnn $(TRAIN)) | $(ENVIRONMENT)
-	$(PYTHON) q3_cnn.py $(TRAIN) $(resume)
+$(OUT)/q3_cnn.json: q3_cnn.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(call stale,q3_cnn $(Q3)) | $(ENVIRONMENT)
+	$(PYTHON) q3_cnn.py $(Q3) $(resume)
 $(OUT)/q4_confusion.json: q4_confusion.py $(CODE) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json $(call stale,q4_confusion $(Q4)) | $(ENVIRONMENT)
 	$(PYTHON) q4_confusion.py $(Q4)
 $(OUT)/q5_transfer.json: q5_transfer.py $(CODE) $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(call stale,q5_transfer $(TRAIN)) | $(ENVIRONMENT)

@@ -39,7 +39,7 @@ CONFIG = (
         "appearance",
     ),
     *("train_counts", "args", "parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count"),
-    *("test_counts", "recall", "majority_accuracy", *ABOUT),
+    *("test_counts", "recall", "majority_accuracy", "temperature", "calibration_images", *ABOUT),
 )
 
 

@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 
 from common import cli
+from common.ensemble import grid
 from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
 from common.storage.atomic import descriptor, refuse_overlap
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import stdout_is_lost
-from use.answer import grid
 from use.explain import explain, refuse_maps_among, require_captum
 from use.journal import Journal
-from use.output import CsvFile, JsonFile, Sheet, Table
+from use.output import AstropyFile, CsvFile, FeaturesFile, JsonFile, Sheet, Table, require_file, table_format
 from use.pieces import Classifier, load, predictions
 from use.trained import describe_classes, files_of, load_network, trained_on
 from use.truth import Truth, describe_truth
@@ -34,6 +34,7 @@ EXAMPLES = (
     "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
     "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
+OUTPUTS = ("csv", "json", "html", "features")  # options that name a file to write
 
 
 def paths_from(arguments):
@@ -63,6 +64,8 @@ def describe_network(path, name, network):
         sentence += (
             "; its record has no statistics of the training images, so pictures outside their range are not marked"
         )
+    if "temperature" in network:
+        sentence += f"; its logits are divided by the temperature {network['temperature']:.3f}"
     return f"{sentence}. {describe_classes(network)}"
 
 
@@ -76,22 +79,25 @@ def settings_of(args, classifier, files, outputs):
 
 
 def counted(batch, truth, progress, class_names):
-    """Yield (record, thumbnail, image) of each picture of a Batch, with its true class; count it in `progress`."""
-    for record, thumbnail, image in zip(batch.records, batch.thumbnails, batch.images, strict=True):
+    """Yield (record, thumbnail, features, image) of each picture of a Batch, counted in `progress`."""
+    for record, *others in zip(batch.records, batch.thumbnails, batch.features, batch.images, strict=True):
+        label = truth and truth.label(record["file"])
         if truth:
-            label = truth.label(record["file"])
             record |= {"truth": label, "truth_name": None if label is None else class_names[label]}
-            if label is not None:
-                progress.confusion[label][record["class"]] += 1
-        progress.predicted[record["class"]] += 1
-        yield record, thumbnail, image
+        progress.count(record["probabilities"], record["class"], label)
+        yield record, *others
 
 
 def main():
     args = get_args()
-    outputs = {f"--{key}": vars(args)[key] for key in ("csv", "json", "html") if vars(args)[key] is not None}
+    outputs = {f"--{key}": vars(args)[key] for key in OUTPUTS if vars(args)[key] is not None}
     refuse_overlap(outputs, inputs(args))
+    kind_of_table = AstropyFile if args.csv is not None and table_format(args.csv) else CsvFile
+    if args.features is not None:
+        require_file("--features", args.features)
     network, record, name = load_network(args.model)
+    if args.features and name == "q2_fcn":
+        raise ValueError(f"--features: {args.model} is a fully connected network, without a backbone: name a CNN")
     class_names, about = record["class_names"], describe_network(args.model, name, record)
     options = args.crops, args.symmetries, args.device, args.field, bool(args.html)
     classifier = Classifier(args.model, weights_hash(network.state_dict()), *options)
@@ -110,9 +116,10 @@ def main():
         sys.stdout = sys.stderr
     print(about)
     table = Table(files, class_names, views)
-    written = [CsvFile(args.csv, len(class_names), args.truth)] if args.csv else []
+    written = [kind_of_table(args.csv, len(class_names), args.truth)] if args.csv else []
     written += [JsonFile(args.json)] if args.json else []
     written += [Sheet(args.html, class_names, views, about)] if args.html else []
+    written += [FeaturesFile(args.features)] if args.features else []
     journal = Journal(written, settings_of(args, classifier, files, outputs), len(class_names))
     with journal.writing(args.resume) as progress, tqdm(unit=" pictures", disable=None if args.quiet else True) as bar:
         if not args.quiet:
@@ -121,9 +128,9 @@ def main():
             for sentence in batch.errors:
                 tqdm.write(f"error: {sentence}", file=sys.stderr)
             progress.failed += len(batch.errors)
-            for found, thumbnail, image in counted(batch, truth, progress, class_names):
+            for found, thumbnail, features, image in counted(batch, truth, progress, class_names):
                 for file in written:
-                    file.write(found, thumbnail)
+                    file.write(found, thumbnail, features)
                 if not args.quiet:
                     print(table.row(found))
                 if args.explain:
@@ -154,9 +161,12 @@ def get_args(argv=None):
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    add("--csv", type=cli.path, metavar="FILE", help="write a row for each picture")
+    help = "write a row for each picture: CSV, or a table of astropy's if the name ends in .fits or .ecsv"
+    add("--csv", "--table", type=cli.path, metavar="FILE", help=help)
     add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
+    help = "write the CNN backbone's 64 features of each picture, an array of numpy's"
+    add("--features", type=cli.path, metavar="NPZ", help=help)
     help = "write occlusion maps: what the prediction depends on (needs captum)"
     add("--explain", type=cli.path, metavar="DIR", help=help)
     help = "CSV of name and true class: adds accuracy and a confusion matrix"

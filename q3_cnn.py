@@ -1,13 +1,13 @@
 """Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
 
-Reads q1_data.pt, and q2_fcn.json if it exists. Writes, under --out, q3_cnn.pt (the state_dict of
-cnn_backbone and classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and on the way
-q3_cnn.resume.pt, from which --resume continues.
+Reads q1_data.pt, and q2_fcn.json if it exists. Writes, under --out, q3_cnn.pt (the state_dict of cnn_backbone and
+classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and on the way q3_cnn.resume.pt, for --resume.
 """
 
 from pathlib import Path
 
 from common import cli, plots
+from common.calibration import calibrate, hold_out
 from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.hardware.device import adam_options, place
 from common.metrics import mcnemar
@@ -85,7 +85,7 @@ def compare_with_fcn(path, record, labels):
 def main():
     args = get_args()
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
-    data = load_data(args.out)
+    data, held_out = hold_out(load_data(args.out), args.calibrate, args.seed)  # none, unless --calibrate asks for it
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     turned = transforms.Compose([*transform.transforms, RandomSymmetry()]) if args.symmetries else None
     # The test images get random crops too, but the same ones in every evaluation.
@@ -102,6 +102,7 @@ def main():
 
     record = training_record(vars(args), data, task, cnn, criterion, history)
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
+    record |= calibrate(cnn, record, held_out)  # its temperature, fitted on what was held out
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
     save_question(args.out, "q3_cnn", cpu_state_dict(cnn), figure, record)
@@ -111,6 +112,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_training(parser, epochs=50, lr=0.002)
     parser.add_argument("--symmetries", action="store_true", help="flip and rotate each training image at random")
+    parser.add_argument("--calibrate", type=cli.fraction, help="fraction of the training images to calibrate it on")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)

@@ -17,7 +17,8 @@ TITLES = {"q2_fcn": "Q2 fully connected", "q3_cnn": "Q3 convolutional", "q5_tran
 TRAIN_SIZES = {f"{task}_train": size for task, size in ASSIGNMENT_SIZES.items()}
 # Options whose default is the assignment's number. The other defaults are this project's choices.
 FIXED = ("epochs", "lr", "batch_size", "image_size", "stats_images", "hold_back", *TRAIN_SIZES)
-SHOWN = (*FIXED, "split", "split_column", "precision", "symmetries", "backbone", "force")  # options that affect results
+CHOICES = ("split", "split_column", "precision", "symmetries", "calibrate", "backbone", "force")
+SHOWN = (*FIXED, *CHOICES)  # options that affect results
 FIGURES = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
 

@@ -2,15 +2,17 @@
 
 For each seed: the split, initial weights and crops of `make all SEED=s`, but a part of the training images is kept out.
 FCN and CNN are trained on the others. Then the temperature is fitted on the part kept out: the T with the lowest cross
-entropy of logits / T (Guo et al. 2017). It changes no prediction, only the probabilities. The expected calibration
-error on the test images is the mean gap between confidence and accuracy in ten bins of equal number.
+entropy of logits / T (Guo et al. 2017). Of one crop it changes no prediction, only the probabilities. The expected
+calibration error on the test images is the mean gap between confidence and accuracy in ten bins of equal number. All of
+this once for one random crop per image, as in Q2 to Q4 and in the figure, and once for means over nine crops, as of
+predict.py, with a temperature of their own.
 
 Reads q1_data.pt under --out. Writes, in its folder studies/, calibration.json, calibration.png and a file per run.
 """
 
 from common import cli, plots
+from common.calibration import crop_logits, fit_temperature, hold_out, negative_log_likelihood
 from common.data import load_data, make_loader
-from common.galaxies.split import stratified_split
 from common.train import predict
 from studies.methods import reliability
 from studies.methods.page import table
@@ -28,39 +30,51 @@ EXAMPLES = (
     "python -m studies.calibration --seeds 3  # one of them, as a job of its own",
 )
 WHEN = ("before", "after")  # dividing the logits by the temperature
+CORRECT = {"before": "correct", "after": "correct_after"}  # of means over crops the prediction may change
+NINE = "nine_crops_"
 
 
-def measure(out, device, seed, network, epochs, held_out):
+def measure(out, device, seed, network, epochs, held_out, crops=9):
     """Return the temperature of a network and its test predictions: whether correct, and their confidence.
 
-    held_out: share of the training images that the temperature is fitted on.
+    Of one random crop, and of means over a grid of `crops`, with names that begin with NINE. held_out: share of the
+    training images that the temperature is fitted on.
     """
-    data = resplit(load_data(out), seed)
-    images, labels = data["main_train_images"], data["main_train_labels"]
-    train_size = len(labels) - max(1, round(held_out * len(labels)))
-    kept, out_of_training = stratified_split(labels.numpy(), train_size, seed)
-    data |= {"main_train_images": images[kept], "main_train_labels": labels[kept]}
-    held_loader = make_loader(images[out_of_training], labels[out_of_training], crop_and_normalise(data))
+    data, (images, labels) = hold_out(resplit(load_data(out), seed), held_out, seed)
+    held_loader = make_loader(images, labels, crop_and_normalise(data))
     task = main_task(data, device)
     model = train_network(*network_of(network, data), task.train_loader, epochs, seed, device)
-    logits, labels = (tensor.numpy() for tensor in predict(model, task.test_loader))
-    temperature = reliability.fit_temperature(*(tensor.numpy() for tensor in predict(model.cpu(), held_loader)))
-    result = {"temperature": temperature, "correct": (logits.argmax(1) == labels).tolist()}
-    for when, scale in zip(WHEN, (1.0, temperature), strict=True):
-        result[f"loss_{when}"] = reliability.negative_log_likelihood(logits, labels, scale)
-        confidence = torch.from_numpy(logits).double().div(scale).softmax(1).amax(1)
+    test, test_labels = predict(model, task.test_loader)
+    nine = [crop_logits(model, data["mean"].tolist(), data["std"].tolist(), each, crops)
+            for each in (data["main_test_images"], images)]  # fmt: skip
+    nine = fit_and_test(nine[0], test_labels.numpy(), nine[1], labels.numpy())
+    held, labels = predict(model.cpu(), held_loader)
+    one = fit_and_test(test.numpy(), test_labels.numpy(), held.numpy(), labels.numpy())
+    return one | {f"{NINE}{key}": value for key, value in nine.items()}
+
+
+def fit_and_test(logits, labels, held_logits, held_labels):
+    """Return the temperature of the held-out logits, and of each test prediction whether it is correct, and confidence.
+
+    logits: float (n, k), or (crops, n, k), of which the probabilities are averaged; labels: int (n,).
+    """
+    result = {"temperature": fit_temperature(held_logits, held_labels)}
+    for when, temperature in zip(WHEN, (1.0, result["temperature"]), strict=True):
+        result[f"loss_{when}"] = negative_log_likelihood(logits, labels, temperature)
+        views = torch.from_numpy(logits).double().div(temperature).softmax(-1)
+        confidence, predicted = views.view(-1, *logits.shape[-2:]).mean(0).max(1)
         result[f"confidence_{when}"] = confidence.numpy().round(6).tolist()
+        result[CORRECT[when]] = (predicted.numpy() == labels).tolist()
     return result
 
 
-def calibration(row):
-    """Return the metrics of one run, float each."""
-    correct = np.array(row["correct"])
-    metrics = {"accuracy": correct.mean(), "temperature": row["temperature"]}
+def calibration(row, path=""):
+    """Return the metrics of one run, float each; path: empty for one crop, or NINE."""
+    metrics = {"accuracy": np.mean(row[f"{path}correct"]), "temperature": row[f"{path}temperature"]}
     for when in WHEN:
-        confidence = np.array(row[f"confidence_{when}"])
+        confidence, correct = np.array(row[f"{path}confidence_{when}"]), np.array(row[f"{path}{CORRECT[when]}"])
         metrics |= {
-            f"loss_{when}": row[f"loss_{when}"],
+            f"loss_{when}": row[f"{path}loss_{when}"],
             f"overconfidence_{when}": confidence.mean() - correct.mean(),
             f"error_{when}": reliability.calibration_error(confidence, correct),
         }
@@ -73,7 +87,9 @@ def summarise(rows):
     networks = {}
     for name in NETWORKS:
         mine = select(rows, network=name)
-        seeds = [calibration(row) for row in mine]
+        seeds = [
+            calibration(row) | {f"{NINE}{key}": value for key, value in calibration(row, NINE).items()} for row in mine
+        ]
         metrics = {metric: [seed[metric] for seed in seeds] for metric in seeds[0]}
         bins = {
             when: [
@@ -98,13 +114,16 @@ def describe(networks):
 
 
 def tables(record):
-    """Return the table of docs/studies.md: each network before and after dividing by its temperature."""
+    """Return the table of docs/studies.md: each network before and after dividing by its temperature, by both paths."""
     rows = []
-    for name, network in record["networks"].items():
-        mean = network["mean"]
+    paths = [(name, path) for path in ("", NINE) for name in record["networks"]]
+    for name, path in paths:
+        means = record["networks"][name]["mean"].items()
+        mean = {key.removeprefix(path): value for key, value in means if key.startswith(path)}
         for when, title in zip(WHEN, ("", f", temperature {mean['temperature']['mean']:.2f}"), strict=True):
             values = points(mean[f"overconfidence_{when}"]), percent(mean[f"error_{when}"])
-            rows.append((name.upper() + title, *values, f"{mean[f'loss_{when}']['mean']:.3f}"))
+            crops = ", nine crops" if path else ""
+            rows.append((name.upper() + crops + title, *values, f"{mean[f'loss_{when}']['mean']:.3f}"))
     return table(("network", "confidence minus accuracy", "calibration error", "test loss"), rows)
 
 
@@ -148,7 +167,7 @@ def main():
     args = get_args()
     data = load_data(args.out)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in ("cnn", "fcn")]
-    rows = collect("calibration", measure, runs, args, data, epochs=args.epochs, held_out=args.held_out)
+    rows = collect("calibration", measure, runs, args, data, epochs=args.epochs, held_out=args.held_out, crops=9)
     networks = summarise(rows)
     figure = calibration_figure(networks, data["source"])
     save_study("calibration", args, data, figure, describe(networks), networks=networks)

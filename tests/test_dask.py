@@ -103,9 +103,11 @@ def test_pictures_get_the_rows_of_one_process(cluster, folder, tmp_path, monkeyp
     monkeypatch.chdir(folder)  # names that are relative to it, where the workers are not
     found = []
     for more in ((), ("--dask", cluster[0])):
-        done = run(*predict(folder, tmp_path, "few", "none.png", "--symmetries", "--crops", 1, *more))
+        options = ("--symmetries", "--crops", 1, "--features", tmp_path / "a.npz", *more)
+        done = run(*predict(folder, tmp_path, "few", "none.png", *options))
         assert done.returncode == 2
-        found.append((done.stdout, done.stderr, *((tmp_path / f"a.{kind}").read_bytes() for kind in ("csv", "json"))))
+        written = ((tmp_path / f"a.{kind}").read_bytes() for kind in ("csv", "json", "npz"))
+        found.append((done.stdout, done.stderr, *written))
     assert found[0] == found[1]
 
 

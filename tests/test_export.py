@@ -50,10 +50,18 @@ def test_onnxruntime_gives_the_logits_and_probabilities_of_torch(exported, name)
     for count in (1, 7, len(crops)):  # the batch size is free
         pixels = torch.from_numpy(crops[:count]).permute(0, 3, 1, 2).float()
         with torch.no_grad():
-            expected = network(Normalize(torch.tensor(record["mean"]), torch.tensor(record["std"]))(pixels))
+            pixels = Normalize(torch.tensor(record["mean"]), torch.tensor(record["std"]))(pixels)
+            expected, features = network(pixels), network[0](pixels)
         logits, probabilities = session.run(["logits", "probabilities"], {"crops": crops[:count]})
         np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(probabilities, expected.softmax(1), atol=1e-5)
+        if name != "q2_fcn":
+            [found] = session.run(["features"], {"crops": crops[:count]})
+            # Sums of up to 1,296 products: the rounding of float32 grows with their number.
+            limit = 1296 * np.finfo(np.float32).eps * features.abs().max().item()
+            np.testing.assert_allclose(found, features, atol=limit, rtol=0)
+    names = ["logits", "probabilities"] + ["features"] * (name != "q2_fcn")
+    assert [each.name for each in session.get_outputs()] == names
     [taken] = session.get_inputs()
     assert (taken.name, taken.type, taken.shape[1:]) == ("crops", "tensor(uint8)", [48, 48, 3])
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == record["class_names"]

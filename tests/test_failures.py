@@ -47,6 +47,9 @@ TESTS = {
     "a picture of the table": "test_own_galaxies.test_pictures_that_cannot_be_read_and_names_of_two_stop_the_run",
     "no classes are held back": "test_own_galaxies.test_ten_classes_of_decals_form_run_through_the_chain",
     "another class has no": "test_chain.test_classes_without_images_or_with_only_one_do_not_end_the_chain",
+    "`--calibrate` keeps": (
+        "test_calibration.test_a_fraction_that_leaves_no_image_of_a_class_is_refused_before_the_training"
+    ),
     "the file is replaced": "test_hdf5.test_a_file_that_changes_while_it_is_read_is_not_taken",
     "a mirror stalls": "test_download.test_a_bad_mirror_is_named_and_the_next_one_tried",
     "no mirror is left": "test_source.test_auto_falls_back_on_synthetic_galaxies_with_a_warning",
@@ -78,6 +81,10 @@ TESTS = {
     "a Dask worker dies": "test_dask.test_when_a_worker_is_killed_nothing_is_lost",
     "`--dask` is a wrong": "test_dask.test_a_wrong_address_is_one_sentence",
     "a Dask worker does not": "test_dask.test_what_a_worker_does_not_see_is_named_in_one_sentence",
+    "the `temperature` in": "test_calibration.test_a_temperature_that_is_no_number_above_0_is_refused",
+    "`--csv answers.fits` or": (
+        "test_predict_files.test_a_table_that_cannot_be_written_is_refused_before_anything_is_read"
+    ),
     "nobody reads what is printed": "test_predict_files.test_when_nobody_reads_the_table_the_files_are_completed",
     "the terminal's encoding": "test_predict_files.test_what_a_terminal_cannot_show_is_escaped",
     "a table of true classes": (

@@ -89,6 +89,7 @@ def stand_in(finished, tmp_path):
     ("IMAGE_SIZE=64", EVERYTHING), ("DATA=some.h5", EVERYTHING), ("LABELS=a.csv", EVERYTHING), ("ID=name", EVERYTHING),
     ("CLASS=type", EVERYTHING), ("SPLIT_COLUMN=subset", EVERYTHING), ("HOLD_BACK=none", EVERYTHING),
     ("EPOCHS=3", TRAININGS), ("DEVICE=cpu", TRAININGS),
+    ("CALIBRATE=0.1", ["q3_cnn", "q4_confusion", "q5_transfer", "summary"]),
     ("PRECISION=bf16", TRAININGS), ("IMAGE_SIZE=69", []), ("EPOCHS=", [])])  # fmt: skip
 def test_each_variable_redoes_what_depends_on_it(finished, variable, expected):
     assert asked(make(finished, "-n", "all", variable)) == expected
@@ -287,7 +288,7 @@ def test_the_scripts_take_what_make_gives_them(finished):
         "SPLIT_COLUMN": "subset",
         "HOLD_BACK": "a, b; c",
     }
-    training = {"EPOCHS": "3", "PRECISION": "bf16"}
+    training = {"EPOCHS": "3", "PRECISION": "bf16", "CALIBRATE": "0.1"}
     synthetic = {"SOURCE": "synthetic", "DATASET": "decals", "COUNT": "500"}
     common = {"OUT": "other", "SEED": "5", "DEVICE": "cpu"}
     for variables in (common | galaxies | training, common | synthetic):
@@ -370,7 +371,7 @@ def test_help_lists_every_target_and_variable():
         assert f"  make {target} " in text
     for variable in ("PYTHON", "OUT", "DATA", "SOURCE", "DATASET", "COUNT", "IMAGE_SIZE", "SPLIT", "SEED", "EPOCHS",
                      "MAIN_TRAIN", "TRANSFER_TRAIN", "DEVICE", "PRECISION", "SEEDS", "LABELS", "ID", "CLASS",
-                     "SPLIT_COLUMN", "HOLD_BACK"):  # fmt: skip
+                     "SPLIT_COLUMN", "HOLD_BACK", "CALIBRATE"):  # fmt: skip
         assert f"  {variable} = " in text
 
 

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from common.data import load_data, make_loaders
 from common.galaxies.cutouts import Table, write_cutouts
@@ -403,7 +405,13 @@ def test_studies_count_the_classes_of_the_data():
 
 def commands_of_the_page():
     lines = (ROOT / "docs" / "own-galaxies.md").read_text().splitlines()
-    return [line.strip() for line in lines if re.match(r" {4,}(make|python) ", line)]
+    return [line.strip() for line in lines if re.match(r" {4,}(make|python|find|split|for) ", line)]
+
+
+def run_in_shell(command):
+    """Run a line of the page that is more than one command of Python's."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", command], check=True, env={**os.environ, "PATH": path})
 
 
 def test_each_command_of_the_page_runs(own, tmp_path, monkeypatch):
@@ -413,10 +421,14 @@ def test_each_command_of_the_page_runs(own, tmp_path, monkeypatch):
     for name, path in (("cutouts", "cutouts"), ("more", "cutouts/south"), ("table.csv", "table.csv")):
         (tmp_path / name).symlink_to(own[0] / path)
     monkeypatch.chdir(tmp_path)
-    commands = [shlex.split(command) for command in commands_of_the_page()]
-    assert len(commands) == 15
-    for program, script, *args in commands[1:]:
-        assert program == "python"
+    pytest.importorskip("astropy")
+    lines = commands_of_the_page()
+    commands = [shlex.split(command) for command in lines]
+    assert len(commands) == 19
+    for line, (program, script, *args) in zip(lines[1:], commands[1:], strict=True):
+        if program != "python":
+            run_in_shell(line)
+            continue
         if script == "export.py":
             pytest.importorskip("onnxscript")
         if script == "-m":
@@ -426,6 +438,13 @@ def test_each_command_of_the_page_runs(own, tmp_path, monkeypatch):
         assert sum(1 for _ in file) == 1 + len(list((tmp_path / "more").iterdir()))
     with h5py.File("own/cutouts.h5") as file:
         assert len(file["id"]) == COUNT
+    found = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own-galaxies.md").read_text(), re.DOTALL):
+        exec(block, found)
+    names = sorted(path.stem for path in (tmp_path / "more").iterdir())
+    assert found["joined"]["objid"].tolist() == sorted(found["answers"]["id"].astype(str)) == names
+    assert found["joined"]["class_name_1"].tolist() == [row[3] for row in own[1] if row[0] in names]
+    assert len(list(tmp_path.glob("answers-part-*.fits"))) == 2
     assert (tmp_path / "own" / "playground.html").is_file()
     # What has been done by hand is what make would do, without Q5.
     command = [*commands[0], f"PYTHON={sys.executable}", "EPOCHS=1"]

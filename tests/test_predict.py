@@ -6,13 +6,14 @@ import sys
 
 from benchmarks import pictures
 from common.data import load_data
+from common.ensemble import grid, share_layers
 from common.galaxies.appearance import MEASURES, appearance, appearance_range, out_of_range
 from common.galaxies.facts import CLASS_NAMES
 from common.hardware.layers import reorder_layers
 from common.storage.artifacts import load_json, load_tensors
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
-from use.answer import grid, share_layers
+from use.trained import load_network
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ import torch
 from conftest import ROOT, error_of, run, run_well
 from networks import galaxies, save_network, save_pictures
 from PIL import Image
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, log_loss, recall_score
 from torch import nn
 from torchvision import transforms
 from torchvision.transforms import functional
@@ -67,6 +68,36 @@ def test_records_hold_the_means_over_nine_crops_of_the_plain_network(folder):
         assert record["probability"] == max(record["probabilities"])
         assert record["disagreement"] == pytest.approx((each.argmax(1) != first).double().mean().item())
     assert [record["file"] for record in records] == [str(folder / "pictures" / f"g{i}.png") for i in range(10)]
+
+
+@pytest.mark.parametrize("name", ["q3_cnn", "q5_transfer"])
+def test_features_are_the_means_over_nine_crops_of_the_plain_backbone(folder, tmp_path, name):
+    path = save_network(tmp_path, name)
+    pictures = sorted((folder / "pictures").iterdir())
+    run_well("predict.py", *pictures, "--model", path, "--features", tmp_path / "a", "--csv", tmp_path / "a.csv")
+    network, record, _ = load_network(path)
+    normalize = transforms.Normalize(record["mean"], record["std"])
+    with np.load(tmp_path / "a") as found:
+        assert found["files"].tolist() == list(map(str, pictures))
+        assert found["ids"].tolist() == [path.stem for path in pictures]
+        assert found["features"].dtype == np.float32
+        for row, picture in zip(found["features"], pictures, strict=True):
+            image = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1).float()
+            crops = [normalize(image[:, y : y + 48, x : x + 48]) for y in (0, 10, 20) for x in (0, 10, 20)]
+            with torch.no_grad():
+                features = network[0].double()(torch.stack(crops).double()).mean(0)
+            np.testing.assert_allclose(row, features, atol=1e-5 * features.abs().max())
+
+
+def test_features_need_a_backbone_and_a_file(folder, tmp_path):
+    fcn = save_network(tmp_path, "q2_fcn")
+    for model, path, sentence in (
+        (fcn, tmp_path / "a.npz", f"--features: {fcn} is a fully connected network, without a backbone: name a CNN"),
+        (folder / "q3_cnn.pt", "/dev/null", "--features /dev/null: is a device or a pipe: name a file"),
+    ):
+        done = run("predict.py", folder / "pictures", "--model", model, "--features", path)
+        assert sentence in error_of(done)
+        assert not (tmp_path / "a.npz").exists()
 
 
 def test_one_crop_is_the_central_one_and_symmetries_are_the_eight_of_a_square(folder):
@@ -210,6 +241,22 @@ def test_truth_adds_accuracy_and_a_confusion_matrix(folder, tmp_path):
     matrix = confusion_matrix(true, [record["class"] for record in records[:8]], labels=range(8))
     lines = printed.splitlines()[-8:]
     assert [[int(number) for number in line.split()[-8:]] for line in lines] == matrix.tolist()
+    probabilities, predictions = [
+        np.array([record[key] for record in records[:8]]) for key in ("probabilities", "class")
+    ]
+    loss = log_loss(true, probabilities / probabilities.sum(1, keepdims=True), labels=range(8))
+    assert float(re.search(r"^Log loss ([\d.]+), expected", printed, re.MULTILINE)[1]) == pytest.approx(loss, abs=1e-4)
+    error = 0
+    for low in range(10):
+        inside = [n for n in range(8) if low / 10 <= probabilities[n].max() < (low + 1) / 10]
+        gap = sum(probabilities[n].max() for n in inside) - sum(predictions[n] == true[n] for n in inside)
+        error += abs(gap) / 8
+    assert f", expected calibration error {error:.2%} (10 bins of equal width)." in printed
+    for label, recall in enumerate(
+        recall_score(true, predictions, labels=range(8), average=None, zero_division=np.nan)
+    ):
+        share = "-" if label not in true else f"{recall:.1%}"
+        assert lines[label].split()[-10:-8] == [share, str(true.count(label))]
     assert [record["truth"] for record in found] == [*true, None, None]
     page = (tmp_path / "a.html").read_text()
     assert page.count("✗ true:") == 3

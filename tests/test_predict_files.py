@@ -14,10 +14,12 @@ from common import cli
 from use.answer import picture_id
 from use.truth import Truth
 
+import h5py
+import numpy as np
 import pytest
 from conftest import ROOT, error_of, run, run_well
 from forked import start
-from networks import save_network, save_pictures
+from networks import galaxies, save_network, save_pictures
 from PIL import Image
 
 NAMES = ["spiral", "round", "merger"]
@@ -84,6 +86,82 @@ def test_pieces_of_a_catalogue_stack_in_astropy(folder, tmp_path):
     for piece, name in zip(pieces, "ab", strict=True):  # floats, to the last bit
         for row, record in zip(piece, json.loads((tmp_path / f"{name}.json").read_text()), strict=True):
             assert [row[f"p_{label}"] for label in range(8)] == record["probabilities"]
+
+
+def names_of_all_kinds(folder):
+    """Write pictures with names that tables find hard, and HDF5 files with ids and without; return these files."""
+    pixels = galaxies(3, seed=2)
+    names = ("1237648720693755918.png", 'a, "b" #é.png', f"{'long' * 30}.png", "1e5.png", "nan.png", "true.png")
+    for name in names:
+        Image.fromarray(pixels[0]).save(folder / name)
+    ids = {"a": {"objid": np.array([2**60, -1, 0]), "id": ["no", "no", "no"]}, "b": {"id": ["NGC 1", "", "é\n"]},
+           "c": {"objid": np.array([b"x", b"y", b"z"])}, "d": {"id": np.zeros(3)}, "e": {"id": np.arange(2)}, "f": {},
+           "g": {"objid": [2**63 - 1] * 3}}  # fmt: skip
+    for name, datasets in ids.items():
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            for key, values in ({"images": pixels} | datasets).items():
+                file[key] = values
+    return [folder / name for name in (*names, *(f"{name}.h5" for name in ids))]
+
+
+IDS = ["1237648720693755918", 'a, "b" #é', "long" * 30, "1e5", "nan", "true", str(2**60), "-1", "0", "NGC 1", "b[1]"]
+IDS += [r"é\n", *"xyz", *(f"{name}[{row}]" for name in "def" for row in range(3)), *[str(2**63 - 1)] * 3]
+
+
+@pytest.mark.parametrize("suffix", [".ecsv", ".fits", ".FIT"])
+def test_tables_of_astropy_hold_what_the_csv_holds_typed_and_join_and_stack(folder, tmp_path, suffix):
+    table = pytest.importorskip("astropy.table")
+    files, found = names_of_all_kinds(tmp_path), {}
+    (tmp_path / "truth.csv").write_text(f"1e5,3\n{IDS[0]},2\nmissing,1\n")
+    for piece, some in (("whole", files), ("first", files[:1]), ("none", [tmp_path / "missing.png"])):
+        outputs = ("--csv", tmp_path / f"{piece}{suffix}", "--truth", tmp_path / "truth.csv")
+        predict(folder, *some, *outputs)
+        predict(folder, *some, "--csv", tmp_path / f"{piece}.csv", *outputs[2:])
+        kind = "ascii.ecsv" if suffix == ".ecsv" else "fits"
+        found[piece] = table.Table.read(tmp_path / f"{piece}{suffix}", format=kind)
+        found[piece].convert_bytestring_to_unicode()
+    rows, whole = rows_of(tmp_path / "whole.csv"), found["whole"]
+    assert [row["id"] for row in rows] == IDS
+    assert whole.colnames == list(rows[0])
+    for name, column in whole.columns.items():
+        kind = {"i": int, "f": float, "U": str}[column.dtype.kind]
+        expected = [kind(row[name]) for row in rows]
+        if suffix != ".ecsv" and kind is str:  # FITS has ASCII alone
+            expected = [text.encode("ascii", "backslashreplace").decode() for text in expected]
+        assert column.tolist() == expected
+        assert not hasattr(column, "mask")
+        for piece in ("first", "none"):
+            assert found[piece][name].dtype.kind == column.dtype.kind
+    assert {each.dtype.kind for each in whole["file", "id", "class_name", "truth_name"].columns.values()} == {"U"}
+    stacked = table.vstack([found["none"], found["first"], whole])
+    assert stacked["id"].tolist()[1:] == whole["id"].tolist()
+    catalogue = table.Table({"objid": [IDS[0], IDS[6]], "ra": [1.5, 2.5]})
+    joined = table.join(catalogue, whole, keys_left="objid", keys_right="id")
+    assert joined["ra"].tolist() == [2.5, 1.5]  # sorted by id, as texts
+    left = sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith((".png", ".h5", ".csv")))
+    assert left == sorted(f"{piece}{suffix}" for piece in found)
+
+
+def test_ids_that_cannot_be_used_are_named_in_a_line(folder, tmp_path):
+    done = predict(folder, *names_of_all_kinds(tmp_path), "--quiet")
+    kinds = {"d": "float64 (3,)", "e": "int64 (2,)"}
+    expected = [f"'id' is {kind}, not one text or whole number per image" for kind in kinds.values()]
+    assert done.stderr.splitlines() == [
+        f"{tmp_path}/{name}.h5: its ids are not used: {line}" for name, line in zip(kinds, expected, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("a.fits", "needs astropy: pip install astropy"), ("a.ecsv", "needs astropy: pip install astropy"),
+    ("a.fits.gz", "compressed tables are not written: leave out .gz"), ("fifo.fits", "is a device or a pipe"),
+])  # fmt: skip
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, name, sentence):
+    (tmp_path / "astropy.py").write_text("raise ImportError")
+    os.mkfifo(tmp_path / "fifo.fits")
+    options = ("--model", tmp_path / "none.pt", "--csv", tmp_path / name)
+    done = run("predict.py", tmp_path / "none.png", *options, PYTHONPATH=str(tmp_path))
+    assert sentence in error_of(done)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["astropy.py", "fifo.fits"]
 
 
 @pytest.mark.parametrize(("name", "expected"), [

@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "1 of 72 files could not be read."
     assert "Accuracy" in done.stdout
+    (folder / "whole.txt").write_text(done.stdout[done.stdout.index("Accuracy") :])
     return folder
 
 
@@ -89,7 +90,41 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes(folder,
     resumed = re.search(r"^Resuming .*a.csv.part: ([\d,]+) pictures are done.$", done.stdout, re.MULTILINE)
     assert 0 < int(resumed[1].replace(",", "")) < 2670
     assert done.stderr.splitlines()[-1] == "1 of 72 files could not be read."  # also if it was before
+    assert done.stdout.endswith((folder / "whole.txt").read_text())  # accuracy, log loss, calibration error and so on
     same_as_whole(folder, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["fits", "ecsv"])
+def test_files_that_are_written_as_a_whole_resume_to_the_same_bytes(folder, tmp_path, suffix):
+    pytest.importorskip("astropy.table")
+    given = [folder / "cutouts.h5", "--model", folder / "q3_cnn.pt", "--quiet", "--crops", 1]
+    outputs = ("--csv", tmp_path / f"whole.{suffix}", "--features", tmp_path / "whole.npz")
+    assert run("predict.py", *given, *outputs).returncode == 0
+    table = tmp_path / "new" / f"a.{suffix}"
+    arguments = [
+        *given,
+        "--table",
+        table,
+        "--features",
+        table.with_suffix(".npz"),
+        "--json",
+        table.with_suffix(".json"),
+    ]
+    for more in ((), ("--resume",)):
+        process = start("predict.py", *arguments, *more, log="/dev/null", errors=tmp_path / "stderr")
+        part = table.with_name(f"{table.name}.part")
+        before = part.stat().st_size if more else 0
+        while process.is_alive() and not (part.exists() and part.stat().st_size > before + 50_000):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+        assert process.exitcode == 143
+        assert not table.exists()
+    assert run("predict.py", *arguments, "--resume").returncode == 0
+    assert table.read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+    assert table.with_suffix(".npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert len(json.loads(table.with_suffix(".json").read_text())) == ROWS
+    assert sorted(path.name for path in table.parent.iterdir()) == sorted([f"a.{suffix}", "a.json", "a.npz"])
 
 
 def test_what_was_torn_is_written_anew_and_a_run_may_be_interrupted_again(folder, tmp_path):

@@ -1,3 +1,4 @@
+from common.calibration import fit_temperature, negative_log_likelihood
 from studies.methods import reliability
 from studies.methods.baselines import nearest_neighbours
 from studies.methods.heads import epochs_for, head_accuracy
@@ -81,13 +82,13 @@ def test_the_temperature_is_found_again_where_it_is_known_and_is_the_best_of_a_g
     calibrated = rng.normal(0, 2, (20000, 4))
     labels = (rng.random((20000, 1)) > softmax(calibrated, axis=1).cumsum(1)).sum(1).clip(max=3)
     logits = (2.5 * calibrated).astype(np.float32)  # too confident by a factor of 2.5
-    assert reliability.fit_temperature(logits, labels) == pytest.approx(2.5, rel=0.03)
+    assert fit_temperature(logits, labels) == pytest.approx(2.5, rel=0.03)
     few = logits[:150], labels[:150]
     grid = np.exp(np.linspace(-1, 3, 4001))
-    losses = [reliability.negative_log_likelihood(*few, temperature) for temperature in grid]
-    assert reliability.fit_temperature(*few) == pytest.approx(grid[np.argmin(losses)], rel=0.001)
+    losses = [negative_log_likelihood(*few, temperature) for temperature in grid]
+    assert fit_temperature(*few) == pytest.approx(grid[np.argmin(losses)], rel=0.001)
     expected = cross_entropy(torch.from_numpy(few[0]).double() / 1.7, torch.from_numpy(few[1])).item()
-    assert reliability.negative_log_likelihood(*few, 1.7) == pytest.approx(expected, rel=1e-12)
+    assert negative_log_likelihood(*few, 1.7) == pytest.approx(expected, rel=1e-12)
 
 
 def slow_head_accuracy(features, labels, test_features, test_labels, seed):

@@ -47,7 +47,7 @@ session = onnxruntime.InferenceSession("model.onnx")
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 image = Image.open("galaxy.png").convert("RGB").resize(({size}, {size}), Image.Resampling.BOX)
 crops = np.asarray(image)[None, {start}:{stop}, {start}:{stop}]  # the centre, uint8 (1, {crop}, {crop}, 3)
-logits, probabilities = session.run(None, {{"crops": crops}})
+logits, probabilities = session.run(["logits", "probabilities"], {{"crops": crops}})
 print(*(f"{{p:6.1%}}  {{name}}" for p, name in zip(probabilities[0], names)), sep="\\n")
 """
 TORCH_EXAMPLE = """\

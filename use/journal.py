@@ -1,15 +1,17 @@
 """The files of a run of predict.py and where it is, so that one that was interrupted can resume."""
 
 import json
+import math
 import os
 import sys
 import time
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from common.storage.atomic import atomic_write, exclusive_lock
 
 SAVE_EVERY = 1  # seconds
+BINS = 10  # of equal width, of the calibration error
 
 
 @dataclass
@@ -21,6 +23,8 @@ class Progress:
     piece: int = 0  # in which it is, and how many of its pictures are done
     done: int = 0
     failed: int = 0  # pictures that could not be read
+    log_loss: float = 0.0  # sum over pictures with a true class
+    bins: list = field(default_factory=lambda: [0.0] * BINS)  # sums of confidence minus correct, 0 or 1, by confidence
 
     @classmethod
     def start(cls, classes):
@@ -31,6 +35,15 @@ class Progress:
     def rows(self):
         """Return the number of pictures that were classified."""
         return sum(self.predicted)
+
+    def count(self, probabilities, predicted, label):
+        """Count a picture: its probabilities, a list, the predicted class and the true one, or None."""
+        self.predicted[predicted] += 1
+        if label is not None:
+            confidence = probabilities[predicted]
+            self.confusion[label][predicted] += 1
+            self.log_loss -= math.log(max(probabilities[label], sys.float_info.epsilon))
+            self.bins[min(int(confidence * BINS), BINS - 1)] += confidence - (predicted == label)
 
 
 class Journal:

@@ -6,16 +6,22 @@ import heapq
 import io
 import json
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 from common.storage.artifacts import save_text
-from common.storage.atomic import open_through, output_file, replace_files
+from common.storage.atomic import atomic_write, open_through, output_file, replace_files
 
 import jinja2
+import numpy as np
 from PIL import Image
 
 LONGEST_NAME = 44  # in the table
+FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}  # of tables, by suffix, as astropy calls them
+TEXTS = ("file", "id", "class_name", "second_name", "out_of_range", "truth_name")  # columns, in every file
+INTEGERS = ("class", "second", "truth")  # the others are floats
+BLOCK = 10_000  # rows that are converted together
 SHEET_CARDS = 500  # pictures of each class that a contact sheet shows
 
 
@@ -88,8 +94,8 @@ class GrowingFile:
         except OSError as error:
             raise OSError(error.errno, f"{os.strerror(error.errno)}: it cannot be written", str(self.path)) from None
 
-    def write(self, record, thumbnail):
-        """Append a record; thumbnail: as `thumbnail` returns it, or None."""
+    def write(self, record, thumbnail, features=None):
+        """Append a record; thumbnail: as `thumbnail` returns it, or None; features: float32 (64,)."""
         self.put(self.text(record))
         self.rows += 1
 
@@ -152,6 +158,104 @@ class CsvFile(GrowingFile):
         return ""
 
 
+class WholeFile(GrowingFile):
+    """A file that is written as a whole when all records are known: until then FILE.part holds them as lines.
+
+    `convert(part, temporary)`, of each kind, makes the one of the other, and takes memory for all records.
+    """
+
+    def complete(self):
+        """Write the file under a temporary name, which goes with `finish` if it is never called."""
+        super().complete()
+        with ExitStack() as stack:
+            [temporary] = stack.enter_context(atomic_write(self.path))
+            self.convert(self.part, temporary)
+            self.finish = stack.pop_all()
+
+    def rename(self):
+        """Give the file its name, and remove the lines."""
+        self.file.close()
+        self.finish.close()
+        self.part.unlink()
+
+
+class AstropyFile(WholeFile, CsvFile):
+    """A FITS or ECSV table with the columns of a CsvFile, which FILE.part is."""
+
+    def convert(self, part, temporary):
+        """Write the table, by astropy. In FITS, which has ASCII alone, other characters are escaped."""
+        from astropy.table import Table
+
+        kind = table_format(self.path)
+        types = [str if name in TEXTS else int if name in INTEGERS else float for name in self.columns]
+        columns = [[np.zeros(0, each)] for each in types]
+        with open(part, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            next(reader)
+            while rows := list(islice(reader, BLOCK)):
+                for column, each, cells in zip(columns, types, zip(*rows, strict=True), strict=True):
+                    column.append(np.array(cells, each))
+        table = Table([np.concatenate(column) for column in columns], names=self.columns)
+        for name in TEXTS if kind == "fits" else ():
+            if name in self.columns:
+                table[name] = np.char.encode(table[name], "ascii", "backslashreplace")
+        table.write(temporary, format=kind)
+
+
+class FeaturesFile(WholeFile):
+    """An NPZ file of numpy's: `features`, float32 (n, 64), and the texts `files` and `ids`, (n,) each."""
+
+    def begin(self):
+        """Return what comes before the first line."""
+        return ""
+
+    def write(self, record, thumbnail, features=None):
+        """Append a record's names and features, float32 (64,)."""
+        self.put(json.dumps([record["file"], record["id"], base64.b64encode(features.tobytes()).decode()]) + "\n")
+        self.rows += 1
+
+    def end(self):
+        """Return what comes after the last line."""
+        return ""
+
+    def convert(self, part, temporary):
+        """Write the arrays."""
+        files, ids, content = [], [], bytearray()
+        with open(part, "rb") as lines:
+            for file, id, features in map(json.loads, lines):
+                files.append(file)
+                ids.append(id)
+                content += base64.b64decode(features)
+        features = np.frombuffer(content, np.float32).reshape(-1, 64)
+        with open(temporary, "wb") as file:  # given a path, numpy would add a suffix
+            np.savez(file, features=features, files=np.array(files, str), ids=np.array(ids, str))
+
+
+def require_file(option, path):
+    """Raise ValueError if what `option` writes as a whole is to go to a device or a pipe."""
+    if output_file(path) is None:
+        raise ValueError(f"{option} {path}: is a device or a pipe: name a file, which is written as a whole")
+
+
+def table_format(path):
+    """Return what astropy calls the form of a table, by the suffix of its name, or None for CSV.
+
+    Raises ValueError if astropy is missing, and for a form that cannot be written there.
+    """
+    name = os.path.basename(path).lower()
+    if name.endswith(tuple(f"{suffix}{packed}" for suffix in FORMATS for packed in (".gz", ".bz2"))):
+        raise ValueError(f"--csv {path}: compressed tables are not written: leave out {os.path.splitext(name)[1]}")
+    kind = FORMATS.get(os.path.splitext(name)[1])
+    if kind is None:
+        return None
+    require_file("--csv", path)
+    try:
+        import astropy.table  # noqa: F401
+    except ImportError:
+        raise ValueError(f"--csv {path}: writing it needs astropy: pip install astropy, or use .csv") from None
+    return kind
+
+
 class JsonFile(GrowingFile):
     """A JSON file: a list of all records."""
 
@@ -195,7 +299,7 @@ class Sheet(GrowingFile):
                 self.show(tuple(json.loads(line)))
         super().reopen(size, rows)
 
-    def write(self, record, thumbnail):
+    def write(self, record, thumbnail, features=None):
         """Append the card of a record, if it is one to show so far."""
         card = -record["probability"], -self.rows, record, thumbnail
         if self.show(card) and self.part:

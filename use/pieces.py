@@ -12,6 +12,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.ensemble import CropEnsemble
 from common.galaxies.appearance import out_of_range
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, read_pictures
@@ -19,7 +20,7 @@ from common.hardware.device import choose_device
 from common.hardware.parallel import in_order, side_by_side, torch_threads
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import one_line
-from use.answer import CropEnsemble, records
+from use.answer import records
 from use.output import thumbnail
 from use.trained import load_network
 
@@ -49,6 +50,7 @@ class Batch(NamedTuple):
     errors: list  # a sentence for each picture that could not be read
     thumbnails: list  # one per record; None without --html
     images: Any  # uint8 (records, 3, size, size); from a Dask worker a list of None
+    features: Any  # float32 (records, 64)
 
 
 class Classifier(NamedTuple):
@@ -70,7 +72,7 @@ def load(classifier):
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
         raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
     device, size = choose_device(classifier.device), record["image_size"]
-    options = classifier.crops, classifier.symmetries, device
+    options = classifier.crops, classifier.symmetries, device, record.get("temperature", 1.0)
     return CropEnsemble(network, record["mean"], record["std"], size, *options), record
 
 
@@ -119,23 +121,26 @@ def classify(work, classifier, readers, computing):
 
     def batches():
         for piece in work:
-            pictures = read_pictures(piece.paths, record["image_size"], classifier.field, readers, piece.rows)
+            ids = {}
+            pictures = read_pictures(piece.paths, record["image_size"], classifier.field, readers, piece.rows, ids)
             pictures, done = islice(pictures, piece.skip, None), piece.skip
             while pairs := list(islice(pictures, BATCH)):
                 done += len(pairs)
-                yield piece.number, done, pairs
+                yield piece.number, done, pairs, ids
 
     def compute(batch):
-        number, done, pairs = batch
+        number, done, pairs, ids = batch
         errors = [unreadable(name, error) for name, error in pairs if isinstance(error, Exception)]
         pairs = [pair for pair in pairs if not isinstance(pair[1], Exception)]
         if not pairs:
-            return Batch(number, done, [], errors, [], [])
+            return Batch(number, done, [], errors, [], [], [])
         names, pixels = zip(*pairs, strict=True)
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        found = records(names, *answer(images), out_of_range(images, record.get("appearance")), record["class_names"])
+        marks = out_of_range(images, record.get("appearance"))
+        probabilities, disagreement, features = answer(images)
+        found = records(names, ids, probabilities, disagreement, marks, record["class_names"])
         thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
-        return Batch(number, done, found, errors, list(thumbnails), images)
+        return Batch(number, done, found, errors, list(thumbnails), images, features.numpy())
 
     yield from in_order(compute, batches(), computing, ahead=computing)
 

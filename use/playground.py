@@ -10,10 +10,10 @@ from pathlib import Path
 
 from common import cli
 from common.data import load_data
+from common.ensemble import CropEnsemble
 from common.sentences import interval
 from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
-from use.answer import CropEnsemble
 from use.trained import CROP_SIZE, describe_classes, load_network, trained_on
 
 import jinja2
@@ -75,6 +75,7 @@ def page(data, networks, records, number):
         "crop": CROP_SIZE,
         "mean": record["mean"],
         "std": record["std"],
+        "temperature": record.get("temperature", 1.0),
         "class_names": record["class_names"],
         "cnn": encode_weights(networks["cnn"], compact=False),
         "fcn": encode_weights(networks["fcn"], compact=True) if "fcn" in networks else None,

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from common.ensemble import CROP_SIZE
 from common.galaxies.facts import source_title
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.storage.artifacts import load_json
@@ -13,8 +14,6 @@ from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
 from torch import nn
-
-CROP_SIZE = 48  # pixels: what all networks of the assignment see of an image
 
 
 def are_colours(values, low):
@@ -76,6 +75,9 @@ def load_network(path):
     for key, (is_valid, words) in NEEDED.items():
         if not is_valid(record[key]):
             raise ValueError(f"{record_path}: {key} is not {words}")
+    temperature = record.get("temperature", 1.0)
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise ValueError(f"{record_path}: temperature is not a number above 0")
     network.load_state_dict(weights)
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:

@@ -4,8 +4,9 @@ import csv
 import posixpath
 from typing import NamedTuple
 
-from common.metrics import accuracy_interval
+from common.metrics import accuracy_interval, per_class
 from use.answer import SUFFIX, picture_id
+from use.journal import BINS
 
 import numpy as np
 
@@ -133,7 +134,10 @@ def is_header(name, *others):
 
 
 def describe_truth(progress, class_names):
-    """Return the accuracy with its interval and the confusion matrix of a Progress as text; empty if none is known."""
+    """Return accuracy, log loss, calibration error, recalls and confusion matrix of a Progress as text.
+
+    The expected calibration error (Naeini et al. 2015) is of BINS bins of equal width. Empty if no true class is known.
+    """
     matrix = np.array(progress.confusion)
     if not matrix.any():
         return ""
@@ -144,10 +148,11 @@ def describe_truth(progress, class_names):
     remark = f" {missing:,} of {progress.rows:,} pictures have no true class." if missing else ""
     lines = [
         f"Accuracy {correct / count:.1%} (95% interval {100 * low:.1f} to {high:.1%}) on {count:,} pictures.{remark}",
-        "true \\ predicted".ljust(width + 3) + "".join(f"{label:7}" for label in range(len(matrix))),
+        f"Log loss {progress.log_loss / count:.4f}, expected calibration error "
+        f"{sum(map(abs, progress.bins)) / count:.2%} ({BINS} bins of equal width).",
+        "true \\ predicted".ljust(width + 3) + " recall     of" + "".join(f"{label:7}" for label in range(len(matrix))),
     ]
-    lines += [
-        f"{label}  {name:{width}}" + "".join(f"{cell:7,}" for cell in matrix[label])
-        for label, name in enumerate(class_names)
-    ]
+    for label, (name, row, recall) in enumerate(zip(class_names, matrix, per_class(matrix)["recall"], strict=True)):
+        share = f"{recall:.1%}" if row.any() else "-"
+        lines.append(f"{label}  {name:{width}}{share:>7}{row.sum():7,}" + "".join(f"{cell:7,}" for cell in row))
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, DECALS_SIZE, IMAGE_SIZE, in_words
 from common.galaxies.split import hold_back
-from common.storage.streams import printable
+from common.storage.streams import one_line, printable, say
 
 import h5py
 import numpy as np
@@ -276,14 +276,31 @@ def check_labels(path, ans, count, names, held_back):
             )
 
 
-def read_column(path, file, key, count):
-    """Return the values of a dataset of one axis as texts that can be printed, a list of `count`."""
+def read_column(path, file, key, count, rows=slice(None)):
+    """Return the values of a dataset of one axis as texts that can be printed: a list of `count`, or those of `rows`.
+
+    Raises ValueError unless it holds `count` texts or whole numbers.
+    """
     column = dataset(path, file, key)
     if column.ndim != 1 or len(column) != count or column.dtype.kind not in "SOUiub":
         raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one text or whole number per image")
     check_storage(path, column, column.nbytes)
-    values = (value.decode(errors="surrogateescape") if isinstance(value, bytes) else value for value in column[:])
+    values = (value.decode(errors="surrogateescape") if isinstance(value, bytes) else value for value in column[rows])
     return [printable(value).strip() for value in values]
+
+
+def catalogue_ids(path, file, count, rows):
+    """Return the ids of `rows`, a slice, of an open file with `count` images, as texts: of `objid`, or else of `id`.
+
+    An empty list if it has neither or, which a line on stderr says for the first rows, one that cannot be used.
+    """
+    try:
+        key = next((key for key in ("objid", "id") if key in file), None)
+        return read_column(path, file, key, count, rows) if key else []
+    except (*READ_ERRORS, ValueError) as error:
+        if rows.start == 0:
+            say(path, f"its ids are not used: {one_line(error).removeprefix(f'{printable(path)}: ')}")
+        return []
 
 
 def read_ids_and_split(path, file, split_column, count):

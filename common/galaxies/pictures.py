@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from common.galaxies.fits import read_cube
-from common.galaxies.hdf5 import READ_ERRORS, check_storage, dataset, open_hdf5, row_blocks
+from common.galaxies.hdf5 import READ_ERRORS, catalogue_ids, check_storage, dataset, open_hdf5, row_blocks
 from common.hardware.parallel import in_order
 from common.storage.streams import printable, say
 
@@ -166,15 +166,16 @@ def kind_of(path):
     return kind
 
 
-def read_pictures(paths, size, field=1.0, threads=2, rows=None):
+def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
     """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (size, size, 3).
 
     In place of the picture of a file that cannot be read stands the exception that says why. field: the part of the
     centred square that is kept, 0 to 1. A picture of an HDF5 file is named `cutouts.h5[12]`. At most
     READ_AHEAD * `threads` pictures are read ahead, so memory does not grow with their number. rows: the range of those
-    that are read of each HDF5 file, if not all.
+    that are read of each HDF5 file, if not all. ids: a dict, which gets the ids in HDF5 files by the pictures' names.
     """
-    yield from in_order(result_or_error, readers(paths, size, field, rows), threads, READ_AHEAD * threads)
+    ids = {} if ids is None else ids
+    yield from in_order(result_or_error, readers(paths, size, field, rows, ids), threads, READ_AHEAD * threads)
 
 
 def result_or_error(reader):
@@ -188,14 +189,17 @@ def result_or_error(reader):
         return name, error
 
 
-def readers(paths, size, field, rows=None):
-    """Yield (name, function that reads it) for every picture in the files `paths`; the names can be printed."""
+def readers(paths, size, field, rows, ids):
+    """Yield (name, function that reads it) for every picture in the files `paths`; the names can be printed.
+
+    rows, ids: as of `read_pictures`.
+    """
     for path in map(Path, paths):
         name = printable(path)
         try:
             kind = kind_of(path)
             if kind == "HDF5":
-                yield from hdf5_readers(path, size, field, rows)
+                yield from hdf5_readers(path, size, field, rows, ids)
             elif kind in OPENERS:
                 yield name, partial(read_fits, path, OPENERS[kind], size, field)
             elif kind in FORMATS:
@@ -298,10 +302,10 @@ def check_pixels(pixels, most):
         raise ValueError(f"has {pixels:,} pixels, more than the {most:,} that are decoded: make it smaller")
 
 
-def hdf5_readers(path, size, field, wanted=None):
+def hdf5_readers(path, size, field, wanted, ids):
     """Yield (name, function that returns it) for every picture in the dataset `images` of an HDF5 file.
 
-    wanted: a range of rows, if not all.
+    wanted: a range of rows, or None for all; ids: the dict that gets the file's ids, by name.
     """
     with open_hdf5(path) as file:
         images = dataset(path, file, "images")
@@ -316,14 +320,18 @@ def hdf5_readers(path, size, field, wanted=None):
         check_storage(path, images, needed)
         wanted = wanted or range(len(images))
         for rows in blocks:
-            start, stop = max(rows.start, wanted.start), min(rows.stop, wanted.stop)
+            rows = slice(max(rows.start, wanted.start), min(rows.stop, wanted.stop))
+            if rows.start >= rows.stop:
+                continue
             try:
-                block = images[start:stop] if start < stop else ()
+                block = images[rows]
             except READ_ERRORS as error:
-                raise ValueError(f"is damaged: cannot read images {start:,} and on ({error})") from None
-            for row, pixels in enumerate(block, start):
+                raise ValueError(f"is damaged: cannot read images {rows.start:,} and on ({error})") from None
+            names = [f"{printable(path)}[{row}]" for row in range(rows.start, rows.stop)]
+            ids.update(zip(names, catalogue_ids(path, file, len(images), rows), strict=False))
+            for name, pixels in zip(names, block, strict=True):
                 small = np.asarray(to_size(Image.fromarray(pixels), size, field))
-                yield f"{printable(path)}[{row}]", partial(np.asarray, small)
+                yield name, partial(np.asarray, small)
 
 
 def read_fits(path, opener, size, field):

@@ -31,7 +31,7 @@ DEFAULTS = {
         "seed": 0,
     },
     "q2_fcn": _TRAINING | {"epochs": 50, "lr": 0.001},
-    "q3_cnn": _TRAINING | {"epochs": 50, "lr": 0.002, "symmetries": False},
+    "q3_cnn": _TRAINING | {"epochs": 50, "lr": 0.002, "symmetries": False, "calibrate": None},
     "q4_confusion": {"seed": 0, "device": "auto", "force": False},
     "q5_transfer": _TRAINING | {"epochs": 20, "lr": 0.005, "backbone": None, "force": False},
 }

@@ -1,8 +1,6 @@
-"""How well probabilities fit: reliability bins, the calibration error and temperature scaling."""
+"""How well probabilities fit: reliability bins and the calibration error."""
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 BINS = 10
 
@@ -28,23 +26,3 @@ def calibration_error(confidence, correct, bins=BINS):
     """
     mean_confidence, accuracy, counts = equal_bins(confidence, correct, bins)
     return float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
-
-
-def negative_log_likelihood(logits, labels, temperature=1.0):
-    """Return the mean cross entropy, in nats, of logits / temperature: float (n, k) with int labels (n,)."""
-    return float(-log_softmax(np.asarray(logits, float) / temperature, axis=1)[np.arange(len(labels)), labels].mean())
-
-
-def fit_temperature(logits, labels):
-    """Return the temperature with the lowest cross entropy of logits / temperature (Guo et al. 2017).
-
-    Between e^-5 and e^5: with every prediction correct the lowest would be at 0. One minimum: the cross entropy is
-    convex in 1 / temperature.
-    """
-    result = minimize_scalar(
-        lambda log_temperature: negative_log_likelihood(logits, labels, np.exp(log_temperature)),
-        bounds=(-5, 5),
-        method="bounded",
-        options={"xatol": 1e-8},
-    )
-    return float(np.exp(result.x))

@@ -1,0 +1,156 @@
+"""The temperature: fitted by q3_cnn.py --calibrate on images kept out, used by predict.py and export.py."""
+
+import json
+import re
+import shutil
+
+from common.calibration import fit_temperature, hold_out, negative_log_likelihood
+from common.data import load_data
+from common.galaxies.split import stratified_split
+from common.storage import stale
+from common.storage.artifacts import load_json
+from use.trained import load_network
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_of, made_once, run, run_well
+from networks import galaxies, save_network
+from PIL import Image
+from torchvision import transforms
+
+CORNERS = [(top, left) for top in (0, 10, 20) for left in (0, 10, 20)]
+TEMPERATURES = np.exp(np.linspace(-3, 3, 2401))
+
+
+def slow_log_loss(logits, labels, temperature):
+    """The log loss of the mean probabilities over views, float64 (views, n, k), step by step."""
+    mean = (torch.as_tensor(logits).double() / temperature).softmax(2).mean(0)
+    return -sum(mean[row, label].log().item() for row, label in enumerate(labels)) / len(labels)
+
+
+def plain_logits(path, images):
+    """The logits, float64 (9, n, k), of nine crops of images, uint8 (n, 3, 69, 69), by torchvision's transforms."""
+    network, record, _ = load_network(path)
+    normalize = transforms.Normalize(record["mean"], record["std"])
+    with torch.no_grad():
+        crops = [normalize(images[:, :, y : y + 48, x : x + 48].float()).double() for y, x in CORNERS]
+        return torch.stack([network.double()(each) for each in crops])
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory, synthetic_run):
+    """A folder in which q3_cnn.py has run with --calibrate, and what it printed."""
+
+    def make(folder):
+        shutil.copy(synthetic_run[0] / "q1_data.pt", folder)
+        return run_well("q3_cnn.py", "--calibrate", 0.1, "--epochs", 2, "--device", "cpu", "--out", folder)
+
+    return made_once(tmp_path_factory, "calibrated", make)
+
+
+def test_the_temperature_has_the_lowest_log_loss_of_the_mean_over_views():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    logits = 6 * np.eye(4)[labels] + rng.normal(0, 5, (300, 4)) + rng.normal(0, 3, (9, 300, 4))
+    losses = [slow_log_loss(logits, labels, temperature) for temperature in TEMPERATURES[::20]]
+    assert fit_temperature(logits, labels) == pytest.approx(TEMPERATURES[::20][np.argmin(losses)], rel=0.03)
+    assert negative_log_likelihood(logits, labels, 1.7) == pytest.approx(slow_log_loss(logits, labels, 1.7), rel=1e-12)
+    assert negative_log_likelihood(logits[0], labels, 2) == negative_log_likelihood(logits[:1], labels, 2)
+
+
+def test_each_class_is_divided_in_the_same_proportion_and_the_rest_is_what_trains(synthetic_run):
+    data = load_data(synthetic_run[0])
+    assert hold_out(data, None, 0) == (data, None)
+    rest, (images, labels) = hold_out(data, 0.2, 5)
+    found = torch.cat((rest["main_train_images"], images)).flatten(1)
+    assert sorted(map(hash, map(bytes, found.numpy()))) == sorted(
+        map(hash, map(bytes, data["main_train_images"].flatten(1).numpy()))
+    )
+    counts, whole = labels.bincount(minlength=8), data["main_train_labels"].bincount(minlength=8)
+    assert counts.sum() == round(0.2 * whole.sum().item())
+    assert ((counts - 0.2 * whole).abs() < 1).all()
+    assert rest["main_train_labels"].bincount(minlength=8).tolist() == (whole - counts).tolist()
+    assert rest["main_test_images"] is data["main_test_images"]
+    assert not torch.equal(labels, hold_out(data, 0.2, 6)[1][1])
+
+
+def test_q3_keeps_images_out_and_records_the_temperature_that_fits_them_on_the_path_of_predict(calibrated):
+    folder, printed = calibrated
+    record, data = load_json(folder / "q3_cnn.json"), load_data(folder)
+    count = len(data["main_train_labels"])
+    kept, out = stratified_split(data["main_train_labels"].numpy(), count - round(0.1 * count), 0)
+    assert record["calibration_images"] == len(out)
+    assert record["train_counts"] == data["main_train_labels"][kept].bincount(minlength=8).tolist()
+    logits = plain_logits(folder / "q3_cnn.pt", data["main_train_images"][out])
+    labels = data["main_train_labels"][out].tolist()
+    losses = [slow_log_loss(logits, labels, temperature) for temperature in TEMPERATURES[::10]]
+    assert record["temperature"] == pytest.approx(TEMPERATURES[::10][np.argmin(losses)], rel=0.02)
+    before, after = slow_log_loss(logits, labels, 1), slow_log_loss(logits, labels, record["temperature"])
+    assert re.search(rf"^Temperature {record['temperature']:.3f}, fitted on {len(out)} training images", printed, re.M)
+    assert f"falls from {before:.3f} to {after:.3f}." in printed
+
+
+def test_an_interrupted_run_stale_results_and_the_summary_know_the_option(calibrated, synthetic_run, tmp_path):
+    out = shutil.copytree(synthetic_run[0], tmp_path / "out")
+    for path in calibrated[0].glob("q3_cnn.*"):
+        shutil.copy(path, out)
+    options = ("--epochs", 2, "--device", "cpu", "--out", out, "--resume")
+    error = error_of(run("q3_cnn.py", *options))
+    assert "belongs to a run with --calibrate 0.1, not None" in error
+    assert "2 of 2 epochs are done" in run_well("q3_cnn.py", *options, "--calibrate", 0.1)
+    assert load_json(out / "q3_cnn.json")["temperature"] == load_json(calibrated[0] / "q3_cnn.json")["temperature"]
+    given = {"epochs": "2", "device": "cpu"}
+    assert stale.reasons("q3_cnn", out, given) == ["--calibrate was 0.1, not None"]
+    assert stale.reasons("q3_cnn", out, given | {"calibrate": "0.1"}) == []
+    assert "Q3 --calibrate 0.1 (default: none)" in run_well("summary.py", "--out", out)
+
+
+@pytest.mark.parametrize(("fraction", "sentence"), [
+    ("0.001", "0.001 of 6.. training images kept out leaves 6..: must be from 8 to "),
+    ("1", "leaves 0: must be from 8 "),
+    ("0", "'0' is not a number above 0"), ("nan", "'nan' is not a number above 0"),
+])  # fmt: skip
+def test_a_fraction_that_leaves_no_image_of_a_class_is_refused_before_the_training(
+    synthetic_run, tmp_path, fraction, sentence
+):
+    shutil.copy(synthetic_run[0] / "q1_data.pt", tmp_path)
+    assert re.search(sentence, error_of(run("q3_cnn.py", "--calibrate", fraction, "--out", tmp_path)))
+    assert not list(tmp_path.glob("q3_cnn.*"))
+
+
+def test_predict_and_the_exported_network_divide_the_logits_by_the_temperature(tmp_path):
+    path = save_network(tmp_path, temperature=2.5, calibration_images=1234)
+    pixels = galaxies(6, seed=3)
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(tmp_path / f"{number}.png")
+    logits = plain_logits(path, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    expected = (logits / 2.5).softmax(2).mean(0).numpy()
+    pictures = sorted(tmp_path.glob("*.png"))
+    printed = run_well("predict.py", *pictures, "--model", path, "--json", tmp_path / "a.json")
+    assert "; its logits are divided by the temperature 2.500. It knows 8 classes" in printed
+    found = [record["probabilities"] for record in json.loads((tmp_path / "a.json").read_text())]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run_well("export.py", "--model", path, "--to", tmp_path / "model")
+    config, card = load_json(tmp_path / "model" / "config.json"), (tmp_path / "model" / "README.md").read_text()
+    assert (config["temperature"], config["calibration_images"]) == (2.5, 1234)
+    assert "a temperature of 2.500" in card
+    assert "on 1,234 training images" in card
+    assert "not calibrated" not in card
+    session = onnxruntime.InferenceSession(tmp_path / "model" / "model.onnx")
+    found, probabilities = session.run(["logits", "probabilities"], {"crops": pixels[:, 10:58, 10:58]})
+    np.testing.assert_allclose(found, logits[4], atol=1e-4)
+    np.testing.assert_allclose(probabilities, (logits[4] / 2.5).softmax(1), atol=1e-5)
+    run_well("predict.py", *pictures, "--model", tmp_path / "model", "--json", tmp_path / "b.json")
+    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+
+
+@pytest.mark.parametrize("temperature", [0, -1.5, "1.5", None, [1]])
+def test_a_temperature_that_is_no_number_above_0_is_refused(tmp_path, temperature):
+    path = save_network(tmp_path, temperature=temperature)
+    for script, options in (("predict.py", [tmp_path]), ("export.py", ["--to", tmp_path / "model"])):
+        error = error_of(run(script, *options, "--model", path))
+        assert error == f"error: {path.with_suffix('.json')}: temperature is not a number above 0"
