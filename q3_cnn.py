@@ -112,7 +112,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_training(parser, epochs=50, lr=0.002)
     parser.add_argument("--symmetries", action="store_true", help="flip and rotate each training image at random")
-    parser.add_argument("--calibrate", type=cli.fraction, help="fraction of the training images to calibrate it on")
+    parser.add_argument("--calibrate", type=cli.fraction, metavar="F", help="calibrate on F of the training images")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)
