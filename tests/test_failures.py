@@ -55,6 +55,10 @@ TESTS = {
     "no mirror is left": "test_source.test_auto_falls_back_on_synthetic_galaxies_with_a_warning",
     "`--data`, `--backbone` or": "test_paths.test_an_address_is_refused_in_one_line_before_anything_is_written",
     "a compute node": "test_studies.test_with_weights_of_its_own_an_encoder_needs_no_network",
+    "the file that Q1 has read": (
+        "test_studies.test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution"
+    ),
+    "`export.py --license`": "test_export.test_a_licence_that_the_hub_does_not_know_is_refused_and_nothing_written",
     "the notebook's kernel": "test_notebook_kernel.test_a_cell_that_fails_is_named",
     "the file in the cache": "test_download.test_a_cached_file_gone_bad_is_fetched_anew",
     "several processes want": "test_download.test_two_processes_at_once_fetch_once",
