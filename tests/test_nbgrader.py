@@ -35,7 +35,9 @@ FULL = "200001"  # the number of the student with a complete notebook
 def nbgrader(course, *commands):
     """Run nbgrader's commands in the course's folder; return what each exited with, and all that they said."""
     command = [sys.executable, "-c", NBGRADER, json.dumps([each.split() for each in commands])]
-    done = subprocess.run(command, cwd=course, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=course, capture_output=True, text=True, errors="replace", timeout=300, check=False
+    )
     return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("status")], done.stderr
 
 
