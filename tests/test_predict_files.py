@@ -132,7 +132,7 @@ def test_tables_of_astropy_hold_what_the_csv_holds_typed_and_join_and_stack(fold
         assert not hasattr(column, "mask")
         for piece in ("first", "none"):
             assert found[piece][name].dtype.kind == column.dtype.kind
-    assert {each.dtype.kind for each in whole["file", "id", "class_name", "truth_name"].columns.values()} == {"U"}
+    assert whole["id"].dtype.kind == "U"
     stacked = table.vstack([found["none"], found["first"], whole])
     assert stacked["id"].tolist()[1:] == whole["id"].tolist()
     catalogue = table.Table({"objid": [IDS[0], IDS[6]], "ra": [1.5, 2.5]})

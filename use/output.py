@@ -187,19 +187,20 @@ class AstropyFile(WholeFile, CsvFile):
         from astropy.table import Table
 
         kind = table_format(self.path)
-        types = [str if name in TEXTS else int if name in INTEGERS else float for name in self.columns]
-        columns = [[np.zeros(0, each)] for each in types]
+
+        def values(cells, name):
+            cells = np.array(cells, str if name in TEXTS else int if name in INTEGERS else float)
+            return np.char.encode(cells, "ascii", "backslashreplace") if kind == "fits" and name in TEXTS else cells
+
+        columns = {name: [values([], name)] for name in self.columns}
         with open(part, newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             next(reader)
             while rows := list(islice(reader, BLOCK)):
-                for column, each, cells in zip(columns, types, zip(*rows, strict=True), strict=True):
-                    column.append(np.array(cells, each))
-        table = Table([np.concatenate(column) for column in columns], names=self.columns)
-        for name in TEXTS if kind == "fits" else ():
-            if name in self.columns:
-                table[name] = np.char.encode(table[name], "ascii", "backslashreplace")
-        table.write(temporary, format=kind)
+                for name, cells in zip(self.columns, zip(*rows, strict=True), strict=True):
+                    columns[name].append(values(cells, name))
+        table = Table({name: np.concatenate(blocks) for name, blocks in columns.items()})
+        table.write(temporary, format=kind, overwrite=True)  # what a killed process has left
 
 
 class FeaturesFile(WholeFile):
