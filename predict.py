@@ -161,11 +161,11 @@ def get_args(argv=None):
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    help = "write a row for each picture: CSV, or a table of astropy's if the name ends in .fits or .ecsv"
+    help = "write a row for each picture: CSV, or a FITS or ECSV table if the name ends in .fits or .ecsv"
     add("--csv", "--table", type=cli.path, metavar="FILE", help=help)
     add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
-    help = "write the CNN backbone's 64 features of each picture, an array of numpy's"
+    help = "write the 64 outputs of the CNN's backbone for each picture"
     add("--features", type=cli.path, metavar="NPZ", help=help)
     help = "write occlusion maps: what the prediction depends on (needs captum)"
     add("--explain", type=cli.path, metavar="DIR", help=help)

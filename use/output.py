@@ -204,7 +204,7 @@ class AstropyFile(WholeFile, CsvFile):
 
 
 class FeaturesFile(WholeFile):
-    """An NPZ file of numpy's: `features`, float32 (n, 64), and the texts `files` and `ids`, (n,) each."""
+    """A NumPy file, .npz: `features`, float32 (n, 64), and the texts `files` and `ids`, (n,) each."""
 
     def begin(self):
         """Return what comes before the first line."""
