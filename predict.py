@@ -162,7 +162,7 @@ def get_args(argv=None):
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
     help = "write a row for each picture: CSV, or a FITS or ECSV table if the name ends in .fits or .ecsv"
-    add("--csv", "--table", type=cli.path, metavar="FILE", help=help)
+    add("--csv", type=cli.path, metavar="FILE", help=help)
     add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
     help = "write the 64 outputs of the CNN's backbone for each picture"

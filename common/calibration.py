@@ -1,12 +1,11 @@
 """A temperature for the probabilities of a network, fitted on training images that are kept out of its training."""
 
+import math
+
 from common.ensemble import CROP_SIZE, CropEnsemble
 from common.galaxies.split import stratified_split
 
-import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
 
 BATCH = 64  # images that are computed together
 
@@ -62,10 +61,10 @@ def negative_log_likelihood(logits, labels, temperature=1.0):
     Of each view they are the softmax of logits / temperature. logits: float (views, n, k), or (n, k) of one view;
     labels: int (n,).
     """
-    logits = np.asarray(logits, float)
-    scaled = log_softmax(logits.reshape(-1, *logits.shape[-2:]) / temperature, axis=2)
-    true = scaled[:, np.arange(len(labels)), np.asarray(labels)]
-    return float(np.log(len(true)) - logsumexp(true, axis=0).mean())
+    logits = torch.as_tensor(logits, dtype=torch.float64)
+    scaled = (logits.reshape(-1, *logits.shape[-2:]) / temperature).log_softmax(2)
+    true = scaled[:, torch.arange(len(labels)), torch.as_tensor(labels)]
+    return math.log(len(true)) - true.logsumexp(0).mean().item()
 
 
 def fit_temperature(logits, labels):
@@ -74,10 +73,12 @@ def fit_temperature(logits, labels):
     Between e^-5 and e^5: with every prediction correct the lowest would be at 0. For one view there is one minimum, as
     the cross entropy is convex in 1 / temperature.
     """
+    from scipy.optimize import minimize_scalar  # here, as it takes 0.3 s, which most runs of Q3 need not wait for
+
     result = minimize_scalar(
-        lambda log_temperature: negative_log_likelihood(logits, labels, np.exp(log_temperature)),
+        lambda log_temperature: negative_log_likelihood(logits, labels, math.exp(log_temperature)),
         bounds=(-5, 5),
         method="bounded",
         options={"xatol": 1e-8},
     )
-    return float(np.exp(result.x))
+    return math.exp(result.x)
