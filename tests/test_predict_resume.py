@@ -9,8 +9,10 @@ import signal
 import time
 
 from use import output
-from use.output import Sheet
+from use.journal import Journal
+from use.output import JsonFile, Sheet
 
+import numpy as np
 import pytest
 from conftest import ROOT, error_of, run
 from forked import start
@@ -152,6 +154,22 @@ def test_what_an_interrupted_run_has_written_is_neither_overwritten_nor_continue
         error = error_of(run("predict.py", *arguments(folder, tmp_path, "--resume", *more)))
         assert f"a.csv.resume belongs to a run with {difference}: delete it" in error
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_what_is_counted_after_the_last_mark_is_not_kept(tmp_path):
+    counts = []
+    for _ in range(3):
+        journal = Journal([JsonFile(tmp_path / "a.json")], {}, classes=2)
+        with pytest.raises(KeyboardInterrupt), journal.writing(resume=True) as progress:  # in the midst of a batch
+            counts.append((list(progress.predicted), [list(row) for row in progress.confusion], progress.log_loss))
+            if not progress.rows:
+                progress.count([0.3, 0.7], 1, 0)
+                journal.files[0].write({"file": "a"}, None)
+                journal.mark()
+            progress.count([0.3, 0.7], 1, 0)
+            raise KeyboardInterrupt
+    assert counts[0] == ([0, 0], [[0, 0], [0, 0]], 0)
+    assert counts[1] == counts[2] == ([0, 1], [[0, 1], [0, 0]], -np.log(0.3))
 
 
 @pytest.mark.parametrize("resume", [(), ("--resume",)])

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 
 from common.storage.atomic import atomic_write, exclusive_lock
@@ -114,7 +115,7 @@ class Journal:
                 file.part.unlink(missing_ok=True)
             return False
         self.last = fitting[-1]
-        self.progress = Progress(**{key: value for key, value in self.last.items() if key != "sizes"})
+        self.progress = Progress(**{key: deepcopy(value) for key, value in self.last.items() if key != "sizes"})
         for file, size in zip(self.files, self.last["sizes"], strict=True):
             file.reopen(size, self.progress.rows)
         with atomic_write(self.path) as [temporary]:  # without what does not fit
