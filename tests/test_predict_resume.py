@@ -7,6 +7,8 @@ import shlex
 import shutil
 import signal
 import time
+from contextlib import suppress
+from copy import deepcopy
 
 from use import output
 from use.journal import Journal
@@ -156,18 +158,22 @@ def test_what_an_interrupted_run_has_written_is_neither_overwritten_nor_continue
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_what_is_counted_after_the_last_mark_is_not_kept(tmp_path):
-    counts = []
-    for _ in range(3):
-        journal = Journal([JsonFile(tmp_path / "a.json")], {}, classes=2)
-        with pytest.raises(KeyboardInterrupt), journal.writing(resume=True) as progress:  # in the midst of a batch
-            counts.append((list(progress.predicted), [list(row) for row in progress.confusion], progress.log_loss))
-            if not progress.rows:
-                progress.count([0.3, 0.7], 1, 0)
-                journal.files[0].write({"file": "a"}, None)
-                journal.mark()
+def interrupted_in_a_batch(path):
+    """Classify a picture, if none is yet, and be interrupted with another; return what was counted before."""
+    journal = Journal([JsonFile(path)], {}, classes=2)
+    with suppress(KeyboardInterrupt), journal.writing(resume=True) as progress:
+        before = deepcopy(progress)
+        if not progress.rows:
             progress.count([0.3, 0.7], 1, 0)
-            raise KeyboardInterrupt
+            journal.files[0].write({"file": "a"}, None)
+            journal.mark()
+        progress.count([0.3, 0.7], 1, 0)
+        raise KeyboardInterrupt
+    return before.predicted, before.confusion, before.log_loss
+
+
+def test_what_is_counted_after_the_last_mark_is_not_kept(tmp_path):
+    counts = [interrupted_in_a_batch(tmp_path / "a.json") for _ in range(3)]
     assert counts[0] == ([0, 0], [[0, 0], [0, 0]], 0)
     assert counts[1] == counts[2] == ([0, 1], [[0, 1], [0, 0]], -np.log(0.3))
 
