@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
+from unittest import mock
 
 from benchmarks import baseline
 from benchmarks.measure import ROOT, alternate, seconds
@@ -142,9 +143,8 @@ def time_everything(out, data, rounds, device):
     """Return the timings of each task, by name; of the CNN also beside a busy process."""
     timings = {}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        os.environ["GOMP_SPINCOUNT"] = "300000"  # OpenMP's default, which common/__init__.py changes for this project
-        process.submit(int).result()
-        del os.environ["GOMP_SPINCOUNT"]
+        with mock.patch.dict(os.environ, GOMP_SPINCOUNT="300000"):  # OpenMP's default; ours is in common/__init__.py
+            process.submit(int).result()
         for name, task in our_tasks(data, device).items():
             ways = {"seconds": partial(seconds, task, device)}
             for way, make_tasks in (("baseline_seconds", baseline_tasks), ("notebook_seconds", notebook_tasks)):
