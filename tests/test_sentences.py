@@ -134,6 +134,12 @@ def test_frequent_classes_that_fail_are_not_imbalance():
     assert "Imbalance: rare classes are not recognized less often" in text
 
 
+def test_classes_of_equal_size_are_no_imbalance():
+    text = described(cells(c5_4=100), train_counts=(66, 66, 67, 66, 66, 66, 65, 66))
+    assert "Imbalance: none, as each class has about the same number of training images: 65 to 67." in text
+    assert "rare" not in text
+
+
 def test_a_perfect_network_makes_no_error():
     assert described(cells()) == "The CNN misclassifies 0 of 800 test images."
 
