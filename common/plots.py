@@ -110,8 +110,8 @@ def draw_recall(axes, record):
     tested = [label for label in np.argsort(counts, kind="stable") if record["test_counts"][label]]
     # Classes of nearly the same number stand side by side, and in each class the two networks.
     x = np.log(counts[tested])
-    width = np.ptp(x) or 1
-    for place in range(1, len(x)):
+    width = max(np.ptp(x), np.log(4))  # of the axis: a factor of four at least
+    for place in list(range(1, len(x))) * len(x):
         overlap = max(0, 0.035 * width - (x[place] - x[place - 1]))
         x[place - 1 : place + 1] += -overlap / 2, overlap / 2
     for (model, results), colour, marker, side in zip(record["models"].items(), COLOURS, "os", (-1, 1), strict=True):
@@ -122,6 +122,7 @@ def draw_recall(axes, record):
     # The names stand above, evenly spread, with a line down to the class's place on the axis.
     axes.set(
         xscale="log",
+        xlim=np.exp((x[0] + x[-1]) / 2 + np.array((-0.55, 0.55)) * width),
         ylim=(-3, 103),
         xlabel="training images of the class, log scale",
         ylabel="recall (%), 95% interval",
