@@ -34,7 +34,7 @@ def submit(tmp_path):
         one_core = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}  # which is all that such a job has
         environment = {**os.environ, **slurm, **one_core, **variables}
         command = ["bash", tmp_path / f"{name}.sh", *args]
-        return subprocess.Popen(command, cwd="/", env=environment, text=True, stdout=subprocess.PIPE)
+        return subprocess.Popen(command, cwd="/", env=environment, text=True, errors="replace", stdout=subprocess.PIPE)
 
     return start
 
