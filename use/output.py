@@ -190,7 +190,9 @@ class AstropyFile(WholeFile, CsvFile):
 
         def values(cells, name):
             cells = np.array(cells, str if name in TEXTS else int if name in INTEGERS else float)
-            return np.char.encode(cells, "ascii", "backslashreplace") if kind == "fits" and name in TEXTS else cells
+            if kind == "fits" and name in TEXTS:  # numpy 1 makes floats of no texts at all
+                return np.char.encode(cells, "ascii", "backslashreplace").astype(bytes)
+            return cells
 
         columns = {name: [values([], name)] for name in self.columns}
         with open(part, newline="", encoding="utf-8") as file:
