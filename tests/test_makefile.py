@@ -314,6 +314,18 @@ def test_values_are_compared_as_what_they_were_recorded():
     assert stale.differences(recorded, "q2_fcn", given | {"epochs": "many"}) == ["--epochs was 30, not many"]
 
 
+def test_lint_checks_the_projects_own_files_and_not_what_a_run_wrote_beside_them(tmp_path):
+    shutil.copytree(ROOT / "common", tmp_path / "common")
+    for name in ("Makefile", "pyproject.toml", "summary.py", *(path.name for path in ROOT.glob("requirements*.txt"))):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "efigi").mkdir()
+    (tmp_path / "efigi" / "submission.py").write_text("import os, sys\n")  # of make notebook OUT=efigi
+    done = make(tmp_path, "lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "summary.py").write_text("import os, sys\n")
+    assert make(tmp_path, "lint").returncode != 0
+
+
 def test_the_oldest_versions_are_the_lower_bounds():
     lines = [
         line
