@@ -18,8 +18,8 @@ from common.storage.checkpoint import weights_hash
 from common.train import predict
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
-from studies import calibration, encoder, imbalance, inside, transfer
-from studies.methods import page, reliability
+from studies import calibration, imbalance, inside, transfer
+from studies.methods import encoders, page, reliability
 from studies.methods.heads import head_accuracy
 from studies.methods.training import seed_network, train_network
 
@@ -350,7 +350,7 @@ def test_encoder_says_what_its_runs_have_measured_and_keeps_the_features(chains,
         "The encoder sees the pictures of 69 x 69 pixels in q1_data.pt: those in galaxies.h5 are no larger."
     ]
     [kept] = (chains / "encoder" / "studies").glob("encoder-*.pt")
-    network, config = encoder.load_encoder(name, chains / "encoder" / "weights.pth")
+    network, config = encoders.load_encoder(name, chains / "encoder" / "weights.pth")
     data = load_data(chains / "0")
     pixels = functional.resize(data["main_test_images"][:5] / 255, [48, 48], transforms.InterpolationMode.BICUBIC)
     with torch.no_grad():
@@ -527,7 +527,7 @@ def test_labels_keep_their_order_and_distance():
 def test_without_timm_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"needs the package timm.*requirements-extra"):
-        encoder.load_encoder("resnet18")
+        encoders.load_encoder("resnet18")
 
 
 @pytest.fixture
@@ -548,7 +548,7 @@ def offline(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["{0}", "hf_hub:timm/{0}", "hf-hub:timm/{0}", "local-dir:{1}"])
 def test_with_weights_of_its_own_an_encoder_needs_no_network(name, weights, offline):
     folder, model = offline
-    network, config = encoder.load_encoder(name.format(OPTIONS["encoder"][1], folder), folder / weights)
+    network, config = encoders.load_encoder(name.format(OPTIONS["encoder"][1], folder), folder / weights)
     images = torch.randn(2, *config["input_size"])
     assert tuple(config["input_size"]) == (3, 160, 160)
     assert torch.equal(network(images), model.eval().forward_head(model.forward_features(images), pre_logits=True))
@@ -556,15 +556,15 @@ def test_with_weights_of_its_own_an_encoder_needs_no_network(name, weights, offl
 
 def test_an_encoder_that_only_the_hub_knows_is_given_by_its_folder(offline):
     folder, _ = offline
-    network, _ = encoder.load_encoder(f"local-dir:{folder}")
+    network, _ = encoders.load_encoder(f"local-dir:{folder}")
     assert weights_hash(network.state_dict()) == weights_hash(
-        encoder.load_encoder(OPTIONS["encoder"][1], folder / "weights.pth")[0].state_dict()
+        encoders.load_encoder(OPTIONS["encoder"][1], folder / "weights.pth")[0].state_dict()
     )
     for name in ("hf_hub:mwalmsley/zoobot-encoder-convnext_nano", "hf-hub:timm/not_of_timm"):
         with pytest.raises(
             ValueError, match=r"only the Hub knows its architecture: .* --encoder local-dir:FOLDER"
         ) as error:
-            encoder.load_encoder(name, folder / "weights.pth")
+            encoders.load_encoder(name, folder / "weights.pth")
         assert "name a file with --encoder-weights" not in str(error.value)
 
 
@@ -581,7 +581,7 @@ def test_an_encoder_in_the_hubs_cache_needs_no_network(name, repository, offline
     for file in ("config.json", "model.safetensors"):
         (cached / "snapshots" / "0123" / file).symlink_to(folder / file)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
-    network, _ = encoder.load_encoder(name)
+    network, _ = encoders.load_encoder(name)
     images = torch.randn(2, 3, 160, 160)
     assert torch.equal(network(images), model.eval().forward_head(model.forward_features(images), pre_logits=True))
 
@@ -596,7 +596,7 @@ def test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution(offli
     data, cpu = load_data(out), torch.device("cpu")
 
     def found(name=f"local-dir:{folder}", size=64):
-        features, made_from, notes = encoder.encoder_features(name, None, size, data, out, cpu)
+        features, made_from, notes = encoders.encoder_features(name, None, size, data, out, cpu)
         return load_tensors(out / "studies" / features, "the study")["features"], made_from["pictures"], notes
 
     def expected(images):  # uint8 (n, 3, h, w), by torchvision
@@ -635,7 +635,7 @@ def test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution(offli
 def test_what_has_been_given_is_not_advised(name, weights, hint, offline):
     folder, _ = offline
     with pytest.raises(ValueError, match=f": {hint}$"):
-        encoder.load_encoder(name, folder / weights if weights else None)
+        encoders.load_encoder(name, folder / weights if weights else None)
 
 
 def numbers(value):
