@@ -8,7 +8,7 @@ Galaxy10 SDSS they are the same fraction of its images.
 
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
-from common.galaxies import download, split
+from common.galaxies import cutouts, download, split
 from common.galaxies.appearance import appearance_range
 from common.galaxies.facts import CLASS_COUNTS, IMAGE_SIZE
 from common.galaxies.hdf5 import check_galaxy10, read_ids_and_split, reading, resize, row_blocks
@@ -58,7 +58,8 @@ def print_statistics(record):
 def main():
     args = get_args()
     cli.start("q1_data", args.out)
-    galaxies = find_galaxies(args)
+    own = cutouts.Cutouts(args.labels, args.id, vars(args)["class"], args.split_column, args.hold_back, args.image_size)
+    galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out, own)
     classes = split.hold_back(check_galaxy10(galaxies.path, args.hold_back), args.hold_back)
     say_whose_names(galaxies, classes.names)
     with reading(galaxies.path), h5py.File(galaxies.path, "r") as file:

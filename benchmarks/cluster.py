@@ -91,13 +91,13 @@ def written_per_second(files, classifier, folder):
     return sum(len(batch.records) for batch in batches) / took
 
 
-def measure(args, folder):
-    """Return all that is measured, as a dict."""
-    classifier = untrained(folder, args.seed)
-    files = list(map(str, write_jpegs(folder / "pictures", args.count, args.seed)))
+def measure(folder, count, many, numbers, seed):
+    """Return the measurements by name: of `count` JPEGs, of `many` small pictures, with these numbers of workers."""
+    classifier = untrained(folder, seed)
+    files = list(map(str, write_jpegs(folder / "pictures", count, seed)))
     found = {"pictures_per_second": {"one process": rate(files, classifier)}}
     found["written_per_second"] = written_per_second(files, classifier, folder)
-    for workers in args.workers:
+    for workers in numbers:
         with cluster(folder, workers) as (address, processes):
             name = f"{workers} Dask worker{'s' * (workers > 1)}"
             found["pictures_per_second"][name] = rate(files, classifier, address)
@@ -106,8 +106,8 @@ def measure(args, folder):
             empty = seconds(lambda items=items, address=address: list(
                 side_by_side(len, items, dask=address, ahead=AHEAD)), torch.device("cpu"))  # fmt: skip
             found["task_overhead_ms"] = 1000 * empty / TASKS
-            if workers == args.workers[-1]:
-                found["many"] = memory(args.many, files[0], folder, address, processes)
+            if workers == numbers[-1]:
+                found["many"] = memory(many, files[0], folder, address, processes)
     return found
 
 
@@ -128,7 +128,7 @@ def main():
     args = get_args()
     folder = Path(args.out).resolve() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    found = measure(args, folder)
+    found = measure(folder, args.count, args.many, args.workers, args.seed)
     record = {"machine": machine(), "cores": os.cpu_count(), "load": os.getloadavg(), "args": vars(args)} | found
     save_json(record, folder / "cluster.json")
     for name, value in found["pictures_per_second"].items():

@@ -1,4 +1,4 @@
-"""Galaxies of one's own: pictures and a table, any number of classes, and what is held back for transfer."""
+"""Your own galaxies: pictures and a table, any number of classes, and what is held back for transfer."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from common.data import load_data, make_loaders
-from common.galaxies.cutouts import Table, write_cutouts
+from common.galaxies.cutouts import Cutouts, write_cutouts
 from common.galaxies.facts import BRANCHES, CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, branches_of
 from common.galaxies.split import hold_back, task_names
 from common.galaxies.synthetic import synthetic_galaxy10
@@ -143,8 +143,8 @@ def test_a_table_in_another_form_gives_the_same_file(kind, own, tmp_path):
     tables = other_tables if kind == "csv" else lambda *args: ((path, ()) for path in astropy_tables(*args))
     for path, options in tables(tmp_path, rows):
         columns = dict(zip(options[::2], options[1::2], strict=True))
-        table = Table(path, columns.get("--id"), columns.get("--class"))
-        write_cutouts(tmp_path / "cutouts.h5", folder / "cutouts", table, None, 69)
+        cutouts = Cutouts(path, columns.get("--id"), columns.get("--class"))
+        write_cutouts(tmp_path / "cutouts.h5", folder / "cutouts", cutouts)
         with h5py.File(folder / "out" / "cutouts.h5") as expected, h5py.File(tmp_path / "cutouts.h5") as found:
             for key in ("images", "ans", "class_names"):
                 assert (expected[key][:] == found[key][:]).all(), path

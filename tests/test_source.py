@@ -1,11 +1,10 @@
-import argparse
 import errno
 import hashlib
 import os
 
 from common.galaxies import download
+from common.galaxies.cutouts import Cutouts
 from common.galaxies.source import find_galaxies, source_of
-from q1_data import get_args
 
 import h5py
 import numpy as np
@@ -16,8 +15,9 @@ from conftest import error_of, run, write_galaxy10
 @pytest.fixture
 def find(tmp_path):
     """find_galaxies with options of its own to replace."""
-    args = get_args(["--cache", str(tmp_path / "cache"), "--count", "60", "--out", str(tmp_path / "out")])
-    return lambda **changes: find_galaxies(argparse.Namespace(**vars(args) | changes))
+    options = {"data": None, "source": "auto", "dataset": "sdss", "cache": tmp_path / "cache", "count": 60, "seed": 0,
+               "out": tmp_path / "out", "cutouts": Cutouts(None)}  # fmt: skip
+    return lambda **changes: find_galaxies(**options | changes)
 
 
 @pytest.fixture

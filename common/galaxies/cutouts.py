@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from common.galaxies.facts import IMAGE_SIZE
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.pictures import find_pictures, read_pictures
 from common.galaxies.split import hold_back
@@ -27,13 +28,15 @@ DATASETS = ("images", "ans", "id", "class_names")  # of the file that is written
 CHUNK = 256  # images written at once
 
 
-class Table(NamedTuple):
-    """The table of the classes, and its columns: found by their usual names where they are None."""
+class Cutouts(NamedTuple):
+    """How a folder of pictures is read: the table of their classes, with its columns (None: by their usual names)."""
 
-    path: Path
+    labels: str | None  # path of the table; None: there is no such folder
     id_column: str | None = None
     class_column: str | None = None
     split_column: str | None = None  # None: there is none
+    held_back: str | None = None  # as `hold_back` takes it
+    size: int = IMAGE_SIZE
 
 
 class Row(NamedTuple):
@@ -44,28 +47,29 @@ class Row(NamedTuple):
     split: str  # empty without a column of it
 
 
-def write_cutouts(path, folder, table, held_back, size):
-    """Write an HDF5 file of the pictures in `folder` that `table`, a Table, names, in its order.
+def write_cutouts(path, folder, cutouts):
+    """Write an HDF5 file of the pictures in `folder` that the table of `cutouts` names, in its order.
 
     Its datasets are images, uint8 (n, size, size, 3), as predict.py decodes and resizes them; ans, int64 (n,), the
     class of each in class_names; id; and the split column, if there is one, by its own name. Rows without a picture,
-    and pictures without a row, are counted in a line. held_back: what is checked, as `hold_back` does, before pictures
-    are read. Raises OSError or ValueError, naming the file, when the two do not fit, or pictures cannot be read.
+    and pictures without a row, are counted in a line. Which classes are held back is checked before pictures are read.
+    Raises OSError or ValueError, naming the file, when the two do not fit, or pictures cannot be read.
     """
     if folder is None or not Path(folder).is_dir():
-        raise ValueError(f"--labels {table.path}: --data must be the folder of its pictures, not {folder}")
-    split_column = table.split_column
+        raise ValueError(f"--labels {cutouts.labels}: --data must be the folder of its pictures, not {folder}")
+    table, *columns, held_back, size = cutouts
+    split_column = cutouts.split_column
     if split_column in DATASETS:
         raise ValueError(f"--split-column {split_column}: cutouts.h5 has another dataset of that name: rename it")
-    rows = match(table.path, folder, read_rows(*table))
+    rows = match(table, folder, read_rows(table, *columns))
     splits = sorted({row.split for row in rows.values()})
     if split_column and not {split.lower() for split in splits} <= {"train", "test"}:
         found = reprlib.repr(splits)
-        raise ValueError(f"{table.path}: {split_column} must be train or test for each picture: found {found}")
+        raise ValueError(f"{table}: {split_column} must be train or test for each picture: found {found}")
     class_names = sorted({row.class_name for row in rows.values()}, key=numbers_first)
     if not 2 <= len(class_names) <= min(MOST_CLASSES, len(rows) // 2):
         found = f"{len(class_names):,} different classes, such as {reprlib.repr(class_names)}"
-        sentence = f"{table.path}: {found}, of {len(rows):,} pictures"
+        sentence = f"{table}: {found}, of {len(rows):,} pictures"
         raise ValueError(f"{sentence}: name the column of the classes with --class")
     hold_back(class_names, held_back)
     numbers = {name: number for number, name in enumerate(class_names)}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies import download
-from common.galaxies.cutouts import Table, write_cutouts
+from common.galaxies.cutouts import write_cutouts
 from common.galaxies.facts import DECALS_CLASS_NAMES, branches_of, source_title
 from common.galaxies.hdf5 import READ_ERRORS
 from common.galaxies.synthetic import write_synthetic
@@ -29,36 +29,35 @@ class Galaxies(NamedTuple):
     source: str  # what records call it: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
 
 
-def find_galaxies(args):
-    """Return the file of galaxies that `args`, the options of q1_data.py, ask for.
+def find_galaxies(data, source, dataset, cache, count, seed, out, cutouts):
+    """Return the file of galaxies that the options of q1_data.py ask for.
 
-    Pictures in a folder, with --labels, the table of their classes, become cutouts.h5 under --out. A published set is
-    downloaded into --cache once. A synthetic one is written to synthetic.h5 under --out: with --source auto after a
-    warning, when the real set cannot be downloaded; with --source real that raises OSError instead.
+    Pictures in the folder `data`, with `cutouts` naming the table of their classes, become cutouts.h5 in `out`. A
+    published set is downloaded into `cache` once. A synthetic one is written to synthetic.h5 in `out`: with source
+    "auto" after a warning, when the real set cannot be downloaded; with "real" that raises OSError instead.
     """
-    if args.labels:
-        path = Path(args.out) / "cutouts.h5"
-        with exclusive_lock(args.out, "cutouts"):
-            table = Table(args.labels, args.id, vars(args)["class"], args.split_column)
-            write_cutouts(path, args.data, table, args.hold_back, args.image_size)
-        return Galaxies(path, f"file:{Path(args.data).resolve().name}")
-    if args.id or vars(args)["class"]:
+    if cutouts.labels:
+        path = Path(out) / "cutouts.h5"
+        with exclusive_lock(out, "cutouts"):
+            write_cutouts(path, data, cutouts)
+        return Galaxies(path, f"file:{Path(data).resolve().name}")
+    if cutouts.id_column or cutouts.class_column:
         raise ValueError("--id and --class are columns of the table that --labels names")
-    if args.data:
-        return Galaxies(Path(args.data), source_of(Path(args.data)))
-    if args.source != "synthetic":
+    if data:
+        return Galaxies(Path(data), source_of(Path(data)))
+    if source != "synthetic":
         try:
-            published = download.PUBLISHED[args.dataset]
-            return Galaxies(download.fetch(args.cache, published), f"galaxy10-{args.dataset}")
+            published = download.PUBLISHED[dataset]
+            return Galaxies(download.fetch(cache, published), f"galaxy10-{dataset}")
         except OSError as error:  # no mirror has it, or the cache cannot be written
-            if args.source == "real" or args.dataset == "decals":  # of which there is no synthetic one
+            if source == "real" or dataset == "decals":  # of which there is no synthetic one
                 raise
             if not isinstance(error, ConnectionError):  # the mirrors' failures have been printed
                 print(f"{error.filename}: {error.strerror}", file=sys.stderr)
             print(WARNING, file=sys.stderr, flush=True)
-    path = Path(args.out) / "synthetic.h5"
-    with exclusive_lock(args.out, "synthetic"):  # which removes what a killed run left half written
-        write_synthetic(path, args.count, args.seed)
+    path = Path(out) / "synthetic.h5"
+    with exclusive_lock(out, "synthetic"):  # which removes what a killed run left half written
+        write_synthetic(path, count, seed)
     return Galaxies(path, "synthetic")
 
 
