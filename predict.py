@@ -45,12 +45,12 @@ def paths_from(arguments):
     return paths
 
 
-def inputs(args):
+def inputs(model, truth, pictures):
     """Yield a (path, what it is) pair for every file that is read beside the pictures."""
-    yield from files_of(args.model)
-    if args.truth:
-        yield args.truth, "that of --truth"
-    if "-" in args.pictures:
+    yield from files_of(model)
+    if truth:
+        yield truth, "that of --truth"
+    if "-" in pictures:
         yield "/dev/stdin", "the list on stdin"
 
 
@@ -69,11 +69,11 @@ def describe_network(path, name, network):
     return f"{sentence}. {describe_classes(network)}"
 
 
-def settings_of(args, classifier, files, outputs):
+def settings_of(classifier, truth, files, outputs):
     """Return what the files that are written depend on, by name: a run with other settings cannot continue them."""
     listed = hashlib.sha256(b"\0".join(map(os.fsencode, files))).hexdigest()
-    true = hashlib.sha256(Path(args.truth).read_bytes()).hexdigest() if args.truth else None
-    settings = {f"--{key}": vars(args)[key] for key in ("crops", "symmetries", "field")}
+    true = hashlib.sha256(Path(truth).read_bytes()).hexdigest() if truth else None
+    settings = {f"--{key}": getattr(classifier, key) for key in ("crops", "symmetries", "field")}
     settings |= {"network": classifier.weights_sha256, "pictures": listed, "true classes": true}
     return settings | {"files to write": {option: os.path.realpath(path) for option, path in outputs.items()}}
 
@@ -91,7 +91,7 @@ def counted(batch, truth, progress, class_names):
 def main():
     args = get_args()
     outputs = {f"--{key}": vars(args)[key] for key in OUTPUTS if vars(args)[key] is not None}
-    refuse_overlap(outputs, inputs(args))
+    refuse_overlap(outputs, inputs(args.model, args.truth, args.pictures))
     kind_of_table = AstropyFile if args.csv is not None and table_format(args.csv) else CsvFile
     if args.features is not None:
         require_file("--features", args.features)
@@ -99,7 +99,7 @@ def main():
     if args.features and name == "q2_fcn":
         raise ValueError(f"--features: {args.model} is a fully connected network, without a backbone: name a CNN")
     class_names, about = record["class_names"], describe_network(args.model, name, record)
-    options = args.crops, args.symmetries, args.device, args.field, bool(args.html)
+    options = args.crops, args.symmetries, args.device, args.field, bool(args.html), bool(args.features)
     classifier = Classifier(args.model, weights_hash(network.state_dict()), *options)
     views = len(grid(record["image_size"], args.crops)) * (8 if args.symmetries else 1)
     answer = load(classifier)[0] if args.dask is None else None
@@ -120,7 +120,7 @@ def main():
     written += [JsonFile(args.json)] if args.json else []
     written += [Sheet(args.html, class_names, views, about)] if args.html else []
     written += [FeaturesFile(args.features)] if args.features else []
-    journal = Journal(written, settings_of(args, classifier, files, outputs), len(class_names))
+    journal = Journal(written, settings_of(classifier, args.truth, files, outputs), len(class_names))
     with journal.writing(args.resume) as progress, tqdm(unit=" pictures", disable=None if args.quiet else True) as bar:
         if not args.quiet:
             print(table.header())

@@ -17,7 +17,7 @@ from common.galaxies.appearance import out_of_range
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, read_pictures
 from common.hardware.device import choose_device
-from common.hardware.parallel import in_order, side_by_side, torch_threads
+from common.hardware.parallel import in_order, side_by_side, torch_threads, unseen
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import one_line
 from use.answer import records
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     errors: list  # a sentence for each picture that could not be read
     thumbnails: list  # one per record; None without --html
     images: Any  # uint8 (records, 3, size, size); from a Dask worker a list of None
-    features: Any  # float32 (records, 64)
+    features: Any  # float32 (records, 64); without --features a list of None
 
 
 class Classifier(NamedTuple):
@@ -63,6 +63,7 @@ class Classifier(NamedTuple):
     device: str
     field: float
     thumbnails: bool
+    features: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -140,7 +141,8 @@ def classify(work, classifier, readers, computing):
         probabilities, disagreement, features = answer(images)
         found = records(names, ids, probabilities, disagreement, marks, record["class_names"])
         thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
-        return Batch(number, done, found, errors, list(thumbnails), images, features.numpy())
+        features = features.numpy() if classifier.features else [None] * len(pixels)
+        return Batch(number, done, found, errors, list(thumbnails), images, features)
 
     yield from in_order(compute, batches(), computing, ahead=computing)
 
@@ -159,8 +161,7 @@ def classify_there(classifier, item):
     """
     piece, seen = item
     if seen and not os.path.exists(seen):
-        where = f"the Dask worker on {socket.gethostname()} does not see this file, as all workers must"
-        raise FileNotFoundError(errno.ENOENT, where, seen)
+        raise FileNotFoundError(errno.ENOENT, unseen("file"), seen)
     try:
         return [
             batch._replace(images=[None] * len(batch.records))

@@ -47,10 +47,14 @@ def compute_one(folder, function, item):
         try:
             os.chdir(folder)
         except OSError as error:
-            where = f"the Dask worker on {socket.gethostname()} does not see this folder, as all workers must"
-            raise OSError(error.errno, f"{error.strerror}: {where}", folder) from None
+            raise OSError(error.errno, f"{error.strerror}: {unseen('folder')}", folder) from None
     with torch_threads(1):
         return function(item)
+
+
+def unseen(what):
+    """Return the sentence that this machine does not see a file or a folder."""
+    return f"the Dask worker on {socket.gethostname()} does not see this {what}, as all workers must"
 
 
 @contextmanager
