@@ -152,12 +152,10 @@ def time_everything(out, data, rounds, device):
             for way in ways.values():
                 way()  # to warm up
             timings[name] = alternate(ways, rounds)
-            images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
-            timed = [name]
             if name == "CNN":
                 with busy_process():
                     timings["CNN, busy"] = alternate(ways, rounds)
-                timed.append("CNN, busy")
-            for each in timed:
-                timings[each]["images_per_second"] = images / timings[each]["seconds"]
+    for name, timing in timings.items():
+        images = len(data["transfer_train_labels" if name == "transfer" else "main_train_labels"])
+        timing["images_per_second"] = images / timing["seconds"]
     return timings

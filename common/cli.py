@@ -99,7 +99,7 @@ def add_out(parser):
 
 
 def add_table(parser):
-    """Add the options for pictures of one's own with a table of their classes: --labels, --id, --class and so on."""
+    """Add the options for a folder of pictures with a table of their classes: --labels, --id, --class and so on."""
     add = parser.add_argument
     add(
         "--labels",

@@ -147,6 +147,9 @@ def describe_imbalance(record, matrix):
     order = [label for label in np.argsort(counts, kind="stable") if true[label]]
     if len(order) < 2:
         return ""
+    fewest, most = counts[order[0]], counts[order[-1]]
+    if most <= 1.1 * fewest:
+        return f"Imbalance: none, as each class has about the same number of training images: {fewest:,} to {most:,}."
     rarest, others = order[: len(order) // 2], order[len(order) // 2 :]
     (low, low_count), (high, high_count) = [
         (np.diag(matrix)[half].sum(), true[half].sum()) for half in (rarest, others)
@@ -156,9 +159,6 @@ def describe_imbalance(record, matrix):
         for label in sorted(order, key=lambda label: predicted[label] / true[label])[:2]
         if predicted[label] < true[label]
     ]
-    fewest, most = counts[order].min(), counts[order].max()
-    if most <= 1.1 * fewest:
-        return f"Imbalance: none, as each class has about the same number of training images: {fewest:,} to {most:,}."
     text = (
         f"Imbalance: rare classes are {'' if low / low_count < high / high_count else 'not '}recognized less often. "
         f"The {len(rarest)} rarest ({counts[rarest[0]]:,} to {counts[rarest[-1]]:,} training images) together have a "

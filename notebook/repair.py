@@ -1,8 +1,7 @@
 """Repair submitted notebooks whose locked cells were deleted, duplicated, split, edited, moved or lost their marks.
 
-Reads the notebooks that students submitted and the released one. Puts each cell of the release back, once and in its
-place, keeps what the student has written, and prints what it did to which notebook. The notebook as it was stays beside
-it, with the ending .before.
+Reads the submitted notebooks and the released one. Restores each cell of the release, once and in its place, keeps what
+the student has written, and prints what it changed in which notebook. The original stays beside it, as .before.
 """
 
 import json

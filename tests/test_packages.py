@@ -1,4 +1,4 @@
-"""With a PYTHON of one's own, make names the packages that are missing or too old before anything runs."""
+"""With a PYTHON of your own, make names the packages that are missing or too old before anything runs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Where one's own code goes in: a transform for training only, a criterion, an option that a resumed run must keep."""
+"""Where your own code goes in: a transform for training only, a criterion, an option that a resumed run must keep."""
 
 from common.data import Normalize, RandomCrop, make_loaders, seed_epoch
 from common.hardware.gpu import GraphedEpoch, ResidentLoader

@@ -75,6 +75,14 @@ class GrowingFile:
         self.file = open(self.part, "xb") if self.part else open_through(self.path)  # noqa: SIM115
         self.put(self.begin())
 
+    def begin(self):
+        """Return what comes before the first record."""
+        return ""
+
+    def end(self):
+        """Return what comes after the last record."""
+        return ""
+
     def reopen(self, size, rows):
         """Continue the file of an interrupted run after its first `size` bytes, which hold `rows` records."""
         self.file, self.rows = open(self.part, "r+b"), rows  # noqa: SIM115
@@ -153,10 +161,6 @@ class CsvFile(GrowingFile):
         csv.writer(text, lineterminator="\n").writerow(cells)
         return text.getvalue()
 
-    def end(self):
-        """Return what comes after the last row."""
-        return ""
-
 
 class WholeFile(GrowingFile):
     """A file that is written as a whole when all records are known: until then FILE.part holds them as lines.
@@ -208,18 +212,10 @@ class AstropyFile(WholeFile, CsvFile):
 class FeaturesFile(WholeFile):
     """A NumPy file, .npz: `features`, float32 (n, 64), and the texts `files` and `ids`, (n,) each."""
 
-    def begin(self):
-        """Return what comes before the first line."""
-        return ""
-
     def write(self, record, thumbnail, features=None):
         """Append a record's names and features, float32 (64,)."""
         self.put(json.dumps([record["file"], record["id"], base64.b64encode(features.tobytes()).decode()]) + "\n")
         self.rows += 1
-
-    def end(self):
-        """Return what comes after the last line."""
-        return ""
 
     def convert(self, part, temporary):
         """Write the arrays."""
@@ -262,10 +258,6 @@ def table_format(path):
 class JsonFile(GrowingFile):
     """A JSON file: a list of all records."""
 
-    def begin(self):
-        """Return what comes before the first record."""
-        return ""
-
     def text(self, record):
         """Return a record with what separates it from the one before."""
         return (",\n" if self.rows else "[\n") + json.dumps(record)
@@ -290,10 +282,6 @@ class Sheet(GrowingFile):
         """Take note of what is known at the end: pictures per class, and what `describe_truth` says."""
         self.counts = dict(zip(self.cards, counts, strict=True))
         self.about += agreement.splitlines()[:1]
-
-    def begin(self):
-        """Return what comes before the first card."""
-        return ""
 
     def reopen(self, size, rows):
         """Continue the file of an interrupted run, with the cards in it."""

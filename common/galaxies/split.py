@@ -117,7 +117,7 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
     """Return the number of training images of each task that has images, main and transfer, for labels, int (n,).
 
     given: the same, of the options --main-train and --transfer-train, None where unset; num_main: classes of the main
-    task, the first ones; in_train: bool (n,), a split of one's own that decides. The assignment's numbers are for
+    task, the first ones; in_train: bool (n,), a given split, which decides. The assignment's numbers are for
     Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says so.
     Raises ValueError, naming the option, for more images than there are beside at least one to test.
     """

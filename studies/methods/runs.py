@@ -54,7 +54,7 @@ def add_study_options(parser, seeds="0-4", epochs=50):
 def resplit(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
 
-    data: Q1's dict, of any split; the numbers of training images stay, and with a split of one's own (--split-column)
+    data: Q1's dict, of any split; the numbers of training images stay, and with a split of your own (--split-column)
     so do the training images. `appearance`, which no study needs, is left out.
     Raises ValueError for a dict whose mean and std come from another number of images.
     """
