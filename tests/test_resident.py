@@ -20,6 +20,18 @@ def loaders(count=200, shuffle=True):
     return loader, ResidentLoader(loader, CPU)
 
 
+def test_larger_batches_have_the_same_crops():
+    plain, _ = loaders()
+    larger = ResidentLoader(plain, CPU, batch_size=150)
+    seed_epoch(plain, 3, 1)
+    crops, labels = map(torch.cat, zip(*plain, strict=True))
+    seed_epoch(larger, 3, 1)
+    batches = list(larger)
+    assert [len(each) for _, each in batches] == [150, 50]
+    assert torch.equal(torch.cat([each for each, _ in batches]), crops)
+    assert torch.equal(torch.cat([each for _, each in batches]), labels)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_batches_are_those_of_the_dataloader(shuffle):
     plain, resident = loaders(shuffle=shuffle)

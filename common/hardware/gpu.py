@@ -13,12 +13,13 @@ class ResidentLoader:
     """The batches of a DataLoader of MyDataset, cropped on the device to which its uint8 images are copied once.
 
     Order, crops and transforms are those of the DataLoader. Their random numbers are generated before an
-    epoch and sent together (0.4 MB for 18,000 images); nothing else crosses the bus. batch_size: unless it is the
-    DataLoader's.
+    epoch and sent together (0.4 MB for 18,000 images); nothing else crosses the bus. batch_size: of the batches, unless
+    it is the DataLoader's; the crops are those of the DataLoader's batches all the same.
     """
 
     def __init__(self, loader, device, batch_size=None):
         self.sampler, self.dataset = loader.sampler, loader.dataset
+        self.sampled_batch_size = loader.batch_size
         self.batch_size = batch_size or loader.batch_size
         pixels = self.dataset.data.permute(0, 2, 3, 1).contiguous()
         try:
@@ -44,7 +45,7 @@ class ResidentLoader:
         seeds, columns = self.sampled
         if seeds is None or seeds != self.dataset.seeds:
             order = torch.from_numpy(np.fromiter(self.sampler, np.int64, len(self.sampler)))
-            columns = [order, *self.dataset.sample_epoch(len(order), self.batch_size)]
+            columns = [order, *self.dataset.sample_epoch(len(order), self.sampled_batch_size)]
             columns = [column.to(self.images.device) for column in columns]
         self.sampled = None, None
         return columns
