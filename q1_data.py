@@ -2,8 +2,8 @@
 
 Reads the Galaxy10 HDF5 file given by --data, or downloads it once; if that fails, generates a synthetic set. Writes,
 under --out, q1_data.pt (images and labels of both tasks, mean and std), q1_data.png (images of each class) and
-q1_data.json. The default numbers of training images are the assignment's 18,000 and 1,000; for another file than
-Galaxy10 SDSS they are the same fraction of its images.
+q1_data.json. The default numbers of training images are the assignment's 18,000 and 1,000 for Galaxy10 SDSS, and the
+same fractions of the images of any other file.
 """
 
 from common import cli, plots
@@ -60,10 +60,11 @@ def main():
     cli.start("q1_data", args.out)
     own = cutouts.Cutouts(args.labels, args.id, vars(args)["class"], args.split_column, args.hold_back, args.image_size)
     galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out, own)
-    classes = split.hold_back(check_galaxy10(galaxies.path, args.hold_back), args.hold_back)
+    names = check_galaxy10(galaxies.path, args.hold_back)  # of the classes, in the file's order
+    classes = split.hold_back(names, args.hold_back)  # their order here: those held back for Q5 come last
     say_whose_names(galaxies, classes.names)
     with reading(galaxies.path), h5py.File(galaxies.path, "r") as file:
-        labels = classes.numbers[np.array(file["ans"]).astype(np.int64)]  # the classes held back come last
+        labels = classes.numbers[np.array(file["ans"]).astype(np.int64)]
         ids, in_train = read_ids_and_split(galaxies.path, file, args.split_column, len(labels))
         given = {"main": args.main_train, "transfer": args.transfer_train}
         sizes = split.train_sizes(labels, given, classes.main, in_train)
@@ -85,7 +86,7 @@ def main():
     data["fingerprint"] = split.fingerprint(data)
     data["appearance"] = {task: appearance_range(data[f"{task}_train_images"]) for task in sizes}
 
-    # Mean and standard deviation: over random crops of the first training images, which are in random order.
+    # Mean and standard deviation over random crops of the first training images, which are in random order.
     stats_images, stats_labels = (data[f"main_train_{kind}"][: args.stats_images] for kind in ("images", "labels"))
     mean, std = channel_statistics(make_loader(stats_images, stats_labels, transforms.Compose([RandomCrop(48)])))
     if not std.all():

@@ -85,7 +85,8 @@ def compare_with_fcn(path, record, labels):
 def main():
     args = get_args()
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
-    data, held_out = hold_out(load_data(args.out), args.calibrate, args.seed)  # none, unless --calibrate asks for it
+    # Without --calibrate no training images are held out.
+    data, held_out = hold_out(load_data(args.out), args.calibrate, args.seed)
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     turned = transforms.Compose([*transform.transforms, RandomSymmetry()]) if args.symmetries else None
     # The test images get random crops too, but the same ones in every evaluation.
@@ -102,7 +103,7 @@ def main():
 
     record = training_record(vars(args), data, task, cnn, criterion, history)
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
-    record |= calibrate(cnn, record, held_out)  # its temperature, fitted on what was held out
+    record |= calibrate(cnn, record, held_out)  # a temperature, fitted on the images that were held out
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
     save_question(args.out, "q3_cnn", cpu_state_dict(cnn), figure, record)

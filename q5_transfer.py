@@ -66,7 +66,7 @@ def compare_with_optimum(model, criterion, task, epochs, seed):
     arguments = task.train_loader, task.test_loader, epochs, seed
     features, labels, logits, test_labels, predictions = fit_optimum(cnn_backbone, *arguments)
     with torch.no_grad():
-        head_logits = copy.deepcopy(classifier_head).cpu()(features)
+        head_logits = copy.deepcopy(classifier_head).cpu()(features)  # a copy: `cpu` moves a module in place
     head_predictions = predict(model, task.test_loader)[0].argmax(1)
     torch.manual_seed(seed)
     untrained = make_backbone().to(next(model.parameters()).device)
@@ -106,7 +106,8 @@ def main():
     task = place(make_loaders(data, "transfer", transform, args.batch_size), device)
     cnn_backbone = make_backbone()
     path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
-    print(f"{path}: {load_backbone(cnn_backbone, path, data, args.force)}")
+    found = load_backbone(cnn_backbone, path, data, args.force)
+    print(f"{path}: {found}")
     hash_before = weights_hash(cnn_backbone.state_dict())
     checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, backbone=hash_before)
 

@@ -2,7 +2,7 @@
 
 import math
 
-from common.galaxies.facts import short_name
+from common.galaxies.facts import plural, short_name
 from common.metrics import accuracy_interval
 
 import numpy as np
@@ -17,11 +17,6 @@ def interval(bounds):
     """Return the two ends of an interval of shares as text, such as 62.4 to 66.9%."""
     low, high = bounds
     return f"{100 * low:.1f} to {100 * high:.1f}%"
-
-
-def plural(count, noun):
-    """Return a count with its noun."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def describe_result(name, record):

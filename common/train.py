@@ -29,9 +29,10 @@ def train_step(model, criterion, optimizer, images, labels):
 
 
 def train_epoch(model, criterion, optimizer, loader, progress=iter):
-    """Take a step for each batch; return each step's loss times its images, the correct predictions and the images.
+    """Take a step for each batch; return each step's loss times its number of images, and the epoch's counts.
 
-    The losses are float32 (steps,). `progress` wraps the batches.
+    The losses are float32 (steps,); the counts are those of correct predictions and of images. `progress` wraps the
+    batches.
     """
     model.train()
     losses, correct, count = [], 0, 0
@@ -59,11 +60,12 @@ def epoch_means(losses, correct, count):
 def train_epochs(model, criterion, optimizer, loader, epochs, seed, precision="float32", done=0, show_progress=False):
     """Train `model` in place; yield the number, mean loss and accuracy of each epoch from `done` + 1 to `epochs`.
 
-    The order and crops of an epoch depend on `seed` and the epoch's number alone, so that a run that goes on after
-    `done` epochs ends with the same bits as one that was not interrupted. Raises FloatingPointError, with epoch, step
-    and learning rate, when a loss becomes NaN or infinite.
+    The order and crops of an epoch depend on `seed` and the epoch's number, not on the epochs before it, so that a run
+    that continues after `done` epochs ends with the same bits as one that was not interrupted. Raises
+    FloatingPointError, with epoch, step and learning rate, when a loss becomes NaN or infinite.
     """
-    network, run_epoch = accelerate(model, train_step, train_epoch, precision)  # the same steps, on a GPU replayed
+    # On a CPU `run_epoch` is `train_epoch`; on a GPU it takes the same steps by replaying a CUDA graph.
+    network, run_epoch = accelerate(model, train_step, train_epoch, precision)
     if isinstance(criterion, torch.nn.Module):  # it may hold class weights
         criterion.to(next(model.parameters()).device)
     for epoch in range(done + 1, epochs + 1):
@@ -85,7 +87,7 @@ def train(model, criterion, optimizer, task, epochs, seed, precision="float32", 
     the test images, a line is printed, and `checkpoint`, a TrainingCheckpoint, is saved: from it a later run resumes.
     Raises FloatingPointError as `train_epochs` does, and when the test loss becomes NaN or infinite.
     """
-    reorder_layers(model)  # before `restore`: Adam's moments get the memory format of their weights
+    reorder_layers(model)  # changes the weights' memory format; before `restore`, as Adam's moments must have the same
     history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
     history = history or {key: [] for key in HISTORY_KEYS}
     done, start = len(history["test_loss"]), time.perf_counter()
@@ -114,7 +116,8 @@ def train(model, criterion, optimizer, task, epochs, seed, precision="float32", 
 def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
     """Return the logits, float32 (n, classes), and labels, int64 (n,), of all images of `loader`, on the CPU.
 
-    The crops depend on `seed` and `epoch` alone; torch's global random state is left alone.
+    The crops are those of `seed` and `epoch`; torch's global random state is left alone. Of a backbone the "logits" are
+    its features.
     """
     network = reorder_layers(model.eval())
     seed_epoch(loader, seed, epoch)
@@ -151,8 +154,8 @@ def training_record(options, data, task, model, criterion, history):
     """Return the JSON record of a trained network: its data, its options, its history and its final metrics.
 
     options: the script's, by name; data: Q1's dict; task, criterion: as `train` takes them. The final network is
-    evaluated on all training images as on all test images, so that `final_train_loss` and `test_loss` can be compared;
-    the history's training loss is a running mean over the network as it changes.
+    evaluated on all training images, transformed as in training, and on all test images, so that `final_train_loss` and
+    `test_loss` can be compared; the history's training loss is a running mean over the network as it changes.
     """
     on_train, on_test = predict(model, task.train_loader), predict(model, task.test_loader)
     train_loss, train_accuracy = loss_and_accuracy(criterion, *on_train)

@@ -1,8 +1,8 @@
 """The discussion of each question under the notebook, from the values that its run has written to results.json."""
 
 from common import metrics
-from common.galaxies.facts import BRANCHES, short_name
-from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent, plural
+from common.galaxies.facts import BRANCHES, plural, short_name
+from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent
 from common.storage.artifacts import without_nan
 
 import numpy as np

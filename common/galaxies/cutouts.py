@@ -1,21 +1,20 @@
 """A folder of pictures and the table of their classes, made one HDF5 file in Galaxy10's form."""
 
 import csv
-import os
 import reprlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from common.galaxies.facts import IMAGE_SIZE
+from common.galaxies.facts import IMAGE_SIZE, plural
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.pictures import find_pictures, read_pictures
 from common.galaxies.split import hold_back
-from common.sentences import plural
 from common.storage.atomic import atomic_write
 from common.storage.streams import one_line, printable
 
 import h5py
+import joblib
 import numpy as np
 from tqdm import tqdm
 
@@ -25,7 +24,6 @@ CLASS_COLUMNS = ("class", "class_name", "label")
 FORMATS = {".fits": "fits", ".fit": "fits", ".fits.gz": "fits", ".ecsv": "ascii.ecsv"}  # by suffix, as astropy has them
 DELIMITERS = ",;\t"
 DATASETS = ("images", "ans", "id", "class_names")  # of the file that is written, beside the split's
-CHUNK = 256  # images written at once
 
 
 class Cutouts(NamedTuple):
@@ -84,18 +82,16 @@ def write_cutouts(path, folder, cutouts):
 
 def write_pictures(images, paths, size):
     """Read pictures into an HDF5 dataset, uint8 (n, size, size, 3). Raises ValueError if any cannot be read."""
-    failures, block, start = [], [], 0
-    pictures = read_pictures(paths, size, threads=min(8, os.cpu_count()))
-    for path, (name, picture) in zip(paths, tqdm(pictures, total=len(paths), disable=None, leave=False), strict=False):
+    failures = []
+    pictures = read_pictures(paths, size, threads=min(8, joblib.cpu_count()))
+    pictures = tqdm(pictures, total=len(paths), disable=None, leave=False)
+    for place, (path, (name, picture)) in enumerate(zip(paths, pictures, strict=False)):
         if name != printable(path):
             raise ValueError(f"{path}: holds no or several pictures: name files of one picture in the table")
         if isinstance(picture, Exception):
             failures.append(f"{name}: {one_line(picture).removeprefix(f'{name}: ')}")
-            picture = np.zeros((size, size, 3), np.uint8)
-        block.append(picture)
-        if len(block) == CHUNK or start + len(block) == len(paths):
-            images[start : start + len(block)] = np.stack(block)
-            start, block = start + len(block), []
+        else:
+            images[place] = picture
     if failures:
         others = f" ({len(failures):,} of {len(paths):,} pictures cannot be read)" if len(failures) > 1 else ""
         raise ValueError(f"{failures[0]}{others}: replace it, or take its row out of the table")

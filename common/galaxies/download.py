@@ -146,8 +146,3 @@ def reason(error):
     if isinstance(error, requests.ConnectionError):
         return "cannot be reached"
     return " ".join(str(error).split())
-
-
-def published_as(path):
-    """Return the key in PUBLISHED of the file at `path`, by its size and SHA-256; None for any other file."""
-    return next((name for name, published in PUBLISHED.items() if is_whole(path, published)), None)

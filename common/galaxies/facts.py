@@ -64,6 +64,11 @@ def in_words(count):
     return words[count] if count < len(words) else f"{count:,}"
 
 
+def plural(count, noun):
+    """Return a count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def source_title(source):
     """Return what to call the data of a record's `source` in titles: SYNTHETIC where they are, or the file's name."""
     return SOURCES.get(source, source.removeprefix("file:"))

@@ -70,8 +70,9 @@ def say_whose_names(galaxies, class_names):
 
 def source_of(path):
     """Return what records call the data in a file: a published set by its checksum, or else by the file's name."""
-    if published := download.published_as(path):
-        return f"galaxy10-{published}"
+    for name, published in download.PUBLISHED.items():
+        if download.is_whole(path, published):
+            return f"galaxy10-{name}"
     try:
         with h5py.File(path, "r") as file:
             is_synthetic = "synthetic" in file.attrs

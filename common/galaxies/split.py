@@ -117,8 +117,9 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
     """Return the number of training images of each task that has images, main and transfer, for labels, int (n,).
 
     given: the same, of the options --main-train and --transfer-train, None where unset; num_main: classes of the main
-    task, the first ones; in_train: bool (n,), a given split, which decides. The assignment's numbers are for
-    Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says so.
+    task, the first ones; in_train: bool (n,), a given split, with which the numbers are None. The assignment's numbers
+    are for Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says
+    so.
     Raises ValueError, naming the option, for more images than there are beside at least one to test.
     """
     counts = np.bincount(labels, minlength=num_main)
@@ -130,9 +131,7 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
     if in_train is not None:
         if any(given.values()):
             raise ValueError("--split-column decides what trains: leave out --main-train and --transfer-train")
-        return {"main": in_train[labels < num_main].sum()} | {
-            task: in_train[labels >= num_main].sum() for task in of_task if task == "transfer"
-        }
+        return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
         sizes = {

@@ -45,7 +45,8 @@ class ResidentLoader:
         seeds, columns = self.sampled
         if seeds is None or seeds != self.dataset.seeds:
             order = torch.from_numpy(np.fromiter(self.sampler, np.int64, len(self.sampler)))
-            columns = [order, *self.dataset.sample_epoch(len(order), self.sampled_batch_size)]
+            batches = map(self.dataset.sample_params, map(len, order.split(self.sampled_batch_size)))
+            columns = [order, *map(torch.cat, zip(*batches, strict=True))]
             columns = [column.to(self.images.device) for column in columns]
         self.sampled = None, None
         return columns
@@ -69,10 +70,6 @@ class ResidentLoader:
     def __iter__(self):
         columns = [column.split(self.batch_size) for column in self.sample_epoch()]
         return (self.gather(*batch) for batch in zip(*columns, strict=True))
-
-    def can_be_captured(self):
-        """Return whether its transforms take no decisions on the CPU, so that a CUDA graph can repeat them."""
-        return all(getattr(each, "can_be_captured", True) for each in self.after_crop)
 
 
 def capture_cuda_graph(step):
@@ -152,7 +149,7 @@ class GraphedEpoch:
             self.correct += correct
             self.place += 1
 
-        if whole and self.capture and loader.can_be_captured() and self.steps_taken >= self.WARM_UP:
+        if whole and self.capture and self.steps_taken >= self.WARM_UP:
             if self.replay is None:
                 self.replay = self.try_to_capture(lambda: step(self.place * len(self.window) + self.window), optimizer)
             self.replay()

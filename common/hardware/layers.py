@@ -46,17 +46,16 @@ def rewrite_layers(layer):
 
 
 class Autocast(nn.Module):
-    """A network that computes in a lower precision where that is safe, and returns float32 logits."""
+    """A network that computes in bfloat16 where that is safe, and returns float32 logits."""
 
-    def __init__(self, model, device_type, dtype):
+    def __init__(self, model, device_type):
         super().__init__()
         self.model = model
         self.device_type = device_type
-        self.dtype = dtype
 
     def forward(self, images):
         """Return the logits, float32 (n, classes)."""
         # Without the cache of lowered weights, which would outlive a captured graph's steps.
-        with torch.autocast(self.device_type, self.dtype, cache_enabled=False):
+        with torch.autocast(self.device_type, torch.bfloat16, cache_enabled=False):
             logits = self.model(images)
         return logits.float()

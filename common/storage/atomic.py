@@ -18,7 +18,7 @@ def is_writer():
 
 
 # Errors of locking on file systems without locks, such as some of NFS, FUSE and Lustre.
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -61,28 +61,11 @@ def acquire(lock, folder, name):
     try:
         lock.acquire()
     except Timeout:
-        if has_locks(lock.lock_file):  # filelock before 3.13 waits in vain where there are none
-            reason = f"{folder}: another run is writing {name} there: wait for it, or write elsewhere"
-            raise BlockingIOError(reason) from None
-    except NotImplementedError:
-        pass
+        reason = f"{folder}: another run is writing {name} there: wait for it, or write elsewhere"
+        raise BlockingIOError(reason) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise OSError(error.errno, error.strerror, str(folder)) from None
-
-
-def has_locks(path):
-    """Return whether the file system of an existing file has locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which has
-        return True
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno not in NO_LOCKS
-    return True
 
 
 # The open files of this process, by the names that the shell gives them: /dev/stdout is a link to one.
