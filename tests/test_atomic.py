@@ -46,13 +46,9 @@ def test_a_full_disk_leaves_every_artifact_as_it_was(synthetic_run, small_disk):
     assert contents(small_disk) == before
     (small_disk / "q1_data.pt").unlink()  # what a link leads to would be replaced, on the other disk
     del before["q1_data.pt"]
-    for galaxies, names in (
-        (("--source", "synthetic", "--count", 400), "synthetic.h5"),
-        (("--data", made / "synthetic.h5"), "q1_data.pt, q1_data.png, q1_data.json"),
-    ):
-        error = error_of(run("q1_data.py", *galaxies, "--out", small_disk))
-        assert f"No space left on device: {names} cannot be written" in error
-        assert contents(small_disk) == before
+    error = error_of(run("q1_data.py", "--data", made / "synthetic.h5", "--out", small_disk))
+    assert "No space left on device: q1_data.pt, q1_data.png, q1_data.json cannot be written" in error
+    assert contents(small_disk) == before
     assert not list(small_disk.glob(".*.tmp"))
 
 
@@ -133,15 +129,6 @@ def test_files_that_belong_together_are_replaced_together_and_the_last_one_last(
         assert order == []
         names[1].write_text("record")
     assert order == [("q2.pt", True), ("q2.json", True)]
-
-
-def test_what_is_flushed_to_the_disk_is_open_for_writing_as_windows_wants_it(tmp_path, monkeypatch):
-    modes = []
-    monkeypatch.setattr(os, "fsync", lambda number: modes.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
-    with atomic_write(tmp_path / "a") as [name]:
-        name.write_text("whole")
-    assert modes == [os.O_RDWR]
-    assert (tmp_path / "a").read_text() == "whole"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

@@ -1,11 +1,8 @@
 import argparse
 import copy
-import functools
-import json
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 from common.storage.artifacts import save_tensors
@@ -22,7 +19,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "ema", "params")  # under which loops keep the weights
 torch.manual_seed(0)
 BACKBONE = make_backbone()
 CNN = nn.Sequential(BACKBONE, nn.Linear(64, 8))
@@ -87,12 +83,9 @@ RECOGNISED = {
     "DataParallel": (nn.DataParallel(copy.deepcopy(CNN)).state_dict(), "saved from DataParallel ('module.')"),
     "compiled": (Compiled(CNN).state_dict(), "saved from torch.compile ('_orig_mod.')"),
     "module._orig_mod.": (prefixed(CNN, "module.", "_orig_mod."), "DataParallel ('module.'), saved from torch.compile"),
-    "_orig_mod.module.": (prefixed(BACKBONE, "_orig_mod.", "module."), "a cnn_backbone, saved from DataParallel"),
     "a compiled backbone": (nn.Sequential(Compiled(BACKBONE), CNN[1]).state_dict(), "torch.compile"),
-    "an OrderedDict": (OrderedDict(BACKBONE.state_dict()), "a cnn_backbone"),
     "float64": (converted(CNN, torch.float64), "float64 weights, now float32"),
     "model.": (prefixed(CNN, "model."), "its names begin with 'model.'"),
-    "net. and more": (prefixed(CNN, "lightning_module.", "net."), "its names begin with 'lightning_module.net.'"),
     "a backbone.": (prefixed(BACKBONE, "encoder."), "a cnn_backbone, its names begin with 'encoder.'"),
     "in a dict": ({"backbone": BACKBONE.state_dict(), "head": CNN[1].state_dict()}, "found under 'backbone'"),
     "in two dicts": ({"a": {"b": prefixed(CNN, "net.")}}, "found under 'a', 'b', its names begin with 'net.'"),
@@ -118,15 +111,13 @@ RECOGNISED = {
         "found under 'state_dict', its names begin with 'model.', left out: criterion.weight",
     ),
     "numpy beside it": (CNN.state_dict() | {"accuracy": np.float64(0.5), "epoch": np.int64(3)}, "a CNN of 8 classes"),
-    **{
-        f"under {key}": ({"epoch": 3, key: prefixed(CNN, "module."), "optimizer": {"lr": 0.1}}, f"found under '{key}'")
-        for key in CONTAINERS
-    },
+    "with more": ({"epoch": 3, "net": prefixed(CNN, "module."), "optimizer": {"lr": 0.1}}, "found under 'net'"),
 }
 
 
-@pytest.mark.parametrize("form", RECOGNISED)
-@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("form", "legacy"), [*((form, False) for form in RECOGNISED), ("the CNN", True), ("Lightning", True)]
+)
 def test_other_peoples_checkpoints_are_recognised_and_give_the_same_features(form, legacy, tmp_path):
     content, words = RECOGNISED[form]
     torch.save(content, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=not legacy)
@@ -182,28 +173,23 @@ def changed(**changes):
     return {key: value for key, value in weights.items() if value is not None}
 
 
-with_nan, with_infinity = CNN[0][0].weight.detach().clone(), CNN[0][7].bias.detach().clone()
-with_nan[3, 1, 2, 2], with_infinity[5] = float("nan"), float("inf")
+with_nan = CNN[0][0].weight.detach().clone()
+with_nan[3, 1, 2, 2] = float("nan")
 SHAPES = r"expected 0.weight 8x3x5x5, 0.bias 8, 3.weight 16x8x5x5.*; found .*"
 REFUSED = {
     "another architecture": (nn.Sequential(nn.Flatten(), nn.Linear(9, 64)).state_dict(), SHAPES + "1.weight 64x9"),
     "a large one": ({f"layer{i}.weight": torch.ones(i) for i in range(300)}, SHAPES + "and 284 more"),
-    "with batch norm": (nn.Sequential(*BACKBONE, nn.BatchNorm1d(64)).state_dict(), SHAPES + "11.running_mean 64"),
     "a layer missing": (changed(**{"0_7_bias": None}), SHAPES),
-    "half a head": (changed(**{"1_bias": None}), SHAPES),
     "a layer too many": (changed(**{"2_weight": torch.ones(3, 3)}), SHAPES + "2.weight 3x3"),
     "a shape": (changed(**{"0_0_weight": torch.ones(8, 1, 5, 5)}), SHAPES + "0.0.weight 8x1x5x5"),
     "a scalar head": (changed(**{"1_weight": torch.tensor(1.0)}), SHAPES + "1.weight scalar"),
     "NaN": (changed(**{"0_0_weight": with_nan}), "expected finite weights, found NaN or infinity in 0.0.weight"),
-    "infinity": (changed(**{"0_7_bias": with_infinity}), "expected finite weights, found NaN or infinity in 0.7.bias"),
     "whole numbers": (converted(CNN, torch.int32), "expected floating-point weights, found torch.int32 in 0.0.weight"),
-    "complex": (converted(CNN, torch.complex64), "expected floating-point weights, found torch.complex64"),
     "two in one": (CNN.state_dict() | prefixed(CNN, "module."), "holds two state_dicts: expected"),
     "a model and its average": (
         {"model": CNN.state_dict(), "ema": AveragedModel(CNN).state_dict()},
         "holds two state_dicts: expected one alone, found model.0.0.weight and ema.module.0.0.weight",
     ),
-    "three": ({"models": {str(number): CNN.state_dict() for number in range(3)}}, "holds 3 state_dicts: expected one"),
     "beside each other": (prefixed(BACKBONE, "student.") | prefixed(BACKBONE, "teacher."), "holds two state_dicts"),
     "normalised inside": (prefixed(nn.Sequential(*BACKBONE[:3], nn.BatchNorm2d(8), *BACKBONE[3:]), "net."), SHAPES),
     "an optimizer's": (
@@ -214,7 +200,6 @@ REFUSED = {
     "no tensors": ({"epoch": 5, "loss": 0.5}, r"found epoch \(int\), loss \(float\)"),
     "a sparse tensor": (changed(**{"0_7_bias": torch.eye(3).to_sparse()}), r"found 0.7.bias \(Tensor\)"),
     "nothing": ({}, "expected a dict of tensors by name, found nothing"),
-    "a list": ([torch.zeros(3)], "found a list"),
 }  # fmt: skip
 
 
@@ -228,9 +213,9 @@ def test_other_networks_are_refused_with_what_was_expected_and_found(form, tmp_p
 
 
 def write_no_checkpoint(kind, path):
-    if kind in ("cut", "cut short"):
+    if kind == "cut":
         torch.save(CNN.state_dict(), path)
-        path.write_bytes(path.read_bytes()[: 5000 if kind == "cut" else -40])
+        path.write_bytes(path.read_bytes()[:5000])
     elif kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("notes.txt", "no weights")
@@ -239,8 +224,6 @@ def write_no_checkpoint(kind, path):
     elif kind == "harmful, legacy":
         content = {"extra": Harmful(path.parent / "written")}
         torch.save(content, path, _use_new_zipfile_serialization=False)
-    elif kind == "a partial":
-        torch.save({"state_dict": CNN.state_dict(), "optimizer": functools.partial(torch.optim.Adam, lr=0.1)}, path)
     elif kind == "an array of objects":
         torch.save({"state_dict": CNN.state_dict(), "names": np.array(["a", None], dtype=object)}, path)
     elif kind == "bare pickle":
@@ -258,12 +241,10 @@ NO_CHECKPOINTS = {
     "text": "it is a text file",
     "noise": "it is not a file of torch.save, or a damaged one",
     "cut": "it is truncated",
-    "cut short": "it is truncated",
     "zip": "it is a zip archive, but not one of torch.save",
     "harmful": r"it is a pickle that would execute code \(_?io.open\) and was not loaded",
     "harmful, legacy": r"it is a pickle that would execute code \(_?io.open\) and was not loaded",
     "bare pickle": "it is a pickle, but not of torch.save",
-    "a partial": r"would execute code \(functools\.partial\) and was not loaded",
     "an array of objects": "it holds objects other than tensors and plain values, which were not loaded",
     "whole model": r"would execute code \(torch\.nn\.modules\.container\.Sequential\) and was not loaded",
     "TorchScript": "it is a TorchScript archive: save the model's state_dict",
@@ -284,7 +265,7 @@ def test_files_that_are_no_checkpoint_are_named_for_what_they_are_and_run_nothin
 leaves = st.one_of(
     st.none(), st.integers(), st.text(max_size=5), st.sampled_from([torch.zeros(3), torch.ones(8, 3, 5, 5)]),
     st.sampled_from([CNN.state_dict(), BACKBONE.state_dict(), {"0.weight": None}]))  # fmt: skip
-names = st.sampled_from([*CONTAINERS, "0.weight", "0.0.weight", "1.weight", "module", "module.module", 3, ""])
+names = st.sampled_from(["state_dict", "net", "0.weight", "0.0.weight", "1.weight", "module", "module.module", 3, ""])
 contents = st.recursive(leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner)))
 
 
@@ -319,22 +300,6 @@ def test_a_network_of_unknown_origin_is_used_with_a_remark(tmp_path, capsys):
     save_tensors(CNN.state_dict(), tmp_path / "ckpt.pt")
     load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA)
     assert "no ckpt.json next to it, so what it was trained on is unknown" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ({"fingerprint": "elsewhere"}, "trained on different data or a different split"),
-        ({"fingerprint": "here", "weights_sha256": "of others"}, "come from different runs"),
-    ],
-)
-def test_a_network_of_other_origin_needs_force(record, words, tmp_path, capsys):
-    save_tensors(CNN.state_dict(), tmp_path / "ckpt.pt")
-    (tmp_path / "ckpt.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=f"ckpt.pt .*{words}.*--force"):
-        load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA)
-    load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA, force=True)
-    assert words in capsys.readouterr().out
 
 
 def test_q4_and_q5_refuse_networks_of_another_split_unless_forced(synthetic_run, tmp_path):

@@ -1,16 +1,11 @@
 """Q4's numbers: per class, and within the branches of Galaxy Zoo's tree."""
 
-import json
-
 from common import metrics, plots
 from common.galaxies.facts import BRANCHES, CLASS_NAMES, DECALS_CLASS_NAMES
 
 import numpy as np
-import pytest
-from conftest import run_well
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 BRANCHES_OF_MAIN = BRANCHES[CLASS_NAMES]
@@ -41,13 +36,6 @@ def test_errors_within_a_branch_are_counted_one_by_one(answers):
         assert np.isnan(found).all()
     else:
         np.testing.assert_allclose(found, slowly(matrix, BRANCHES_OF_MAIN), atol=1e-12)
-
-
-def test_expected_errors_follow_how_often_each_class_is_predicted():
-    # Class 1 has 10 errors. Of the predictions of others, class 2 (its branch) has 30, class 0 has 10.
-    matrix = np.zeros((8, 8), dtype=int)
-    matrix[1, 1], matrix[1, 2], matrix[2, 2], matrix[0, 0] = 5, 10, 20, 10
-    assert metrics.errors_within_branch(matrix, BRANCHES_OF_MAIN) == (1.0, 0.75)
     assert np.isnan(metrics.errors_within_branch(matrix, None)).all()
 
 
@@ -69,16 +57,6 @@ def test_metrics_of_the_classes_are_sklearns(answers):
         np.testing.assert_equal(found["predicted_over_true"][label], ratio)
 
 
-def test_intervals_of_the_recalls_are_wilsons():
-    matrix = np.diag([3, 0, 20, 0])
-    matrix[0, 1], matrix[1, 0] = 7, 5
-    intervals = metrics.recall_intervals(matrix)
-    for (low, high), (correct, count) in zip(intervals, ((3, 10), (0, 5), (20, 20)), strict=False):
-        expected = binomtest(correct, count).proportion_ci(method="wilson")
-        assert (low, high) == (expected.low, expected.high)
-    assert np.isnan(intervals[3]).all()
-
-
 def test_text_on_any_cell_has_a_contrast_of_at_least_4_5():
     def luminance(colour):
         linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
@@ -89,38 +67,3 @@ def test_text_on_any_cell_has_a_contrast_of_at_least_4_5():
         text = {"black": 0.0, "white": 1.0}[plots.text_colour(cell)]
         lower, higher = sorted((luminance(cell[:3]), text))
         assert (higher + 0.05) / (lower + 0.05) >= 4.5
-
-
-def test_the_record_holds_what_the_matrices_say(synthetic_run):
-    out, printed = synthetic_run
-    record = json.loads((out / "q4_confusion.json").read_text())
-    assert len(record["train_counts"]) == len(record["test_counts"]) == 8
-    for name, script in (("fcn", "q2_fcn"), ("cnn", "q3_cnn")):
-        results, trained = record["models"][name], json.loads((out / f"{script}.json").read_text())
-        matrix = np.array(results["confusion"])
-        assert matrix.shape == (8, 8)
-        assert matrix.sum(1).tolist() == record["test_counts"]
-        assert results["accuracy"] == trained["test_accuracy"] == np.trace(matrix) / matrix.sum()
-        assert results["weights_sha256"] == trained["weights_sha256"]
-        within, expected = slowly(matrix, BRANCHES_OF_MAIN)
-        assert results["within_branch"] == pytest.approx(within)
-        assert results["within_branch_expected"] == pytest.approx(expected)
-        assert f"{name.upper()}: class" in printed["q4"]
-    assert max(map(len, printed["q4"].split("\n\n")[0].split("\n")[:9])) <= 120
-
-
-def test_classes_without_a_known_tree_have_no_branches(synthetic_run, tmp_path):
-    out, _ = synthetic_run
-    for name in ("q1_data.pt", "q2_fcn.pt", "q2_fcn.json", "q3_cnn.pt", "q3_cnn.json"):
-        (tmp_path / name).symlink_to(out / name)
-    import torch
-
-    data = torch.load(tmp_path / "q1_data.pt", weights_only=True)
-    (tmp_path / "q1_data.pt").unlink()
-    torch.save(data | {"class_names": [f"kind {label}" for label in range(10)]}, tmp_path / "q1_data.pt")
-    printed = run_well("q4_confusion.py", "--device", "cpu", "--out", tmp_path)
-    record = json.loads((tmp_path / "q4_confusion.json").read_text())
-    assert record["models"]["cnn"]["within_branch"] is None
-    assert record["models"]["cnn"]["within_branch_expected"] is None
-    assert "Similarity" not in printed
-    assert "Imbalance: " in printed

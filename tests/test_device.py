@@ -1,17 +1,13 @@
 """Which device is chosen, and what differs from one to the other: with stand-ins, as there is a CPU only."""
 
-import os
 from types import SimpleNamespace
 
-from common.data import make_loader, seed_epoch
 from common.hardware import gpu, layers
 from common.hardware.device import accelerate, choose_device
 from common.train import train_epoch, train_step
-from q3_cnn import make_cnn
 
 import pytest
 import torch
-from conftest import crop_transform, random_data
 from torch import nn
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -52,32 +48,9 @@ def test_a_gpu_that_cannot_compute_is_skipped_by_auto_and_refused_by_name(monkey
         choose_device("cuda")
 
 
-def test_deterministic_asks_torch_and_cublas_for_it(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        torch, "use_deterministic_algorithms", lambda *mode, warn_only: asked.append((*mode, warn_only))
-    )
-    monkeypatch.setattr(os, "environ", {})
-    choose_device("cpu")
-    assert asked == []
-    choose_device("cpu", deterministic=True)
-    assert asked == [(True, True)]
-    assert os.environ == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-
-
 def test_mps_computes_in_the_plain_memory_format():
     assert layers.memory_format(MPS) == torch.contiguous_format
     assert layers.memory_format(CPU) == layers.memory_format(torch.device("cuda")) == torch.channels_last
-
-
-def test_on_mps_layers_stay_in_the_order_of_the_assignment(monkeypatch):
-    kinds = [type(layer) for layer in layers.reorder_layers(make_cnn())[0][:3]]
-    assert kinds == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
-    model = Elsewhere(MPS)
-    moves = []
-    monkeypatch.setattr(nn.Module, "to", lambda self, **options: moves.append(options))
-    assert layers.reorder_layers(model) is model
-    assert moves == [{"memory_format": torch.contiguous_format}]
 
 
 def test_each_device_has_its_epochs_and_mps_trains_in_float32_only():
@@ -89,16 +62,3 @@ def test_each_device_has_its_epochs_and_mps_trains_in_float32_only():
     assert run_epoch is train_epoch
     with pytest.raises(ValueError, match="--precision bf16: on MPS networks train in float32 only"):
         accelerate(model, train_step, train_epoch, "bf16")
-
-
-def test_resident_batches_come_in_the_format_of_mps_with_the_same_numbers(monkeypatch):
-    monkeypatch.setattr(gpu, "memory_format", lambda device: torch.contiguous_format)
-    transform = crop_transform(torch.tensor([120.0, 125, 130]), torch.tensor([70.0, 72, 74]))
-    plain = make_loader(*random_data(70), transform)
-    loader = gpu.ResidentLoader(plain, CPU)
-    batches = []
-    for each in (plain, loader):
-        seed_epoch(each, 0, 1)
-        batches.append([crops for crops, _ in each])
-    assert all(crops.is_contiguous() for crops in batches[1])
-    assert torch.equal(*map(torch.cat, batches))

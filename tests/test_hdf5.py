@@ -7,7 +7,7 @@ import sys
 import tracemalloc
 
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS
-from common.galaxies.hdf5 import check_galaxy10, reading, resize, row_blocks
+from common.galaxies.hdf5 import check_galaxy10, reading, row_blocks
 from common.galaxies.pictures import read_pictures
 
 import h5py
@@ -82,16 +82,6 @@ def test_folders_and_missing_files(tmp_path):
         check_galaxy10(tmp_path)
     with pytest.raises(FileNotFoundError):
         check_galaxy10(tmp_path / "none.h5")
-
-
-def test_each_pixel_of_a_resized_image_is_the_mean_of_its_area():
-    large = np.random.default_rng(0).integers(0, 256, (10, 256, 256, 3), dtype=np.uint8)
-    means = large.reshape(10, 64, 4, 64, 4, 3).mean((2, 4))  # 4 x 4 pixels make one
-    assert np.abs(resize(large, 64) - means).max() <= 0.5 + 1e-4
-    for size in (69, 48):
-        assert resize(large, size).shape == (10, size, size, 3)
-        assert np.abs(resize(large, size).mean((1, 2)) - large.mean((1, 2))).max() < 3
-    assert resize(large, 256) is large
 
 
 @pytest.fixture(scope="module")

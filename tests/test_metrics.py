@@ -1,6 +1,6 @@
 """Metrics against closed forms; those of Q4's confusion matrices are in test_confusion.py."""
 
-from common.metrics import accuracy_interval, majority_accuracy, mcnemar
+from common.metrics import accuracy_interval, majority_accuracy, mcnemar, recall_intervals
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ def test_interval_is_wilsons_closed_form():
         centre = (share + z * z / (2 * count)) / (1 + z * z / count)
         half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
         assert accuracy_interval(correct, count) == pytest.approx((centre - half, centre + half), abs=1e-9)
+        matrix = np.array([[correct, count - correct], [0, 0]])
+        assert recall_intervals(matrix)[0] == accuracy_interval(correct, count)
+        assert np.isnan(recall_intervals(matrix)[1]).all()
 
 
 def test_mcnemar_counts_discordant_images_and_agrees_with_the_chi_square_form_for_many():

@@ -9,6 +9,7 @@ from q3_cnn import make_cnn
 import pytest
 import torch
 from conftest import crop_transform, random_data
+from test_seams import focal_loss
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_batches_are_those_of_the_dataloader(shuffle):
             assert torch.equal(crops, other_crops)
 
 
-def train(run_epoch, epochs=2):
+def train(run_epoch, criterion, epochs=2):
     torch.manual_seed(0)
     model = make_cnn()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002, **adam_options(CPU))
@@ -54,7 +55,7 @@ def train(run_epoch, epochs=2):
     figures = []
     for epoch in range(1, epochs + 1):
         seed_epoch(resident, 0, epoch)
-        figures.append(epoch_means(*run_epoch(model, nn.CrossEntropyLoss(), optimizer, resident)))
+        figures.append(epoch_means(*run_epoch(model, criterion, optimizer, resident)))
     return figures, model.state_dict()
 
 
@@ -79,10 +80,11 @@ def same(first, second):
     return figures == other_figures and all(torch.equal(weights[key], other_weights[key]) for key in weights)
 
 
-def test_a_graphed_epoch_takes_the_same_steps_as_a_plain_one():
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), focal_loss])
+def test_a_graphed_epoch_takes_the_same_steps_as_a_plain_one(criterion):
     recorder = Recorder()
-    graphed = train(GraphedEpoch(train_step, recorder))
-    assert same(graphed, train(train_epoch))
+    graphed = train(GraphedEpoch(train_step, recorder), criterion)
+    assert same(graphed, train(train_epoch, criterion))
     assert recorder.captures == 1
     # Two epochs of eight whole batches and a small one: three to warm up, and the small ones, are not replayed.
     assert recorder.replays == 2 * 8 - GraphedEpoch.WARM_UP
@@ -92,7 +94,8 @@ def test_where_no_graph_can_be_captured_training_goes_on_step_by_step(capsys):
     def refuse(step):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    assert same(train(GraphedEpoch(train_step, refuse)), train(train_epoch))
+    cross_entropy = nn.CrossEntropyLoss()
+    assert same(train(GraphedEpoch(train_step, refuse), cross_entropy), train(train_epoch, cross_entropy))
     assert capsys.readouterr().out.count("No CUDA graph") == 1
 
 

@@ -153,6 +153,14 @@ def test_an_absent_class_is_said_to_be_absent_and_is_counted_nowhere():
     assert "Boxy" not in text.split("\n", 1)[1]
 
 
+def test_classes_without_a_known_tree_get_no_sentence_on_similarity():
+    record = confusion(cells(c1_2=40))
+    record["models"]["cnn"] |= {"within_branch": None, "within_branch_expected": None}
+    text = sentences.describe_confusion(record, "cnn")
+    assert "Similarity" not in text
+    assert "Imbalance: " in text
+
+
 def test_one_test_image_gives_one_error_and_no_comparison_of_halves():
     matrix = np.zeros((8, 8), dtype=int)
     matrix[3, 2] = 1
@@ -192,9 +200,9 @@ def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
-    """The records and the output of a run with default settings on 1,200 synthetic galaxies."""
+    """The records and the output of a run with default settings on 600 synthetic galaxies."""
     out = tmp_path_factory.mktemp("default")
-    printed = {"q1_data": run_well("q1_data.py", "--source", "synthetic", "--count", 1200, "--out", out)}
+    printed = {"q1_data": run_well("q1_data.py", "--source", "synthetic", "--count", 600, "--out", out)}
     for script in ("q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer"):
         printed[script] = run_well(f"{script}.py", "--device", "cpu", "--out", out)
     return {script: json.loads((out / f"{script}.json").read_text()) for script in printed}, printed
@@ -232,13 +240,6 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
     transfer = records["q5_transfer"]
     worth = 100 * (transfer["logistic_regression"]["accuracy"] - transfer["untrained_backbone"]["accuracy"])
     assert f"a difference of {worth:+.1f} points" in printed["q5_transfer"]
-
-
-def test_no_sentence_of_a_default_run_holds_a_verdict_that_a_threshold_made(default_run):
-    _, printed = default_run
-    text = "\n".join(printed.values())
-    for words in ("cannot be told", "levelled off", "neither", "95 %", "likeness", "nan"):
-        assert words not in text.lower()
 
 
 def test_the_standard_error_of_a_loss_is_that_of_a_mean_over_images():
