@@ -48,7 +48,7 @@ def measure(out, device, seed, network, fraction, epochs):
     for uses, train_transform in ((USES[:2], None), (USES[2:], crop_and_normalise(data, RandomSymmetry()))):
         task = main_task(data, device, train_transform=train_transform)
         if fraction == 1 and train_transform is None:
-            trained, _ = seed_network(network, out, seed, epochs, device)
+            trained = seed_network(network, data, out, seed, epochs, device)
         else:
             trained = train_network(*network_of(network, data), task.train_loader, fraction * epochs, seed, device)
         for use, model in zip(uses, (trained, SymmetryMean(trained)), strict=True):
