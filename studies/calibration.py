@@ -154,21 +154,18 @@ def calibration_figure(networks, source):
     """Return a figure: reliability before and after the temperature, and each seed's calibration error."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1, 1, 0.8))
     for ax, when, title in zip(axes, WHEN, ("As trained", "With temperature"), strict=False):
-        ax.plot([0, 100], [0, 100], color="0.6", linestyle="--")
-        ax.text(21.5, 14, "calibrated", color="0.45")
-        for place, (name, network) in enumerate(networks.items()):
+        ax.plot([0, 100], [0, 100], color="0.6", linestyle="--", label="calibrated")
+        for name, network in networks.items():
             bins = 100 * np.array(network["bins"][when])  # (seeds, 2, bins)
             confidence, accuracy = bins.mean(0)
             intervals = [mean_interval(column) for column in bins[:, 1].T]
             spread = [[abs(each["mean"] - each[side]) for each in intervals] for side in ("low", "high")]
             spread = np.nan_to_num(spread)
-            ax.errorbar(confidence, accuracy, spread, color=COLOURS[name], marker="o", markersize=5, elinewidth=1)
-            ax.annotate(
-                name.upper(), (0.97, 0.16 - 0.08 * place), xycoords="axes fraction", ha="right", color=COLOURS[name],
-                fontweight="bold",
-            )  # fmt: skip
+            style = {"color": COLOURS[name], "marker": "o", "markersize": 5, "elinewidth": 1}
+            ax.errorbar(confidence, accuracy, spread, label=name.upper(), **style)
         ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=title, xlim=(20, 102), ylim=(0, 102))
         ax.grid(alpha=0.25)
+        ax.legend(loc="lower right")
     for place, (name, network) in enumerate(networks.items()):
         ends = np.array([network["seeds"][f"error_{when}"] for when in WHEN]) * 100
         x = np.array([0, 1]) + 2.2 * place

@@ -148,36 +148,20 @@ def transfer_figure(record, source, classes):
     classes: their number in words.
     """
     figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
-    sizes, ends = record["sizes"], {}
+    sizes = record["sizes"]
     for name, intervals in record["accuracy"].items():
         mean, low, high = (100 * np.array([each[key] for each in intervals]) for key in ("mean", "low", "high"))
         ax.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-        ax.plot(sizes, mean, color=COLOURS[name], marker="o")
-        ends[name] = mean[-1]
-    ax.axhline(100 * record["majority"], color="0.6", linestyle="--")
-    ends["majority"] = 100 * record["majority"]
+        ax.plot(sizes, mean, color=COLOURS[name], marker="o", label=LABELS[name])
+    ax.axhline(100 * record["majority"], color="0.6", linestyle="--", label="majority class")
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
-    heights = spread_labels(ends, (ax.get_ylim()[1] - ax.get_ylim()[0]) / 20)
-    for name, height in heights.items():
-        ax.annotate(
-            LABELS.get(name, "majority class"), (sizes[-1], ends[name]), (1.02, height), va="center",
-            textcoords=ax.get_yaxis_transform(), annotation_clip=False, color=COLOURS.get(name, "0.45"),
-            arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
-        )  # fmt: skip
+    ax.legend()
     ax.set(xlabel=f"labelled galaxies of the {classes} new classes", ylabel="test accuracy (%)")
     ax.grid(alpha=0.25)
     figure.suptitle(plots.titled("What is the pretrained backbone worth?", source))
     return figure
-
-
-def spread_labels(heights, least):
-    """Return heights by name, in order from the lowest, moved up so that neighbours are at least `least` apart."""
-    moved, last = {}, -np.inf
-    for name, height in sorted(heights.items(), key=lambda item: item[1]):
-        moved[name] = last = max(height, last + least)
-    return moved
 
 
 def main():

@@ -18,7 +18,7 @@ from common.storage.checkpoint import weights_hash
 from common.train import predict
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
-from studies import calibration, encoder, imbalance, inside, transfer
+from studies import calibration, encoder, imbalance, inside
 from studies.methods import encoders, page
 from studies.methods.heads import head_accuracy
 from studies.methods.training import seed_network
@@ -523,12 +523,6 @@ def test_the_decision_line_is_where_the_logits_are_equal():
     rest = rest - (rest @ unit)[:, None] * unit
     widest = np.linalg.eigvalsh(np.cov(rest.numpy().T))[-1]
     assert plane[:, 1].var().item() == pytest.approx(widest, rel=1e-3)
-
-
-def test_labels_keep_their_order_and_distance():
-    moved = transfer.spread_labels({"a": 5.0, "b": 1.0, "c": 1.1}, 1)
-    assert list(moved) == ["b", "c", "a"]
-    assert (np.diff(list(moved.values())) >= 1).all()
 
 
 def test_without_timm_one_line_names_it(monkeypatch):
