@@ -269,7 +269,7 @@ def test_paths_come_from_stdin_and_failures_end_with_status_2(folder, tmp_path):
         (os.fsencode(folder),) * 2
     )
     outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
-    command = [sys.executable, ROOT / "predict.py", "-", "--model", folder / "q3_cnn.pt", *outputs]
+    command = [sys.executable, ROOT / "predict.py", "-", "", "--model", folder / "q3_cnn.pt", *outputs]
     done = subprocess.run(command, input=listed, capture_output=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     errors = [r"error: none\xe9.png: No such file or directory", "1 of 3 files could not be read."]

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 
 from common.storage.artifacts import load_json, save_json
@@ -130,8 +130,8 @@ class Journal:
         rows = sum(self.last["progress"]["predicted"]) if self.last else 0
         opened = [(file, place) for place, file in enumerate(self.files) if file.file]
         for file, place in opened:
-            with suppress(OSError):
-                file.file.close()
+            with suppress(OSError, ValueError), closing(file.file):  # ValueError: if it is closed
+                file.save()  # before the record that says how long it is
             if file.part and file.part.exists():
                 with suppress(OSError):
                     os.truncate(file.part, self.last["sizes"][place]) if rows else file.part.unlink()
