@@ -169,7 +169,7 @@ bench-scale: $(ENVIRONMENT) ## time and memory at 3,000, 30,000 and 300,000 imag
 
 # What is done with the trained networks.
 playground: $(OUT)/playground.html ## a page in which the trained networks run, for the classroom
-$(OUT)/playground.html: $(wildcard use/playground.* use/answer.py use/trained.py) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn)
+$(OUT)/playground.html: $(wildcard use/playground.* use/trained.py) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn)
 	$(PYTHON) -m use.playground --out '$(OUT)'
 export: $(OUT)/model/config.json ## the CNN for others: safetensors, ONNX and a model card
 $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.json

@@ -8,16 +8,16 @@ model.onnx without torch and model.safetensors without this project). Needs requ
 """
 
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 
 from common import cli
+from common.packages import require
 from common.storage.artifacts import write_json
 from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import cpu_state_dict
-from use.card import ABOUT, license_id, model_card
+from use.card import ABOUT, METRICS, license_id, model_card
 from use.onnx_file import write_onnx
-from use.trained import CROP_SIZE, files_of, load_network
+from use.trained import CROP_SIZE, NEEDED, files_of, load_network
 
 EXAMPLES = (
     "python export.py --model artifacts/q3_cnn.pt --to artifacts/model",
@@ -25,37 +25,14 @@ EXAMPLES = (
     "python predict.py galaxy.jpg --model artifacts/model",
     "python q5_transfer.py --backbone artifacts/model",
 )
-PACKAGES = ("onnx", "onnxscript", "safetensors")
-CONFIG = (
-    *(
-        "class_names",
-        "other_class_names",
-        "image_size",
-        "mean",
-        "std",
-        "source",
-        "fingerprint",
-        "weights_sha256",
-        "appearance",
-    ),
-    *("train_counts", "args", "parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count"),
-    *("test_counts", "recall", "majority_accuracy", "temperature", "calibration_images", *ABOUT),
-)
-
-
-def check_packages():
-    """Raise ValueError that names the packages that are missing."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise ValueError(
-            f"export.py needs {', '.join(missing)}, which {verb} not installed: pip install {' '.join(missing)}"
-        )
+# What config.json takes from the network's record, where it is there.
+CONFIG = (*NEEDED, *METRICS, *ABOUT, "other_class_names", "fingerprint", "weights_sha256", "appearance", "args")
+CONFIG += ("train_counts", "test_counts", "recall", "temperature", "calibration_images")
 
 
 def main():
     args = get_args()
-    check_packages()
+    require("export.py", "onnx", "onnxscript", "safetensors")
     files = ("model.safetensors", "model.onnx", "README.md", "config.json")
     refuse_overlap({f"--to: {file}": Path(args.to) / file for file in files}, files_of(args.model))
     from safetensors.torch import save

@@ -15,10 +15,12 @@ from common import cli
 from common.ensemble import grid
 from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
+from common.packages import require
+from common.sentences import interval
 from common.storage.atomic import descriptor, refuse_overlap
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import stdout_is_lost
-from use.explain import explain, refuse_maps_among, require_captum
+from use.explain import explain, refuse_maps_among
 from use.journal import Journal
 from use.output import AstropyFile, CsvFile, FeaturesFile, JsonFile, Sheet, Table, require_file, table_format
 from use.pieces import Classifier, load, predictions
@@ -58,8 +60,8 @@ def describe_network(path, name, network):
     """Return a sentence about the network and its data."""
     sentence = f"{path}: the network of {name}.py, trained on {trained_on(network)}"
     if "test_accuracy" in network:
-        low, high = network["test_accuracy_interval"]
-        sentence += f"; test accuracy {network['test_accuracy']:.1%} (95% interval {100 * low:.1f} to {high:.1%})"
+        bounds = interval(network["test_accuracy_interval"])
+        sentence += f"; test accuracy {network['test_accuracy']:.1%} (95% interval {bounds})"
     if not network.get("appearance"):
         sentence += (
             "; its record has no statistics of the training images, so pictures outside their range are not marked"
@@ -105,7 +107,9 @@ def main():
     answer = load(classifier)[0] if args.dask is None else None
     truth = Truth(args.truth, class_names) if args.truth else None
     if args.explain:
-        require_captum(args.dask)
+        if args.dask is not None:
+            raise ValueError("--explain computes in this process: leave --dask out")
+        require("--explain", "captum")
     files = list(map(str, find_pictures(paths_from(args.pictures))))
     refuse_overlap(outputs, ((file, f"the picture {file}") for file in files))
     if args.explain:

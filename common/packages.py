@@ -1,4 +1,4 @@
-"""Whether the packages of requirements.txt are installed in versions that are new enough.
+"""Which packages are installed: those of requirements.txt in versions that are new enough, and optional ones.
 
 `python -m common.packages FILE ...` prints nothing, or one line with the pip command that installs what is missing.
 """
@@ -6,6 +6,7 @@
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -22,6 +23,13 @@ def is_met(requirement):
         return not lowest or release(version(name)) >= release(lowest)
     except PackageNotFoundError:
         return False
+
+
+def require(what, *names):
+    """Raise ValueError, saying that `what` needs them, when packages are not installed; names: as they are imported."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{what} needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def main(*files):

@@ -14,7 +14,6 @@ from common import cli, plots
 from common.calibration import crop_logits, fit_temperature, hold_out, negative_log_likelihood
 from common.data import load_data, make_loader
 from common.train import predict
-from studies.methods import reliability
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, percent, points
@@ -32,6 +31,7 @@ EXAMPLES = (
 WHEN = ("before", "after")  # dividing the logits by the temperature
 CORRECT = {"before": "correct", "after": "correct_after"}  # of means over crops the prediction may change
 NINE = "nine_crops_"
+BINS = 10
 
 
 def measure(out, device, seed, network, epochs, held_out, crops=9):
@@ -68,6 +68,29 @@ def fit_and_test(logits, labels, held_logits, held_labels):
     return result
 
 
+def equal_bins(confidence, correct):
+    """Return mean confidence, accuracy and number of predictions, float64 (BINS,) each, in bins of equal number.
+
+    confidence: float (n,), the probability of the predicted class; correct: bool (n,).
+    Raises ValueError for fewer predictions than bins.
+    """
+    if len(confidence) < BINS:
+        raise ValueError(f"{len(confidence)} predictions are too few for {BINS} reliability bins")
+    confidence, correct = np.asarray(confidence), np.asarray(correct)
+    groups = np.array_split(np.argsort(confidence, kind="stable"), BINS)
+    means = [(np.mean(confidence[group]), np.mean(correct[group]), len(group)) for group in groups]
+    return tuple(np.array(column, dtype=float) for column in zip(*means, strict=True))
+
+
+def calibration_error(confidence, correct):
+    """Return the expected calibration error: the mean over predictions of |accuracy - confidence| by bin.
+
+    (Naeini et al. 2015, Guo et al. 2017.) Above 0 at few images even for a calibrated network: 4 to 5 points with 500.
+    """
+    mean_confidence, accuracy, counts = equal_bins(confidence, correct)
+    return float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
+
+
 def calibration(row, path=""):
     """Return the metrics of one run, float each; path: empty for one crop, or NINE."""
     metrics = {"accuracy": np.mean(row[f"{path}correct"]), "temperature": row[f"{path}temperature"]}
@@ -76,7 +99,7 @@ def calibration(row, path=""):
         metrics |= {
             f"loss_{when}": row[f"{path}loss_{when}"],
             f"overconfidence_{when}": confidence.mean() - correct.mean(),
-            f"error_{when}": reliability.calibration_error(confidence, correct),
+            f"error_{when}": calibration_error(confidence, correct),
         }
     metrics["error_change"] = metrics["error_after"] - metrics["error_before"]
     return {name: float(value) for name, value in metrics.items()}
@@ -93,7 +116,7 @@ def summarise(rows):
         metrics = {metric: [seed[metric] for seed in seeds] for metric in seeds[0]}
         bins = {
             when: [
-                [column.tolist() for column in reliability.equal_bins(row[f"confidence_{when}"], row["correct"])[:2]]
+                [column.tolist() for column in equal_bins(row[f"confidence_{when}"], row["correct"])[:2]]
                 for row in mine
             ]
             for when in WHEN
@@ -131,21 +154,18 @@ def calibration_figure(networks, source):
     """Return a figure: reliability before and after the temperature, and each seed's calibration error."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1, 1, 0.8))
     for ax, when, title in zip(axes, WHEN, ("As trained", "With temperature"), strict=False):
-        ax.plot([0, 100], [0, 100], color="0.6", linestyle="--")
-        ax.text(21.5, 14, "calibrated", color="0.45")
-        for place, (name, network) in enumerate(networks.items()):
+        ax.plot([0, 100], [0, 100], color="0.6", linestyle="--", label="calibrated")
+        for name, network in networks.items():
             bins = 100 * np.array(network["bins"][when])  # (seeds, 2, bins)
             confidence, accuracy = bins.mean(0)
             intervals = [mean_interval(column) for column in bins[:, 1].T]
             spread = [[abs(each["mean"] - each[side]) for each in intervals] for side in ("low", "high")]
             spread = np.nan_to_num(spread)
-            ax.errorbar(confidence, accuracy, spread, color=COLOURS[name], marker="o", markersize=5, elinewidth=1)
-            ax.annotate(
-                name.upper(), (0.97, 0.16 - 0.08 * place), xycoords="axes fraction", ha="right", color=COLOURS[name],
-                fontweight="bold",
-            )  # fmt: skip
+            style = {"color": COLOURS[name], "marker": "o", "markersize": 5, "elinewidth": 1}
+            ax.errorbar(confidence, accuracy, spread, label=name.upper(), **style)
         ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=title, xlim=(20, 102), ylim=(0, 102))
         ax.grid(alpha=0.25)
+        ax.legend(loc="lower right")
     for place, (name, network) in enumerate(networks.items()):
         ends = np.array([network["seeds"][f"error_{when}"] for when in WHEN]) * 100
         x = np.array([0, 1]) + 2.2 * place
@@ -177,11 +197,8 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add_study_options(parser)
     help = "share of the training images to fit T on"
-    parser.add_argument("--held-out", type=cli.positive_float, default=0.1, metavar="SHARE", help=help)
-    args = parser.parse_args(argv)
-    if not 0 < args.held_out < 0.9:
-        parser.error(f"--held-out {args.held_out}: must be below 0.9")
-    return args
+    parser.add_argument("--held-out", type=cli.fraction, default=0.1, metavar="SHARE", help=help)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from q3_cnn import make_backbone
 from studies.methods.encoders import encoder_features
 from studies.methods.heads import head_accuracy
 from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, save_study, select
+from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
 from studies.methods.training import COLOURS, main_task, seed_network
-from studies.transfer import backbone_features, sample
+from studies.transfer import backbone_features, sample, trained_backbone
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,22 +39,22 @@ EXAMPLES = (
 TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # and what the encoder is compared with
 
 
-def measure(out, device, seed, task, epochs, features, **_):
-    """Return the test accuracies of a linear head on the encoder's features, and of what it is compared with."""
+def measure(out, device, seed, task, epochs, features, backbone):
+    """Return the test accuracies of a linear head on the encoder's features, and of what it is compared with.
+
+    features: the name of their file; backbone: the hash of the weights of Q3's.
+    """
     data = sample(out, seed)
     encoded = load_tensors(Path(out) / "studies" / features, made_by="studies.encoder")["features"]
     pairs = [(encoded[data[f"{task}_{each}_indices"]], data[f"{task}_{each}_labels"]) for each in ("train", "test")]
     result = {"encoder": head_accuracy(*pairs, seed)}
     if task == "main":
-        cnn, data = seed_network("cnn", out, seed, epochs, device)
+        data = resplit(load_data(out), seed)
+        cnn = seed_network("cnn", data, out, seed, epochs, device)
         logits, labels = predict(cnn, main_task(data, device).test_loader)
         result["other"] = (logits.argmax(1) == labels).double().mean().item()
     else:
-        trained = make_backbone()
-        load_backbone(
-            trained, Path(out) / "q3_cnn.pt", load_data(out), force=True
-        )  # `main` has checked where it comes from
-        result["other"] = head_accuracy(*backbone_features(trained, data, task), seed)
+        result["other"] = head_accuracy(*backbone_features(trained_backbone(out, backbone), data, task), seed)
     return result
 
 

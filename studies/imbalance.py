@@ -14,7 +14,7 @@ from common.galaxies.split import task_names
 from common.train import predict
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
-from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
+from studies.methods.statistics import judged, mean_interval, percent, points
 from studies.methods.training import main_task, network_of, seed_network, train_network
 
 import matplotlib.pyplot as plt
@@ -57,14 +57,13 @@ def adjusted_logits(logits, counts):
 
 def measure(out, device, seed, method, epochs):
     """Return the test predictions of the CNN trained in one way, and for none also those of the adjusted logits."""
-    if method == "none":
-        cnn, data = seed_network("cnn", out, seed, epochs, device)
-    else:
-        data = resplit(load_data(out), seed)
+    data = resplit(load_data(out), seed)
     labels = data["main_train_labels"]
     counts = torch.bincount(labels, minlength=len(task_names(data)["main"]))
     task = main_task(data, device, weights=class_weights(counts, 1)[labels] if method == "sampler" else None)
-    if method != "none":
+    if method == "none":
+        cnn = seed_network("cnn", data, out, seed, epochs, device)
+    else:
         power = {"root": 0.5, "inverse": 1}.get(method, 0)
         criterion = nn.CrossEntropyLoss(class_weights(counts, power)).to(device) if power else None
         cnn = train_network(*network_of("cnn", data), task.train_loader, epochs, seed, device, criterion)
@@ -91,18 +90,15 @@ def summarise(rows):
     none = select(rows, method="none")
 
     def metrics_of(rows, key):
-        return [class_metrics(row["labels"], row[key], len(row["train_counts"])) for row in rows]
+        return np.array([class_metrics(row["labels"], row[key], len(row["train_counts"])) for row in rows])
 
     values = {method: metrics_of(select(rows, method=method), "predictions") for method in list(TITLES)[:-1]}
     values["adjusted"] = metrics_of(none, "adjusted")
     summary = {}
     for method, seeds in values.items():
         intervals = {
-            "value": [mean_interval(column) for column in zip(*seeds, strict=True)],
-            "change": [
-                paired_difference(*pair)
-                for pair in zip(zip(*seeds, strict=True), zip(*values["none"], strict=True), strict=True)
-            ],
+            "value": [mean_interval(column) for column in seeds.T],
+            "change": [mean_interval(column) for column in (seeds - values["none"]).T],
         }
         summary[method] = {
             name: dict(zip(METRICS, each, strict=False)) | {"recall": each[len(METRICS) :]}

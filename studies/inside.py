@@ -18,7 +18,7 @@ from common.train import predict
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, save_study, select
+from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent
 from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, seed_network
 
@@ -50,8 +50,9 @@ def measure(out, device, seed, network, epochs):
 
     Both are means over images and the four directions.
     """
-    model, data = seed_network(network, out, seed, epochs, device)
-    model, labels, predictions = model.cpu(), data["main_test_labels"], []
+    data = resplit(load_data(out), seed)
+    model = seed_network(network, data, out, seed, epochs, device).cpu()
+    labels, predictions = data["main_test_labels"], []
     for shift in possible_shifts(data):
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
         with torch.no_grad():
@@ -205,8 +206,8 @@ def main():
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
     summary = summarise(collect("inside", measure, runs, args, data, epochs=args.epochs))
 
-    main = make_loaders(data, "main", crop_and_normalise(data))
-    confident = {name: confident_mistakes(*predict(networks[name], main.test_loader)) for name in NETWORKS}
+    test_loader = make_loaders(data, "main", crop_and_normalise(data)).test_loader
+    confident = {name: confident_mistakes(*predict(networks[name], test_loader)) for name in NETWORKS}
     figures = {"mistakes": mistakes_figure(confident, data), "filters": filters_figure(networks["cnn"], data)}
     if "transfer" in networks:
         transfer = make_loaders(data, "transfer", crop_and_normalise(data))

@@ -19,15 +19,17 @@ from common.hardware.device import place
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import weights_hash
 from common.train import loss_and_accuracy, predict
-from studies.methods.baselines import nearest_neighbours, softmax_regression
 from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, save_study, select
+from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import judged, mean_interval, paired_difference, percent, variance_components
 from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 EXAMPLES = (
     "python -m studies.seeds",
@@ -51,9 +53,8 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
 
     split: stratified, by `split_seed`, or file. Where split_seed is not `seed`, the networks alone are trained.
     """
-    networks, results = {}, {}
-    for name in NETWORKS:
-        networks[name], data = seed_network(name, out, seed, epochs, device, split, split_seed)
+    data = resplit(load_data(out), split_seed, split)
+    networks = {name: seed_network(name, data, out, seed, epochs, device) for name in NETWORKS}
     task = main_task(data, device)
     results = {name: tested(network, task.test_loader) for name, network in networks.items()}
     if split_seed != seed:
@@ -69,6 +70,31 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
         accuracy = majority_accuracy(data[f"{task}_train_labels"], data[f"{task}_test_labels"])
         results[name] = {"test_accuracy": accuracy, "test_count": len(data[f"{task}_test_labels"])}
     return results
+
+
+def softmax_regression(num_classes):
+    """Return one linear layer: crops, float32 (n, 3, 48, 48), to logits (n, num_classes)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_classes))
+
+
+def nearest_neighbours(data, seed):
+    """Return the metrics of k nearest neighbours on 12 x 12 means of the central 48 x 48 pixels.
+
+    k is chosen by cross-validation on the training images. data: Q1's dict; seed: of the division into five.
+    """
+    features = {}
+    for subset in ("train", "test"):
+        images = data[f"main_{subset}_images"]
+        top, left = ((side - 48) // 2 for side in images.shape[2:])
+        centre = images[:, :, top : top + 48, left : left + 48].float()
+        features[subset] = adaptive_avg_pool2d(centre, 12).flatten(1).numpy()
+    labels = {subset: data[f"main_{subset}_labels"].numpy() for subset in features}
+    parts = KFold(5, shuffle=True, random_state=seed)
+    largest = int(0.8 * len(labels["train"])) - 1
+    ks = [k for k in (1, 3, 5, 10, 20, 40) if k <= largest]
+    search = GridSearchCV(KNeighborsClassifier(), {"n_neighbors": ks}, cv=parts).fit(features["train"], labels["train"])
+    accuracy = float(search.score(features["test"], labels["test"]))
+    return {"test_accuracy": accuracy, "test_count": len(labels["test"]), "k": search.best_params_["n_neighbors"]}
 
 
 def tested(network, test_loader):
@@ -154,12 +180,11 @@ def seeds_figure(protocols, course, source):
             colour = COLOURS.get(name, COLOURS["cnn"] if name == "transfer" else "0.45")
             values, mean = 100 * np.array(found["seeds"][name]), 100 * interval["mean"]
             ax.plot(values, np.full(len(values), row + shift), "o", color=colour, alpha=0.35, markersize=5)
-            if np.isfinite(interval["low"]):
-                low, high = 100 * interval["low"], 100 * interval["high"]
-                ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
+            low, high = 100 * interval["low"], 100 * interval["high"]
+            ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
             ax.plot(mean, row + shift, "|", color=colour, markersize=14, markeredgewidth=2)
             label = f"{mean:.1f}%" + (", file's order" if kind == "file" else "")
-            right = np.nanmax([values.max(), min(100 * interval["high"], 100)])
+            right = np.nanmax([values.max(), min(high, 100)])
             ax.annotate(label, (right, row + shift), xytext=(10, 0), textcoords="offset points", va="center")
             furthest = max(furthest, right)
     for name, (accuracy, _) in course.items():

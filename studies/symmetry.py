@@ -35,6 +35,7 @@ EXAMPLES = (
     "python -m studies.symmetry --seeds 3  # one of them, as a job of its own",
 )
 USES = ("none", "test-time", "train-time", "both")  # of the symmetries
+LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
 
 
 def measure(out, device, seed, network, fraction, epochs):
@@ -48,7 +49,7 @@ def measure(out, device, seed, network, fraction, epochs):
     for uses, train_transform in ((USES[:2], None), (USES[2:], crop_and_normalise(data, RandomSymmetry()))):
         task = main_task(data, device, train_transform=train_transform)
         if fraction == 1 and train_transform is None:
-            trained, _ = seed_network(network, out, seed, epochs, device)
+            trained = seed_network(network, data, out, seed, epochs, device)
         else:
             trained = train_network(*network_of(network, data), task.train_loader, fraction * epochs, seed, device)
         for use, model in zip(uses, (trained, SymmetryMean(trained)), strict=True):
@@ -121,21 +122,17 @@ def symmetry_figure(networks, source):
         for use, (line, marker, alpha) in styles.items():
             intervals = [each[use] for each in network["accuracy"].values()]
             mean, low, high = (100 * np.array([each[side] for each in intervals]) for side in ("mean", "low", "high"))
-            ax.plot(counts, mean, line, marker=marker, color=COLOURS[name], alpha=alpha)
+            ax.plot(counts, mean, line, marker=marker, color=COLOURS[name], alpha=alpha, label=LABELS[use])
             ax.fill_between(counts, low.clip(0, 100), high.clip(0, 100), color=COLOURS[name], alpha=0.15, linewidth=0)
             for count, each in zip(counts, network["seeds"].values(), strict=True):
                 seeds = 100 * np.array(each[use])
                 ax.plot(np.full(len(seeds), count), seeds, ".", color=COLOURS[name], alpha=0.4, markersize=4)
-            label = "- - without the symmetries" if use == "none" else "— trained and predicting\nwith the symmetries"
-            height, vertical = (0.03, "bottom") if use == "none" else (0.97, "top")
-            ax.text(0.97, height, label, transform=ax.transAxes, ha="right", va=vertical, color=COLOURS[name])
         ax.set_xscale("log")
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.minorticks_off()
         ax.set(xlabel="training images", title=name.upper())
         ax.grid(alpha=0.25)
-    low, high = axes[0].get_ylim()
-    axes[0].set_ylim(low - (high - low) / 8, high + (high - low) / 5)  # room for the labels
+        ax.legend(loc="lower right")
     axes[0].set_ylabel("test accuracy (%)")
     figure.suptitle(plots.titled("The eight symmetries, worth labelled galaxies", source))
     return figure

@@ -25,7 +25,7 @@ from q3_cnn import make_backbone
 from studies.methods.heads import epochs_for, head_accuracy
 from studies.methods.page import table
 from studies.methods.runs import add_study_options, collect, resplit, save_study
-from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
+from studies.methods.statistics import judged, mean_interval, percent, points
 from studies.methods.training import crop_and_normalise, train_network
 
 import matplotlib.pyplot as plt
@@ -55,6 +55,15 @@ def sample(out, seed):
     return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
 
 
+def trained_backbone(out, expected_hash):
+    """Return Q3's backbone, of which `main` has checked where it comes from. Raises ValueError if it has changed."""
+    backbone = make_backbone()
+    load_backbone(backbone, Path(out) / "q3_cnn.pt", load_data(out), force=True)
+    if weights_hash(backbone.state_dict()) != expected_hash:
+        raise ValueError("q3_cnn.pt was changed while the study ran: rerun it")
+    return backbone
+
+
 def backbone_features(backbone, data, task):
     """Return a frozen backbone's features of one crop per image, and the labels, of training and test images."""
     transform = crop_and_normalise(data)
@@ -80,11 +89,7 @@ def fine_tune(network, data, size, epochs, seed, device):
 
 def measure(out, device, seed, epochs, backbone):
     """Return the accuracies of one sample, of each method by size; backbone: the hash of the trained one's weights."""
-    data, original = sample(out, seed), load_data(out)
-    trained = make_backbone()
-    load_backbone(trained, Path(out) / "q3_cnn.pt", original, force=True)  # `main` has checked where it comes from
-    if weights_hash(trained.state_dict()) != backbone:
-        raise ValueError("q3_cnn.pt was changed while the study ran: rerun it")
+    data, trained = sample(out, seed), trained_backbone(out, backbone)
     torch.manual_seed(seed)
     untrained = make_backbone()
     sizes, labels = labelled_sizes(data), data["transfer_train_labels"]
@@ -111,9 +116,7 @@ def summarise(rows, sizes):
         "majority": float(np.mean([row["majority"] for row in rows])),
         "accuracy": {name: [mean_interval(column) for column in values.T] for name, values in accuracy.items()},
         "differences": {
-            f"{first} - {second}": [
-                paired_difference(*columns) for columns in zip(accuracy[first].T, accuracy[second].T, strict=True)
-            ]
+            f"{first} - {second}": [mean_interval(column) for column in (accuracy[first] - accuracy[second]).T]
             for first, second in PAIRS
         },
     }
@@ -139,42 +142,26 @@ def tables(record):
     return lines
 
 
-def transfer_figure(record, source, classes="two"):
+def transfer_figure(record, source, classes):
     """Return a figure of accuracy against the number of labelled galaxies, with 95% bands over samples.
 
     classes: their number in words.
     """
     figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
-    sizes, ends = record["sizes"], {}
+    sizes = record["sizes"]
     for name, intervals in record["accuracy"].items():
         mean, low, high = (100 * np.array([each[key] for each in intervals]) for key in ("mean", "low", "high"))
         ax.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-        ax.plot(sizes, mean, color=COLOURS[name], marker="o")
-        ends[name] = mean[-1]
-    ax.axhline(100 * record["majority"], color="0.6", linestyle="--")
-    ends["majority"] = 100 * record["majority"]
+        ax.plot(sizes, mean, color=COLOURS[name], marker="o", label=LABELS[name])
+    ax.axhline(100 * record["majority"], color="0.6", linestyle="--", label="majority class")
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
-    heights = spread_labels(ends, (ax.get_ylim()[1] - ax.get_ylim()[0]) / 20)
-    for name, height in heights.items():
-        ax.annotate(
-            LABELS.get(name, "majority class"), (sizes[-1], ends[name]), (1.02, height), va="center",
-            textcoords=ax.get_yaxis_transform(), annotation_clip=False, color=COLOURS.get(name, "0.45"),
-            arrowprops={"arrowstyle": "-", "color": "0.7", "relpos": (0, 0.5), "shrinkA": 0},
-        )  # fmt: skip
+    ax.legend()
     ax.set(xlabel=f"labelled galaxies of the {classes} new classes", ylabel="test accuracy (%)")
     ax.grid(alpha=0.25)
     figure.suptitle(plots.titled("What is the pretrained backbone worth?", source))
     return figure
-
-
-def spread_labels(heights, least):
-    """Return heights by name, in order from the lowest, moved up so that neighbours are at least `least` apart."""
-    moved, last = {}, -np.inf
-    for name, height in sorted(heights.items(), key=lambda item: item[1]):
-        moved[name] = last = max(height, last + least)
-    return moved
 
 
 def main():

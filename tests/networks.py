@@ -4,12 +4,15 @@ from common.galaxies.appearance import appearance_range
 from common.galaxies.facts import CLASS_NAMES
 from common.storage.artifacts import save_json, save_tensors
 from common.storage.checkpoint import weights_hash
-from use.trained import NETWORKS
+from use.trained import NETWORKS, load_network
 
 import h5py
 import numpy as np
 import torch
 from PIL import Image
+from torchvision import transforms
+
+NINE = [(top, left) for top in (0, 10, 20) for left in (0, 10, 20)]  # crops of a picture of 69 pixels
 
 
 def galaxies(count, size=69, seed=0):
@@ -47,6 +50,7 @@ def save_network(folder, name="q3_cnn", size=69, source="synthetic", **changes):
     network = NETWORKS[name]()
     with torch.no_grad():
         list(network.parameters())[-2].mul_(20)  # so that probabilities differ
+    trained = network[-1] if name == "q5_transfer" else network
     images = torch.from_numpy(galaxies(200, size)).permute(0, 3, 1, 2)
     class_names = list(CLASS_NAMES[8:] if name == "q5_transfer" else CLASS_NAMES[:8])
     record = {
@@ -61,14 +65,26 @@ def save_network(folder, name="q3_cnn", size=69, source="synthetic", **changes):
         "image_size": size,
         "appearance": appearance_range(images),
         "train_counts": list(range(10, 10 + len(class_names))),
+        "test_counts": [40] * len(class_names),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "trainable_parameters": sum(parameter.numel() for parameter in trained.parameters()),
         "test_loss": 0.5,
         "test_accuracy": 0.75,
         "test_accuracy_interval": [0.7, 0.8],
         "test_count": 300,
+        "recall": [0.75] * len(class_names),
         "majority_accuracy": 0.34,
         **changes,
     }
     save_tensors(network.state_dict(), folder / f"{name}.pt")
     save_json(record, folder / f"{name}.json")
     return folder / f"{name}.pt"
+
+
+def plain_logits(path, images, corners=NINE):
+    """Return the logits, float64 (crops, n, k), of crops of images, uint8 (n, 3, h, w), by torchvision's transforms."""
+    network, record, _ = load_network(path)
+    normalize = transforms.Normalize(record["mean"], record["std"])
+    with torch.no_grad():
+        crops = [normalize(images[:, :, y : y + 48, x : x + 48].float()).double() for y, x in corners]
+        return torch.stack([network.double()(each) for each in crops])

@@ -85,7 +85,7 @@ TESTS = {
     "a Dask worker dies": "test_dask.test_when_a_worker_is_killed_nothing_is_lost",
     "`--dask` is a wrong": "test_dask.test_a_wrong_address_is_one_sentence",
     "a Dask worker does not": "test_dask.test_what_a_worker_does_not_see_is_named_in_one_sentence",
-    "the `temperature` in": "test_calibration.test_a_temperature_that_is_no_number_above_0_is_refused",
+    "the `temperature` in": "test_trained.test_a_record_with_another_kind_of_value_is_refused",
     "`--csv answers.fits` or": (
         "test_predict_files.test_a_table_that_cannot_be_written_is_refused_before_anything_is_read"
     ),

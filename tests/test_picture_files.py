@@ -2,17 +2,14 @@
 
 import csv
 import gzip
-import io
 import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from common.galaxies.pictures import find_pictures, listed_paths, read_pictures
 from common.storage.streams import printable
-from predict import paths_from
 
 import h5py
 import numpy as np
@@ -70,12 +67,6 @@ def test_every_picture_in_a_folder_is_found_by_its_first_bytes_and_the_rest_coun
     assert failed == {f"{tmp_path}/cut.jpg": "is neither JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 nor FITS"}
     for name in (names["PNG"], names["TIFF"], names["BMP"], "cutouts[0]"):
         assert np.array_equal(read[f"{tmp_path}/{name}"], np.asarray(image))
-
-
-def test_a_folder_of_pictures_alone_says_nothing(tmp_path, image, capsys):
-    image.save(tmp_path / "a.png")
-    assert found_in(tmp_path) == ["a.png"]
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("content", "why"), [
@@ -195,9 +186,3 @@ def test_odd_names_in_lists_are_kept(tmp_path):
     assert listed_paths(content) == [f"{tmp_path}/a\r", f"{tmp_path}/b"]
     assert listed_paths(b"two\nlines\0gal\xe9.png\0") == ["two\nlines", LATIN]
     assert listed_paths(b"") == []
-
-
-def test_predict_takes_the_bytes_on_stdin_for_a_list(monkeypatch):
-    listed = b"\xef\xbb\xbfa.png\r\n\r\ngal\xe9.png\r\n"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
-    assert paths_from(["first.png", "-", ""]) == ["first.png", "a.png", LATIN]

@@ -1,5 +1,5 @@
-import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from common.ensemble import grid, share_layers
 from common.galaxies.appearance import MEASURES, appearance, appearance_range, out_of_range
 from common.galaxies.facts import CLASS_NAMES
 from common.hardware.layers import reorder_layers
-from common.storage.artifacts import load_json, load_tensors
+from common.storage.artifacts import load_json
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 from use.trained import load_network
@@ -19,12 +19,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, error_of, run, run_well
-from networks import galaxies, save_network, save_pictures
+from networks import galaxies, plain_logits, save_network, save_pictures
 from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, recall_score
 from torch import nn
 from torchvision import transforms
-from torchvision.transforms import functional
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +42,11 @@ def predicted(folder, *args):
     return json.loads((folder / "answers.json").read_text()), printed
 
 
-def plain_probabilities(folder, pixels, corners):
-    """One picture's probabilities by torchvision's transforms and the plain network, crop by crop: (crops, 8)."""
-    record, network = load_json(folder / "q3_cnn.json"), make_cnn().eval()
-    network.load_state_dict(load_tensors(folder / "q3_cnn.pt", "q3_cnn.py"))
-    normalize = transforms.Normalize(record["mean"], record["std"])
-    image = torch.from_numpy(pixels).permute(2, 0, 1).float()
-    crops = [normalize(functional.crop(image, top, left, 48, 48)) for top, left in corners]
-    with torch.no_grad():
-        return torch.stack([network(crop[None])[0].double().softmax(0) for crop in crops])
-
-
 def test_records_hold_the_means_over_nine_crops_of_the_plain_network(folder):
     records, _ = predicted(folder)
     names = load_json(folder / "q3_cnn.json")["class_names"]
-    corners = [(top, left) for top in (0, 10, 20) for left in (0, 10, 20)]
-    for record, pixels in zip(records, galaxies(10, seed=5), strict=True):
-        each = plain_probabilities(folder, pixels, corners)
+    images = torch.from_numpy(galaxies(10, seed=5)).permute(0, 3, 1, 2)
+    for record, each in zip(records, plain_logits(folder / "q3_cnn.pt", images).softmax(2).unbind(1), strict=True):
         mean = each.mean(0).numpy()
         np.testing.assert_allclose(record["probabilities"], mean, atol=1e-5)
         first, second = np.argsort(-mean)[:2]
@@ -104,8 +91,9 @@ def test_one_crop_is_the_central_one_and_symmetries_are_the_eight_of_a_square(fo
     records, _ = predicted(folder, "--crops", 1, "--symmetries")
     pixels = galaxies(1, seed=5)[0]
     ways = [np.rot90(way, turns) for way in (pixels, pixels[:, ::-1]) for turns in range(4)]
-    each = [plain_probabilities(folder, np.ascontiguousarray(way), [(10, 10)])[0] for way in ways]
-    np.testing.assert_allclose(records[0]["probabilities"], torch.stack(each).mean(0), atol=1e-5)
+    images = torch.from_numpy(np.stack(ways)).permute(0, 3, 1, 2)
+    [each] = plain_logits(folder / "q3_cnn.pt", images, [(10, 10)]).softmax(2)
+    np.testing.assert_allclose(records[0]["probabilities"], each.mean(0), atol=1e-5)
 
 
 def test_grids_are_square_and_fit():
@@ -121,7 +109,7 @@ def test_grids_are_square_and_fit():
 
 
 @pytest.mark.parametrize("make_network", [make_fcn, make_cnn, lambda: nn.Sequential(make_backbone(), nn.Linear(64, 2))])
-@pytest.mark.parametrize(("size", "crops"), [(69, 1), (69, 4), (69, 9), (69, 144), (64, 9), (100, 4), (53, 36)])
+@pytest.mark.parametrize(("size", "crops"), [(69, 1), (69, 9), (100, 4), (53, 36)])
 def test_layers_that_are_shared_by_the_windows_give_what_the_network_gives_window_by_window(make_network, size, crops):
     torch.manual_seed(crops)
     network, corners = make_network().double().eval(), np.array(grid(size, crops))
@@ -156,16 +144,6 @@ def test_the_networks_of_the_chain_predict_and_say_which_classes_they_know(
     assert len(record["probabilities"]) == len(known)
     assert sum(record["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert record["out_of_range"] == out_of_range(image[None], load_json(out / f"{name}.json")["appearance"])[0]
-
-
-def test_a_class_without_training_images_is_not_called_known(folder, tmp_path):
-    path = save_network(tmp_path, train_counts=[9, 9, 9, 9, 9, 0, 9, 9], other_class_names=[])
-    outputs = ("--html", tmp_path / "a.html")
-    printed = run_well("predict.py", folder / "pictures" / "g0.png", "--model", path, *outputs)
-    names = [name for name in CLASS_NAMES[:8] if name != CLASS_NAMES[5]]
-    sentence = f"It knows 7 classes: {'; '.join(names)}. It never learned, and cannot recognize: {CLASS_NAMES[5]}."
-    assert sentence in printed
-    assert sentence in (tmp_path / "a.html").read_text()
 
 
 def test_training_records_how_its_images_look(synthetic_run):
@@ -214,18 +192,6 @@ def test_the_table_is_aligned(folder):
     assert len({line.index("%") for line in lines[1:]}) == 1
 
 
-def test_csv_holds_what_json_holds(folder):
-    records, _ = predicted(folder, "--csv", folder / "answers.csv")
-    names = load_json(folder / "q3_cnn.json")["class_names"]
-    with open(folder / "answers.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row, record in zip(rows, records, strict=True):
-        assert row["file"] == record["file"]
-        assert int(row["class"]) == record["class"]
-        assert row["class_name"] == names[record["class"]]
-        assert [float(row[f"p_{label}"]) for label in range(len(names))] == record["probabilities"]
-
-
 def test_truth_adds_accuracy_and_a_confusion_matrix(folder, tmp_path):
     records, _ = predicted(folder)
     names = load_json(folder / "q3_cnn.json")["class_names"]
@@ -261,18 +227,6 @@ def test_truth_adds_accuracy_and_a_confusion_matrix(folder, tmp_path):
     page = (tmp_path / "a.html").read_text()
     assert page.count("✗ true:") == 3
     assert "Accuracy 62.5%" in page
-
-
-@pytest.mark.parametrize(("rows", "message"), [
-    ("a.png,9", "line 1: must be name,class with a class of 0 to 7"),
-    ("name,class\na.png,0\nb.png,Barred", "line 3: must be"),
-    ("a.png", "line 1: must be"),
-    ("name,class", "holds no true class"),
-])  # fmt: skip
-def test_a_truth_file_that_cannot_be_used_is_refused(folder, tmp_path, rows, message):
-    (tmp_path / "truth.csv").write_text(rows)
-    model = ("--model", folder / "q3_cnn.pt")
-    assert message in error_of(run("predict.py", folder / "pictures", *model, "--truth", tmp_path / "truth.csv"))
 
 
 def test_the_contact_sheet_is_one_file_grouped_by_class_the_least_certain_first(folder, tmp_path):
@@ -311,12 +265,15 @@ def test_explain_shows_where_the_answer_comes_from(folder, tmp_path):
 
 
 def test_paths_come_from_stdin_and_failures_end_with_status_2(folder, tmp_path):
-    listed = f"{folder}/pictures/g0.png\n\nnone.png\n{folder}/pictures/g1.png\n"
+    listed = b"\xef\xbb\xbf%b/pictures/g0.png\r\n\r\nnone\xe9.png\r\n%b/pictures/g1.png\r\n" % (
+        (os.fsencode(folder),) * 2
+    )
     outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
-    command = [sys.executable, ROOT / "predict.py", "-", "--model", folder / "q3_cnn.pt", *outputs]
-    done = subprocess.run(command, input=listed, capture_output=True, text=True, check=False, cwd=tmp_path)
+    command = [sys.executable, ROOT / "predict.py", "-", "", "--model", folder / "q3_cnn.pt", *outputs]
+    done = subprocess.run(command, input=listed, capture_output=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["error: none.png: No such file or directory", "1 of 3 files could not be read."]
+    errors = [r"error: none\xe9.png: No such file or directory", "1 of 3 files could not be read."]
+    assert done.stderr.decode().splitlines() == errors
     records = json.loads((tmp_path / "a.json").read_text())
     assert [record["file"] for record in records] == [f"{folder}/pictures/g{number}.png" for number in (0, 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]  # and nothing else

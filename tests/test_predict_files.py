@@ -5,19 +5,20 @@ import io
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from common import cli
-from use.answer import picture_id
+from common.galaxies.pictures import picture_id
+from use.output import FeaturesFile, table_format
 from use.truth import Truth
 
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, error_of, run, run_well
+from conftest import ROOT, error_of, run
 from forked import start
 from networks import galaxies, save_network, save_pictures
 from PIL import Image
@@ -86,6 +87,7 @@ def test_pieces_of_a_catalogue_stack_in_astropy(folder, tmp_path):
     for piece, name in zip(pieces, "ab", strict=True):  # floats, to the last bit
         for row, record in zip(piece, json.loads((tmp_path / f"{name}.json").read_text()), strict=True):
             assert [row[f"p_{label}"] for label in range(8)] == record["probabilities"]
+            assert (row["class"], row["class_name"]) == (record["class"], record["class_name"])
 
 
 def names_of_all_kinds(folder):
@@ -151,17 +153,18 @@ def test_ids_that_cannot_be_used_are_named_in_a_line(folder, tmp_path):
     ]
 
 
-def test_a_table_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
-    (tmp_path / "astropy.py").write_text("raise ImportError")
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo.fits")
-    for name, sentence, environment in (
-        ("a.fits", "needs astropy: pip install astropy", {"PYTHONPATH": str(tmp_path)}),
-        ("a.fits.gz", "compressed tables are not written: leave out .gz", {}),
-        ("fifo.fits", "is a device or a pipe", {}),
+    for name, sentence in (
+        ("a.fits.gz", "compressed tables are not written: leave out .gz"),
+        ("fifo.fits", "is a device or a pipe"),
     ):
         options = ("--model", tmp_path / "none.pt", "--csv", tmp_path / name)
-        assert sentence in error_of(run("predict.py", tmp_path / "none.png", *options, **environment))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["astropy.py", "fifo.fits"]
+        assert sentence in error_of(run("predict.py", tmp_path / "none.png", *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo.fits"]
+    monkeypatch.setitem(sys.modules, "astropy", None)
+    with pytest.raises(ValueError, match=r"^--csv a\.fits: writing it needs astropy: pip install astropy$"):
+        table_format("a.fits")
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -196,6 +199,9 @@ def test_the_exact_name_comes_first_and_a_row_of_another_picture_is_nobodys(tmp_
     (("a.png,Barred",), (), "truth.csv, line 1: must be name,class with a class of 0 to 2, or its name: spiral"),
     (("name,class", "name,class"), (), "truth.csv, line 2: must be"),
     (("", "name,class", "1.jpg,"), (), "truth.csv, line 3: must be"),
+    (("1.jpg,3",), (), "truth.csv, line 1: must be name,class with a class of 0 to 2"),
+    (("1.jpg",), (), "truth.csv, line 1: must be"),
+    (("name,class",), (), "truth.csv holds no true class"),
     (("100008,Unknown", "2,0"), (), "truth.csv, line 1: must be"),
     (("name,class", ",0"), (), "truth.csv, line 2: must be"),
     (("name,-1", "1.jpg,0"), (), "truth.csv, line 1: must be"),
@@ -259,30 +265,32 @@ def test_a_list_on_stdin_and_pictures_in_a_folder_are_inputs_too(folder, tmp_pat
 
 def test_devices_pipes_and_links_are_written_through(folder, tmp_path):
     picture = folder / "pictures" / "100008.jpg"
-    device = os.stat("/dev/null").st_rdev
-    outputs = ("--csv", "/dev/null", "--json", "/dev/null", "--html", "/dev/null")
-    assert predict(folder, picture, *outputs).returncode == 0
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    assert os.stat("/dev/null").st_rdev == device
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("real.csv")
-    os.mkfifo(tmp_path / "fifo")
-    read = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "fifo").read_text()))
-    reader.start()
-    done = predict(folder, picture, "--csv", tmp_path / "link.csv", "--json", tmp_path / "fifo")
-    reader.join(60)
+    fifos, readers = [tmp_path / "json", tmp_path / "html"], ThreadPoolExecutor(2)
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    records, page = (readers.submit(fifo.read_text) for fifo in fifos)
+    done = predict(folder, picture, "--csv", tmp_path / "link.csv", "--json", fifos[0], "--html", fifos[1])
     assert done.returncode == 0
-    assert [record["file"] for record in json.loads(read[0])] == [str(picture)]
+    assert [record["file"] for record in json.loads(records.result(60))] == [str(picture)]
+    assert "</html>" in page.result(60)
     assert (tmp_path / "link.csv").is_symlink()
     assert [row["file"] for row in rows_of(tmp_path / "real.csv")] == [str(picture)]
-    (tmp_path / "lost.html").symlink_to("nowhere")
-    for path, reason in (
-        (tmp_path / "lost.html", "symbolic link to nowhere"),
-        (tmp_path, "is a folder"),
-        ("", "empty"),
-    ):
-        assert reason in error_of(predict(folder, picture, "--html", path))
+    assert "--html: the name of the file is empty" in error_of(predict(folder, picture, "--html", ""))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_features_are_as_many_as_the_backbone_has(tmp_path, count):
+    file, features = FeaturesFile(tmp_path / "a.npz"), np.random.default_rng(0).random((count, 32), np.float32)
+    file.open()
+    for number, row in enumerate(features):
+        file.write({"file": f"{number}.png", "id": str(number)}, None, row)
+    file.complete()
+    file.rename()
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["features"].shape == (count, 32 if count else 64)
+        assert found["features"].tolist() == features.tolist()
 
 
 def test_on_standard_output_the_csv_stands_alone(folder):
@@ -336,10 +344,3 @@ def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, tmp_path, encoding)
         for character in set(original):
             escape = character.encode(encoding, "backslashreplace").decode(encoding)
             assert text.count(escape) >= original.count(character)
-
-
-def test_the_summary_is_printed_and_saved_on_a_terminal_of_old(synthetic_run, tmp_path):
-    shutil.copytree(synthetic_run[0], tmp_path / "run")
-    printed = run_well("summary.py", "--out", tmp_path / "run", PYTHONIOENCODING="cp437:strict")
-    assert "\\u2013" in printed
-    assert "–" in (tmp_path / "run" / "summary.txt").read_text()

@@ -4,7 +4,7 @@ import struct
 import tracemalloc
 import zlib
 
-from common.galaxies.pictures import READ_AHEAD, central_square, find_pictures, read_pictures
+from common.galaxies.pictures import READ_AHEAD, central_square, read_pictures
 
 import h5py
 import numpy as np
@@ -43,11 +43,8 @@ def test_lossless_formats_give_the_mean_over_each_area(tmp_path, galaxy, name):
     assert abs(read(saved(tmp_path / name, galaxy, **options)) - halved(galaxy)).max() <= 1  # PIL rounds twice
 
 
-def test_jpeg_and_gif_are_close_to_the_picture(tmp_path, galaxy):
+def test_jpeg_is_close_to_the_picture(tmp_path, galaxy):
     assert abs(read(saved(tmp_path / "a.jpg", galaxy, quality=95)) - halved(galaxy)).mean() < 3
-    frames = [Image.fromarray(galaxy), Image.new("RGB", (138, 138), "white")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert abs(read(tmp_path / "a.gif") - halved(galaxy)).mean() < 6  # 256 colours; of the first frame
 
 
 def test_a_large_jpeg_decoded_at_a_lower_scale_is_close_to_the_whole_one(tmp_path):
@@ -73,24 +70,12 @@ def test_transparent_pixels_are_black(tmp_path, galaxy):
     assert abs(picture[35:] - halved(galaxy)[35:]).max() <= 1
 
 
-def test_sixteen_bits_are_scaled_to_eight(tmp_path, galaxy):
-    grey = galaxy[..., 0].astype(np.uint16) * 257
-    for name in ("a.png", "a.tif"):
-        picture = read(saved(tmp_path / name, Image.fromarray(grey)))
-        assert abs(picture - halved(galaxy[..., :1])).max() <= 1
-
-
 def png(header, rows):
     """A PNG file's bytes, for what PIL cannot write."""
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
-
-
-def test_sixteen_bits_per_colour_are_scaled_to_eight(tmp_path, galaxy):
-    (tmp_path / "a.png").write_bytes(colour_png(galaxy.astype(np.uint16) * 257))
-    assert abs(read(tmp_path / "a.png") - halved(galaxy)).max() <= 1
 
 
 def colour_png(pixels):
@@ -117,9 +102,10 @@ def colour_tiff(pixels, planes=False):
     return b"II*\0" + struct.pack("<I", end + len(tail)) + data + tail + directory
 
 
-@pytest.mark.parametrize(("bits", "top"), [
-    (8, 255), (8, 99), (10, 256), (10, 777), (10, 1023), (12, 1024), (12, 4095), (16, 4096), (16, 65535)])  # fmt: skip
-@pytest.mark.parametrize("kind", ["a.png", "a.tif", "colour.png"])
+@pytest.mark.parametrize(("kind", "bits", "top"), [
+    ("a.png", 8, 255), ("a.png", 8, 99), ("a.png", 10, 256), ("a.png", 10, 1023), ("a.png", 12, 1024),
+    ("a.png", 12, 4095), ("a.png", 16, 4096), ("a.png", 16, 65535), ("a.tif", 10, 777), ("a.tif", 16, 65535),
+    ("colour.png", 10, 777), ("colour.png", 16, 65535)])  # fmt: skip
 def test_sixteen_bits_that_hold_fewer_are_scaled_by_those_and_that_is_said(tmp_path, capsys, galaxy, kind, bits, top):
     path, colours = tmp_path / kind, galaxy if kind == "colour.png" else galaxy[..., :1]
     stored = np.round(colours / colours.max() * top).astype(np.uint16)
@@ -156,8 +142,9 @@ def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_pa
     assert capsys.readouterr().err == f"{path}: holds several pictures, of which the first is read\n"
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("name", "orientation"), [
+    *((name, orientation) for name in ("a.jpg", "a.tif") for orientation in range(1, 9)), ("a.png", 6), ("a.webp", 7),
+])  # fmt: skip
 def test_exif_orientation_is_undone(tmp_path, galaxy, name, orientation):
     wide = np.concatenate([galaxy, galaxy[:, :40]], axis=1)
     inverse = {1: [], 2: ["H"], 3: ["R", "R"], 4: ["R", "R", "H"], 5: ["T"], 6: ["R"], 7: ["R", "R", "T"], 8: ["R"] * 3}
@@ -215,9 +202,6 @@ def test_a_fits_cube_is_made_a_picture_by_lupton(tmp_path):
     middle = picture[30:39, 30:39].mean((0, 1))
     assert middle[0] > middle[1] > middle[2]
     assert middle.mean() > 3 * picture[:8].mean()
-    fits.PrimaryHDU(cube[0]).writeto(tmp_path / "b.fits")
-    with pytest.raises(ValueError, match="no cube of three bands"):
-        read(tmp_path / "b.fits")
 
 
 def png_header(width, height):
@@ -273,34 +257,11 @@ def test_what_cannot_be_read_says_why_and_the_rest_goes_on(tmp_path, galaxy):
         file["images"] = np.zeros((2, 3, 69, 69), dtype=np.uint8)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "nothing").mkdir()
-    names = (
-        "cut.png",
-        "text.jpg",
-        "empty.png",
-        "damaged.png",
-        "float.tif",
-        "other.h5",
-        "pipe.png",
-        "nothing",
-        "none.png",
-    )
-    paths = [part for name in names for part in (tmp_path / name, whole)]
+    unreadable = [*(path for path in tmp_path.iterdir() if path != whole), tmp_path / "none.png"]
+    paths = [part for path in unreadable for part in (path, whole)]
     found = list(read_pictures(paths, 69))
     assert all(isinstance(picture, Exception) and str(picture) for _, picture in found[::2])
     assert all(np.array_equal(picture, found[1][1]) for _, picture in found[1::2])
-
-
-def test_folders_are_searched_below_in_order_and_hidden_files_left_out(tmp_path):
-    (tmp_path / "more" / "deep").mkdir(parents=True)
-    for name in ("more/b.JPG", "more/a.png", "more/deep/c.fits", "more/.hidden.png", "more/notes.txt", "z.tif"):
-        (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in find_pictures([tmp_path / "z.tif", tmp_path / "more"])]
-    assert found == [
-        "z.tif",
-        "more/a.png",
-        "more/b.JPG",
-        "more/deep/c.fits",
-    ]
 
 
 def test_few_pictures_are_read_ahead(tmp_path, galaxy):

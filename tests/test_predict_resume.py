@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from copy import deepcopy
 
+from common.storage.artifacts import load_json
 from use import output
 from use.journal import Journal
 from use.output import JsonFile, Sheet
@@ -55,10 +56,7 @@ def interrupted(folder, out, ending, more=()):
     before = part.stat().st_size if part.exists() else 0
     process = start("predict.py", *arguments(folder, out, *more), log="/dev/null", errors=errors)
     while process.is_alive() and not (
-        part.exists()
-        and part.stat().st_size > before + 5000
-        and journal.exists()
-        and journal.read_bytes().count(b"\n") > 1
+        part.exists() and part.stat().st_size > before + 5000 and load_json(journal)["progress"]["done"]
     ):
         time.sleep(0.02)
     os.kill(process.pid, ending)
@@ -74,11 +72,11 @@ def same_as_whole(folder, out):
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS.values())
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_keeps_its_rows_and_resumes_to_the_same_bytes(folder, tmp_path, ending):
     (tmp_path / "a.csv").write_text("old")
     status, errors = interrupted(folder, tmp_path, ending)
-    assert status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[ending]
+    assert status == {signal.SIGINT: 130, signal.SIGKILL: -9}[ending]
     assert (tmp_path / "a.csv").read_text() == "old"
     rows = (tmp_path / "a.csv.part").read_text().splitlines()
     assert (folder / "whole" / "a.csv").read_text().splitlines()[: len(rows) - 1] == rows[:-1]
@@ -106,16 +104,14 @@ def test_files_that_are_written_as_a_whole_resume_to_the_same_bytes(folder, tmp_
     table = tmp_path / "new" / "a.fits"
     others = ("--features", table.with_suffix(".npz"), "--json", table.with_suffix(".json"))
     arguments = [*given, "--csv", table, *others]
-    for more in ((), ("--resume",)):
-        process = start("predict.py", *arguments, *more, log="/dev/null", errors=tmp_path / "stderr")
-        part = table.with_name(f"{table.name}.part")
-        before = part.stat().st_size if more else 0
-        while process.is_alive() and not (part.exists() and part.stat().st_size > before + 50_000):
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGTERM)
-        process.join()
-        assert process.exitcode == 143
-        assert not table.exists()
+    process = start("predict.py", *arguments, log="/dev/null", errors=tmp_path / "stderr")
+    part = table.with_name(f"{table.name}.part")
+    while process.is_alive() and not (part.exists() and part.stat().st_size > 50_000):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 143
+    assert not table.exists()
     assert run("predict.py", *arguments, "--resume").returncode == 0
     assert table.read_bytes() == (tmp_path / "whole.fits").read_bytes()
     assert table.with_suffix(".npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
@@ -127,10 +123,6 @@ def test_what_was_torn_is_written_anew_and_a_run_may_be_interrupted_again(folder
     interrupted(folder, tmp_path, signal.SIGKILL)
     with open(tmp_path / "a.csv.part", "ab") as file:
         file.write(b"cutouts.h5[2000],cutouts[20")
-    content = (tmp_path / "a.json.part").read_bytes()
-    (tmp_path / "a.json.part").write_bytes(content[:-10])
-    with open(tmp_path / "a.csv.resume", "ab") as file:
-        file.write(b'{"predicted": [1')
     assert interrupted(folder, tmp_path, signal.SIGTERM, ["--resume"])[0] == 143
     assert run("predict.py", *arguments(folder, tmp_path, "--resume")).returncode == 2
     same_as_whole(folder, tmp_path)
@@ -172,23 +164,41 @@ def interrupted_in_a_batch(path):
     return before.predicted, before.confusion, before.log_loss
 
 
+def test_a_part_that_is_shorter_than_it_was_is_begun_again(tmp_path):
+    path, part = tmp_path / "a.json", tmp_path / "a.json.part"
+    interrupted_in_a_batch(path)
+    part.write_bytes(part.read_bytes()[:-1])
+    assert interrupted_in_a_batch(path)[0] == [0, 0]
+
+
+def test_the_journal_stays_as_small_as_its_record(tmp_path):
+    journal, sizes = Journal([JsonFile(tmp_path / "a.json")], {}, classes=2), set()
+    with journal.writing(resume=False) as progress:
+        for _ in range(9):
+            journal.last_saved = float("-inf")
+            progress.count([0.3, 0.7], 1, None)
+            journal.mark()
+            sizes.add(journal.path.stat().st_size)
+    assert len(sizes) == 1
+
+
 def test_what_is_counted_after_the_last_mark_is_not_kept(tmp_path):
     counts = [interrupted_in_a_batch(tmp_path / "a.json") for _ in range(3)]
     assert counts[0] == ([0, 0], [[0, 0], [0, 0]], 0)
     assert counts[1] == counts[2] == ([0, 1], [[0, 1], [0, 0]], -np.log(0.3))
 
 
-@pytest.mark.parametrize("resume", [(), ("--resume",)])
-def test_of_two_runs_at_once_the_second_is_refused(folder, tmp_path, resume):
+def test_of_two_runs_at_once_the_second_is_refused(folder, tmp_path):
     process = start("predict.py", *arguments(folder, tmp_path), log="/dev/null")
     try:
         while process.is_alive() and not (tmp_path / "a.csv.part").exists():
             time.sleep(0.02)
-        error = error_of(run("predict.py", *arguments(folder, tmp_path, *resume)))
+        errors = [error_of(run("predict.py", *arguments(folder, tmp_path, *more))) for more in ((), ("--resume",))]
     finally:
         process.kill()
         process.join()
-    assert error == f"error: {tmp_path}: another run is writing a.csv.resume there: wait for it, or write elsewhere"
+    error = f"error: {tmp_path}: another run is writing a.csv.resume there: wait for it, or write elsewhere"
+    assert errors == [error, error]
     assert run("predict.py", *arguments(folder, tmp_path, "--resume")).returncode == 2
     same_as_whole(folder, tmp_path)
 

@@ -1,8 +1,8 @@
 from common.calibration import fit_temperature, negative_log_likelihood
-from studies.methods import reliability
-from studies.methods.baselines import nearest_neighbours
+from studies.calibration import calibration_error, equal_bins
 from studies.methods.heads import epochs_for, head_accuracy
-from studies.methods.statistics import mean_interval, paired_difference, significant_sign, variance_components
+from studies.methods.statistics import judged, mean_interval, paired_difference, variance_components
+from studies.seeds import nearest_neighbours
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def test_a_paired_difference_is_that_of_the_paired_t_test():
     assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-@pytest.mark.parametrize(("values", "sign"), [
-    ([0.1, 0.11], 1), ([-0.1, -0.11, -0.1], -1), ([-0.1, 0.2], 0), ([0.4], 0),
-    ([0.5, 0.5], 0), ([0.1, 0.1, 0.1], 0)])  # fmt: skip
-def test_a_sign_is_significant_where_the_interval_says_so_but_not_of_one_value_or_of_equal_ones(values, sign):
+@pytest.mark.parametrize(("values", "significant"), [
+    ([0.1, 0.11], True), ([-0.1, -0.11, -0.1], True), ([-0.1, 0.2], False), ([0.4], False),
+    ([0.5, 0.5], False), ([0.1, 0.1, 0.1], False)])  # fmt: skip
+def test_a_sign_is_significant_where_the_interval_says_so_but_not_of_one_value_or_of_equal_ones(values, significant):
     interval = mean_interval(values)
-    assert significant_sign(interval) == sign
+    assert judged(interval).endswith(", not distinguishable from zero") != significant
     assert np.isnan([interval["sd"], interval["low"], interval["high"]]).all() == (len(values) == 1)
 
 
@@ -71,10 +71,9 @@ def test_the_calibration_error_is_that_of_a_loop_over_bins():
     order, error = sorted(range(203), key=lambda i: confidence[i]), 0
     for group in np.array_split(order, 10):
         error += abs(sum(correct[i] for i in group) - sum(confidence[i] for i in group)) / 203
-    assert reliability.calibration_error(confidence, correct) == pytest.approx(error, rel=1e-12)
-    assert reliability.calibration_error(np.array([0.5] * 10), np.arange(10) < 7, bins=1) == pytest.approx(0.2)
+    assert calibration_error(confidence, correct) == pytest.approx(error, rel=1e-12)
     with pytest.raises(ValueError, match="9 predictions are too few for 10 reliability bins"):
-        reliability.equal_bins(confidence[:9], correct[:9])
+        equal_bins(confidence[:9], correct[:9])
 
 
 def test_the_temperature_is_found_again_where_it_is_known_and_is_the_best_of_a_grid():

@@ -11,7 +11,6 @@ from conftest import error_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 CROPS = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
@@ -21,14 +20,11 @@ def forms(network):
     weights = network.state_dict()
     return {
         "model.": {"state_dict": {f"model.{key}": value for key, value in weights.items()}, "epoch": 3},
-        "net": {"net": {f"module.{key}": value for key, value in weights.items()}, "acc": 90.5},
-        "averaged": AveragedModel(network).state_dict(),
         "other names": {f"layer{key.replace('.', '_', key.count('.') - 1)}": value for key, value in weights.items()},
-        "float64": {key: value.double() for key, value in weights.items()},
     }
 
 
-@pytest.mark.parametrize("form", ["model.", "net", "averaged", "other names", "float64"])
+@pytest.mark.parametrize("form", ["model.", "other names"])
 @pytest.mark.parametrize("name", ["q2_fcn", "q3_cnn", "q5_transfer"])
 def test_a_network_is_found_in_other_peoples_checkpoints(name, form, tmp_path, capsys):
     path = save_network(tmp_path, name)
@@ -67,7 +63,8 @@ def test_predict_takes_another_ones_checkpoint_and_says_what_its_record_lacks(tm
     assert error.endswith("write it, with source, class_names, mean, std, image_size")
     save_json({key: record[key] for key in NEEDED}, path.with_suffix(".json"))
     printed = run_well("predict.py", tmp_path / "a.png", "--model", path, "--json", tmp_path / "found.json")
-    assert f"{path}: a network of q3_cnn.py, found under 'state_dict', its names begin with 'model.'" in printed
+    sentence = f"{path}: a network of q3_cnn.py, found under 'state_dict', its names begin with 'model.'"
+    assert printed.count(sentence) == 1
     assert found_in(tmp_path / "own.json") == found_in(tmp_path / "found.json")
 
 
@@ -81,20 +78,16 @@ def found_in(path):
     ("mean", 0.5, "a list of three numbers"), ("std", [1, 2], "a list of three numbers above 0"),
     ("std", [30, 0, 30], "a list of three numbers above 0"), ("mean", [1, None, 2], "a list of three numbers"),
     ("image_size", "69", "a whole number from 48 on"), ("image_size", 32, "a whole number"), ("source", None, "a text"),
+    *(("temperature", value, "a number above 0") for value in (0, -1.5, "1.5", None, [1])),
 ])  # fmt: skip
 def test_a_record_with_another_kind_of_value_is_refused(key, value, words, tmp_path):
     path = save_network(tmp_path, **{key: value})
-    with pytest.raises(ValueError, match=rf"q3_cnn.json: {key} is not {words}"):
+    with pytest.raises(ValueError, match=rf"q3_cnn\.json: {key} is not {words}"):
         load_network(path)
 
 
-def test_a_backbone_predicts_nothing_and_two_networks_are_one_too_many(tmp_path):
+def test_a_backbone_predicts_nothing(tmp_path):
     network, _, _ = load_network(save_network(tmp_path))
     torch.save({"backbone": network[0].state_dict()}, tmp_path / "backbone.pt")
     with pytest.raises(ValueError, match=r"backbone.pt holds a cnn_backbone without a head, which knows no classes"):
         load_network(tmp_path / "backbone.pt")
-    torch.save({"cnn": network.state_dict(), "ema": AveragedModel(network).state_dict()}, tmp_path / "two.pt")
-    with pytest.raises(
-        ValueError, match=r"two.pt holds two state_dicts: expected one alone, found cnn.0.0.weight and ema"
-    ):
-        load_network(tmp_path / "two.pt")

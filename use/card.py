@@ -18,7 +18,7 @@ KINDS = {
     "q5_transfer": ("Transferred network for galaxies", "A convolutional network with a frozen, transferred backbone"),
 }
 FEW = 50  # training images of a class, below which the card warns
-NEEDED = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
+METRICS = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
 SETTINGS = ("epochs", "batch_size", "lr", "precision", "symmetries", "seed")
 ABOUT = ("author", "license", "survey", "pixel_scale")  # what no record tells: options of export.py
 # The Hub's licence identifiers: docs/hub/repositories-licenses.md of github.com/huggingface/hub-docs, 008d54d.
@@ -37,38 +37,6 @@ GALAXY10 = (
     "(Lintott et al. 2008, MNRAS 389, 1179)."
 )
 EFIGI = "The images are of the EFIGI catalogue: Baillard et al. 2011, A&A 532, A74."
-ONNX_EXAMPLE = """\
-import json
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-session = onnxruntime.InferenceSession("model.onnx")
-names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-image = Image.open("galaxy.png").convert("RGB").resize(({size}, {size}), Image.Resampling.BOX)
-crops = np.asarray(image)[None, {start}:{stop}, {start}:{stop}]  # the centre, uint8 (1, {crop}, {crop}, 3)
-logits, probabilities = session.run(["logits", "probabilities"], {{"crops": crops}})
-print(*(f"{{p:6.1%}}  {{name}}" for p, name in zip(probabilities[0], names)), sep="\\n")
-"""
-TORCH_EXAMPLE = """\
-import json
-import numpy as np
-import torch
-from PIL import Image
-from safetensors.torch import load_file
-from torch import nn
-
-weights, config = "model.safetensors", "config.json"
-network = {network}
-network.load_state_dict(load_file(weights))
-config = json.load(open(config))
-mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-image = Image.open("galaxy.png").convert("RGB").resize(({size}, {size}), Image.Resampling.BOX)
-crop = torch.tensor(np.asarray(image)[{start}:{stop}, {start}:{stop}]).permute(2, 0, 1)  # uint8 (3, {crop}, {crop})
-with torch.no_grad():
-    logits = network((crop[None] - mean) / std)
-print(*(f"{{p:6.1%}}  {{name}}" for p, name in zip(logits.softmax(1)[0], config["class_names"])), sep="\\n")
-"""
 
 
 def license_id(text):
@@ -78,22 +46,6 @@ def license_id(text):
         near = ", ".join(difflib.get_close_matches(text.lower(), identifiers) or ["mit", "cc-by-4.0", "other"])
         raise argparse.ArgumentTypeError(f"{text!r} is no licence identifier of the Hugging Face Hub, such as {near}")
     return text
-
-
-def onnx_example(size):
-    """Return ten lines of Python that use model.onnx without torch; size: of the training images, in pixels."""
-    return ONNX_EXAMPLE.format(**centre(size))
-
-
-def torch_example(network, size):
-    """Return lines of Python that use model.safetensors without this project; size: of the training images."""
-    return TORCH_EXAMPLE.format(network=as_code(network), **centre(size))
-
-
-def centre(size):
-    """Return where the central crop of a picture of `size` pixels begins and ends, by name, with both sizes."""
-    start = (size - CROP_SIZE) // 2
-    return {"size": size, "crop": CROP_SIZE, "start": start, "stop": start + CROP_SIZE}
 
 
 def as_code(module, indent=""):
@@ -114,12 +66,13 @@ def model_card(name, record, **about):
 
     Raises ValueError when the record lacks a metric.
     """
-    missing = [key for key in NEEDED if key not in record]
+    missing = [key for key in METRICS if key not in record]
     if missing:
         raise ValueError(f"the record of {name} lacks {', '.join(missing)}: rerun {name}.py")
     title, kind = KINDS[name]
     source, names, size = record["source"], record["class_names"], record["image_size"]
     counts = record.get("train_counts")
+    start = (size - CROP_SIZE) // 2  # of the central crop
     galaxy10 = source.startswith("galaxy10")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -134,14 +87,16 @@ def model_card(name, record, **about):
         title=title,
         kind=kind,
         record=record,
-        rows=class_rows(record) if counts else [],
+        rows=class_rows(record) if "recall" in record else [],
         galaxy10=galaxy10,
         synthetic=source == "synthetic",
         data=trained_on(record),
         classes=describe_classes(record),
+        size=size,
         crop=CROP_SIZE,
-        onnx_example=onnx_example(size),
-        torch_example=torch_example(NETWORKS[name](len(names)), size),
+        start=start,
+        stop=start + CROP_SIZE,
+        network=as_code(NETWORKS[name](len(names))),
         settings={key: record["args"][key] for key in SETTINGS if key in record.get("args", {})},
         rare=[class_name for class_name, count in zip(names, counts or [], strict=bool(counts)) if 0 < count < FEW],
         few=FEW,
@@ -151,12 +106,10 @@ def model_card(name, record, **about):
 
 
 def class_rows(record):
-    """Return for each class its name, training images and, where the record has them, test images and recall."""
-    names, counts = record["class_names"], record["train_counts"]
-    rows = [[as_text(name), f"{count:,}"] for name, count in zip(names, counts, strict=True)]
-    if "recall" not in record:  # of an older run
-        return rows
-    for row, count, recall in zip(rows, record["test_counts"], record["recall"], strict=True):
+    """Return for each class its name, training images, test images and recall, as texts."""
+    rows, keys = [], ("class_names", "train_counts", "test_counts", "recall")
+    for name, train_count, count, recall in zip(*map(record.get, keys), strict=True):
         low, high = accuracy_interval(round(count * recall), count) if count else (0, 1)
-        row += [f"{count:,}", f"{recall:.1%} ({low:.1%} to {high:.1%})" if count else "–"]
+        share = f"{recall:.1%} ({low:.1%} to {high:.1%})" if count else "–"
+        rows.append([as_text(name), f"{train_count:,}", f"{count:,}", share])
     return rows

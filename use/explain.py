@@ -14,16 +14,6 @@ import torch
 WINDOW, STRIDE = 9, 4  # pixels: the part that is covered, and the steps in which it moves
 
 
-def require_captum(dask):
-    """Raise ValueError when captum, which is optional, is missing, or when others compute, `dask`."""
-    if dask:
-        raise ValueError("--explain computes in this process: leave --dask out")
-    try:
-        import captum  # noqa: F401
-    except ImportError:
-        raise ValueError("--explain needs the package captum: pip install captum") from None
-
-
 def refuse_maps_among(files, folder):
     """Raise ValueError if one of the pictures, `files`, could be overwritten by a map that is written into `folder`."""
     for file in files:

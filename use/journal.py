@@ -1,15 +1,15 @@
 """The files of a run of predict.py and where it is, so that one that was interrupted can resume."""
 
-import json
 import math
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext, suppress
-from copy import deepcopy
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 
-from common.storage.atomic import atomic_write, exclusive_lock
+from common.storage.artifacts import load_json, save_json
+from common.storage.atomic import exclusive_lock
+from common.storage.resume import differences
 
 SAVE_EVERY = 1  # seconds
 BINS = 10  # of equal width, of the calibration error
@@ -48,17 +48,17 @@ class Progress:
 
 
 class Journal:
-    """The files that a run writes, GrowingFiles, and beside the first one FILE.resume, lines of JSON.
+    """The files that a run writes, GrowingFiles, and beside the first one FILE.resume, a JSON record.
 
-    The first line holds the settings on which the files depend, each other one a Progress and the files' sizes then.
-    Without files, or with a device or a pipe among them, there is no such file.
+    It holds the settings on which the files depend, a Progress and the files' sizes then. Without files, or with a
+    device or a pipe among them, there is no such file.
     """
 
     def __init__(self, files, settings, classes):
         self.files, self.settings, self.progress = files, settings, Progress.start(classes)
         parts = [file.part for file in files]
         self.path = files[0].target.with_name(f"{files[0].target.name}.resume") if parts and all(parts) else None
-        self.lines, self.last, self.last_saved = None, None, time.monotonic()
+        self.last, self.last_saved = None, float("-inf")
 
     @contextmanager
     def writing(self, resume):
@@ -71,6 +71,7 @@ class Journal:
             try:
                 if self.files and not (resume and self.resume()):
                     self.start(resume)
+                self.mark()
                 yield self.progress
                 for file in self.files:
                     file.complete()
@@ -80,7 +81,6 @@ class Journal:
                 self.stop()
                 raise
             if self.path:
-                self.lines.close()
                 self.path.unlink()
 
     def start(self, resume):
@@ -93,10 +93,6 @@ class Journal:
             print(f"{self.files[0].path}.part not found, so nothing to resume: starting from the beginning.")
         for file in self.files:
             file.open()
-        if self.path:
-            self.lines = open(self.path, "wb")  # noqa: SIM115 (closed by `writing`)
-            self.append(self.settings)
-        self.mark()
 
     def resume(self):
         """Reopen the files of an interrupted run and return True; False if there is none."""
@@ -104,57 +100,44 @@ class Journal:
             raise ValueError("--resume: what is written to a device or a pipe cannot be continued")
         if not self.path.is_file():
             return False
-        settings, *positions = read_lines(self.path) or [{}]
-        different = differences(settings, self.settings)
+        saved = load_json(self.path)
+        different = differences(saved.get("settings", {}), self.settings)
         if different:
             raise ValueError(f"{self.path} belongs to a run with {different}: delete it and the .part to start again")
         there = [file.part.stat().st_size if file.part.exists() else -1 for file in self.files]
-        fitting = [each for each in positions if all(a <= b for a, b in zip(each["sizes"], there, strict=True))]
-        if not fitting:  # killed in its first second
+        if any(size < before for size, before in zip(there, saved["sizes"], strict=True)):  # killed as it ended
             for file in self.files:
                 file.part.unlink(missing_ok=True)
             return False
-        self.last = fitting[-1]
-        self.progress = Progress(**{key: deepcopy(value) for key, value in self.last.items() if key != "sizes"})
-        for file, size in zip(self.files, self.last["sizes"], strict=True):
+        self.last, self.progress = saved, Progress(**saved["progress"])
+        for file, size in zip(self.files, saved["sizes"], strict=True):
             file.reopen(size, self.progress.rows)
-        with atomic_write(self.path) as [temporary]:  # without what does not fit
-            temporary.write_bytes(in_lines(self.settings, self.last))
-        self.lines = open(self.path, "ab")  # noqa: SIM115 (closed by `writing`)
         print(f"Resuming {self.files[0].part}: {self.progress.rows:,} pictures are done.")
         return True
 
     def mark(self):
         """Note that the files agree with `progress`; at most once in SAVE_EVERY seconds, write it down."""
         sizes = [file.flush() for file in self.files]
-        self.last = asdict(self.progress) | {"sizes": sizes}
+        self.last = {"settings": self.settings, "progress": asdict(self.progress), "sizes": sizes}
         if self.path and time.monotonic() - self.last_saved > SAVE_EVERY:
             for file in self.files:
                 file.save()
-            self.append(self.last)
+            save_json(self.last, self.path)
             self.last_saved = time.monotonic()
-
-    def append(self, content):
-        """Write a line."""
-        self.lines.write(in_lines(content))
-        self.lines.flush()
-        os.fsync(self.lines.fileno())
 
     def stop(self):
         """Close the files as they were when they last agreed, and say so; without a row they are removed."""
-        rows = sum(self.last["predicted"]) if self.last else 0
+        rows = sum(self.last["progress"]["predicted"]) if self.last else 0
         opened = [(file, place) for place, file in enumerate(self.files) if file.file]
         for file, place in opened:
-            with suppress(OSError):
-                file.file.close()
+            with suppress(OSError, ValueError), closing(file.file):  # ValueError: if it is closed
+                file.save()  # before the record that says how long it is
             if file.part and file.part.exists():
                 with suppress(OSError):
                     os.truncate(file.part, self.last["sizes"][place]) if rows else file.part.unlink()
-        if self.lines:
+        if self.path and self.last:  # else it is another run's
             with suppress(OSError):
-                self.append(self.last) if rows else self.path.unlink()
-            with suppress(OSError):
-                self.lines.close()
+                save_json(self.last, self.path) if rows else self.path.unlink()
         parts = [str(file.part) for file, _ in opened if file.part]
         if rows and parts:
             print(f"{', '.join(parts)}: the {rows:,} pictures so far are kept there.", file=sys.stderr)
@@ -167,26 +150,3 @@ def locked(path):
         yield
         with suppress(OSError):  # of Windows
             (path.parent / f".{path.name}.lock").unlink()
-
-
-def in_lines(*contents):
-    """Return dicts as lines of JSON."""
-    return b"".join(json.dumps(content).encode() + b"\n" for content in contents)
-
-
-def read_lines(path):
-    """Return the lines of a journal, as dicts; the last one may be torn."""
-    found = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
-def differences(before, now):
-    """Return the settings in which an interrupted run differs from this one, as a phrase, empty if there are none."""
-    names = [name for name in now if before.get(name) != now[name]]
-    return " and ".join(f"{name} {before.get(name)}, not {now[name]}" if name.startswith("--") else f"different {name}"
-                        for name in names)  # fmt: skip

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from common.storage.artifacts import save_text
+from common.packages import require
 from common.storage.atomic import atomic_write, open_through, output_file, replace_files
 
 import jinja2
@@ -177,10 +177,12 @@ class WholeFile(GrowingFile):
             self.finish = stack.pop_all()
 
     def rename(self):
-        """Give the file its name, and remove the lines."""
-        self.file.close()
-        self.finish.close()
-        self.part.unlink()
+        """Give the file its name, and remove the lines; a device or a pipe gets what the file would hold."""
+        with self.named():
+            self.finish.close()
+            self.file.close()  # not before: who reads a pipe would take that for its end
+        if self.part:
+            self.part.unlink()
 
 
 class AstropyFile(WholeFile, CsvFile):
@@ -225,7 +227,7 @@ class FeaturesFile(WholeFile):
                 files.append(file)
                 ids.append(id)
                 content += base64.b64decode(features)
-        features = np.frombuffer(content, np.float32).reshape(-1, 64)
+        features = np.frombuffer(content, np.float32).reshape(len(files), -1 if files else 64)
         with open(temporary, "wb") as file:  # given a path, numpy would add a suffix
             np.savez(file, features=features, files=np.array(files, str), ids=np.array(ids, str))
 
@@ -248,10 +250,7 @@ def table_format(path):
     if kind is None:
         return None
     require_file("--csv", path)
-    try:
-        import astropy.table  # noqa: F401
-    except ImportError:
-        raise ValueError(f"--csv {path}: writing it needs astropy: pip install astropy, or use .csv") from None
+    require(f"--csv {path}: writing it", "astropy")
     return kind
 
 
@@ -267,7 +266,7 @@ class JsonFile(GrowingFile):
         return "\n]\n" if self.rows else "[]\n"
 
 
-class Sheet(GrowingFile):
+class Sheet(WholeFile):
     """A contact sheet, HTML: pictures by predicted class, the least certain first, at most SHEET_CARDS of each class.
 
     FILE.part holds the cards that were among these at their time, as lines of JSON. views: crops behind each
@@ -305,28 +304,15 @@ class Sheet(GrowingFile):
             return True
         return heapq.heappushpop(cards, card) is not card
 
-    def end(self):
-        """Return the page."""
+    def convert(self, part, temporary):
+        """Write the page, of the cards that are shown."""
         groups = {name: [card[2:] for card in sorted(cards, reverse=True)] for name, cards in self.cards.items()}
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         template = environment.get_template("sheet.html.j2")
-        return template.render(groups=groups, counts=self.counts, about=self.about, views=self.views)
-
-    def complete(self):
-        """Make the page; a device or a pipe gets it."""
-        self.page = self.end()
-        if not self.part:
-            self.put(self.page)
-            self.flush()
-
-    def rename(self):
-        """Write the page, and remove the cards."""
-        self.file.close()
-        if self.part:
-            save_text(self.page, self.path)
-            self.part.unlink()
+        page = template.render(groups=groups, counts=self.counts, about=self.about, views=self.views)
+        temporary.write_text(page, encoding="utf-8")
 
 
 def thumbnail(pixels):

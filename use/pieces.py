@@ -7,6 +7,7 @@ both are the same everywhere: a batch is BATCH pictures of one piece, in order, 
 import errno
 import os
 import socket
+from contextlib import redirect_stdout
 from functools import lru_cache, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -15,12 +16,11 @@ from typing import Any, NamedTuple
 from common.ensemble import CropEnsemble
 from common.galaxies.appearance import out_of_range
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
-from common.galaxies.pictures import HDF5_SUFFIXES, read_pictures
+from common.galaxies.pictures import HDF5_SUFFIXES, picture_id, read_pictures
 from common.hardware.device import choose_device
 from common.hardware.parallel import in_order, side_by_side, torch_threads, unseen
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import one_line
-from use.answer import records
 from use.output import thumbnail
 from use.trained import load_network
 
@@ -69,7 +69,8 @@ class Classifier(NamedTuple):
 @lru_cache(maxsize=1)
 def load(classifier):
     """Return the network as a CropEnsemble, and its record. Raises ValueError if it is not the one that was meant."""
-    network, record, _ = load_network(classifier.model)
+    with redirect_stdout(None):  # whoever made the Classifier has said what is in the file
+        network, record, _ = load_network(classifier.model)
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
         raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
     device, size = choose_device(classifier.device), record["image_size"]
@@ -145,6 +146,29 @@ def classify(work, classifier, readers, computing):
         return Batch(number, done, found, errors, list(thumbnails), images, features)
 
     yield from in_order(compute, batches(), computing, ahead=computing)
+
+
+def records(names, ids, probabilities, disagreement, out_of_range, class_names):
+    """Return one dict per picture, as predict.py's --json writes it, from what the network says of a batch.
+
+    ids: of pictures in HDF5 files that have ids, by name.
+    """
+    order = probabilities.argsort(dim=1, descending=True, stable=True).tolist()
+    return [
+        {
+            "file": names[row],
+            "id": ids.get(names[row]) or picture_id(names[row]),
+            "class": order[row][0],
+            "class_name": class_names[order[row][0]],
+            "probability": values[order[row][0]],
+            "probabilities": values,
+            "second": order[row][1],
+            "second_name": class_names[order[row][1]],
+            "disagreement": disagreement[row].item(),
+            "out_of_range": out_of_range[row],
+        }
+        for row, values in enumerate(probabilities.tolist())
+    ]
 
 
 def unreadable(name, error):

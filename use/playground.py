@@ -97,6 +97,7 @@ def page(data, networks, records, number):
         size=size,
         crop=CROP_SIZE,
         synthetic=data["source"] == "synthetic",
+        record=record,
         data=trained_on(record),
         fcn="fcn" in networks,
         accuracy=describe_accuracies(records),

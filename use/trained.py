@@ -113,9 +113,7 @@ def is_transferred(record):
     """Return whether the record of a CNN is that of Q5, whose backbone is frozen."""
     if "network" in record:  # of export.py
         return record["network"] == "q5_transfer"
-    names = record.get("class_names")
-    frozen = len(names) == 2 if isinstance(names, list) else False  # in records without a count of what is trained
-    return record["trainable_parameters"] < record["parameters"] if "trainable_parameters" in record else frozen
+    return "trainable_parameters" in record and record["trainable_parameters"] < record["parameters"]
 
 
 def trained_on(record):

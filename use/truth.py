@@ -4,8 +4,9 @@ import csv
 import posixpath
 from typing import NamedTuple
 
+from common.galaxies.pictures import SUFFIX, picture_id
 from common.metrics import accuracy_interval, per_class
-from use.answer import SUFFIX, picture_id
+from common.sentences import interval
 from use.journal import BINS
 
 import numpy as np
@@ -142,12 +143,12 @@ def describe_truth(progress, class_names):
     if not matrix.any():
         return ""
     correct, count = int(np.trace(matrix)), int(matrix.sum())
-    low, high = accuracy_interval(correct, count)
+    bounds = interval(accuracy_interval(correct, count))
     width = max(map(len, class_names))
     missing = progress.rows - count
     remark = f" {missing:,} of {progress.rows:,} pictures have no true class." if missing else ""
     lines = [
-        f"Accuracy {correct / count:.1%} (95% interval {100 * low:.1f} to {high:.1%}) on {count:,} pictures.{remark}",
+        f"Accuracy {correct / count:.1%} (95% interval {bounds}) on {count:,} pictures.{remark}",
         f"Log loss {progress.log_loss / count:.4f}, expected calibration error "
         f"{sum(map(abs, progress.bins)) / count:.2%} ({BINS} bins of equal width).",
         "true \\ predicted".ljust(width + 3) + " recall     of" + "".join(f"{label:7}" for label in range(len(matrix))),

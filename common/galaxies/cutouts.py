@@ -10,6 +10,7 @@ from common.galaxies.facts import IMAGE_SIZE, plural
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.pictures import find_pictures, read_pictures
 from common.galaxies.split import hold_back
+from common.packages import require
 from common.storage.atomic import atomic_write
 from common.storage.streams import one_line, printable
 
@@ -130,10 +131,9 @@ def read_csv(path):
 
 def read_astropy(path, kind):
     """Yield the header of a FITS or ECSV table and its rows, lists of texts: empty where a value is masked."""
-    try:
-        from astropy.table import Table
-    except ImportError:
-        raise ValueError(f"{path}: reading it needs astropy: pip install astropy, or save the table as .csv") from None
+    require(f"{path}: reading it", "astropy")
+    from astropy.table import Table
+
     try:
         table = Table.read(path, format=kind)
         table.convert_bytestring_to_unicode()

@@ -48,6 +48,12 @@ WHY_NOT = {
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".fits", ".fit", ".fts")
 SUFFIXES += HDF5_SUFFIXES
+# Of the files that pictures are in, before the row of one in an HDF5 file.
+SUFFIX = re.compile(
+    rf"(?:(?P<hdf5>{'|'.join(map(re.escape, HDF5_SUFFIXES))})|{'|'.join(map(re.escape, SUFFIXES))})"
+    r"(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
+    re.IGNORECASE,
+)
 MAX_PIXELS = 100_000_000  # of one picture; more are refused unread
 LARGE = 16_000_000  # pixels, above which pictures are decoded one at a time
 MAX_ARRAY_PIXELS = 16_000_000  # of one in an HDF5 or FITS file, of which several copies are made
@@ -56,6 +62,14 @@ ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # of EXIF, of TIFF
 READ_AHEAD = 32  # pictures for each thread
 one_large_picture = threading.Lock()
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS decides
+
+
+def picture_id(name):
+    """Return what identifies a picture to its catalogue: the name without folder and suffix.
+
+    more/100008.jpg gives 100008, cutouts.h5[12] gives cutouts[12].
+    """
+    return SUFFIX.sub("", Path(name).name)
 
 
 def listed_paths(content):

@@ -9,9 +9,11 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+
+from common.packages import require
 
 import joblib
 import torch
@@ -32,13 +34,17 @@ def side_by_side(function, items, processes=None, dask=None, ahead=None):
     items = iter(items) if ahead else list(items)
     if items == []:
         return
-    with dask_workers(dask) if dask is not None else local_processes(processes) as cores:
-        jobs = cores if ahead else min(cores, len(items))
-        order, dispatch = "generator" if ahead else "generator_unordered", "2*n_jobs" if dask is None else "all"
-        work = joblib.Parallel(jobs, return_as=order, batch_size=1, pre_dispatch=dispatch)
-        folder, items = None if dask is None else os.getcwd(), iter(items)
-        while some := list(islice(items, ahead and ahead * cores)):
-            yield from work(joblib.delayed(compute_one)(folder, function, item) for item in some)
+    here = nullcontext(processes or joblib.cpu_count())
+    try:
+        with here if dask is None else dask_workers(dask) as cores:
+            jobs = cores if ahead else min(cores, len(items))
+            order, dispatch = "generator" if ahead else "generator_unordered", "2*n_jobs" if dask is None else "all"
+            work = joblib.Parallel(jobs, return_as=order, batch_size=1, pre_dispatch=dispatch)
+            folder, items = None if dask is None else os.getcwd(), iter(items)
+            while some := list(islice(items, ahead and ahead * cores)):
+                yield from work(joblib.delayed(compute_one)(folder, function, item) for item in some)
+    except TerminatedWorkerError:
+        raise MemoryError("a process was killed: rerun it, with fewer cores (taskset)") from None
 
 
 def compute_one(folder, function, item):
@@ -58,24 +64,14 @@ def unseen(what):
 
 
 @contextmanager
-def local_processes(processes):
-    """Give the number of processes for joblib inside the block. Raises MemoryError when one was killed."""
-    try:
-        yield processes or joblib.cpu_count()
-    except TerminatedWorkerError:
-        raise MemoryError("a process was killed: rerun it, with fewer cores (taskset)") from None
-
-
-@contextmanager
 def dask_workers(address):
     """Let joblib compute by the workers of a Dask scheduler inside the block; give the number of their cores.
 
     Raises ConnectionError when there are none, or when the connection is lost, and ValueError without the package.
     """
-    try:
-        import distributed
-    except ImportError:
-        raise ValueError("--dask needs the package distributed: pip install distributed") from None
+    require("--dask", "distributed")
+    import distributed
+
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would say, the errors below say
     try:
         asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))

@@ -4,6 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from common.packages import require
 from common.storage.artifacts import load_json, load_tensors
 from common.storage.recognize import recognize, shapes_of
 
@@ -31,11 +32,10 @@ def load_weights(path, made_by):
     path = path / "model.safetensors" if path.is_dir() else path
     if path.suffix != ".safetensors" or not path.is_file():
         return load_tensors(path, made_by)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ValueError(f"{path}: reading it requires the package safetensors: pip install safetensors") from None
+    require(f"{path}: reading it", "safetensors")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         weights = load_file(path)  # sorted as text: 10 before 2
     except SafetensorError as error:

@@ -52,7 +52,7 @@ class TrainingCheckpoint:
             print(f"{self.path} not found, so nothing to resume: starting from the beginning.")
             return None
         state = self.read()
-        different, done = self.differences(state), len(state["history"]["test_loss"])
+        different, done = differences(state["settings"], self.settings), len(state["history"]["test_loss"])
         if self.resume == "if-same" and (different or done > epochs):
             print(f"{self.path} belongs to a run with {different or f'{done} epochs'}: starting from the beginning.")
             return None
@@ -87,16 +87,6 @@ class TrainingCheckpoint:
             raise ValueError(f"{self.path} {reason}") from None
         return state
 
-    def differences(self, state):
-        """Return the settings in which the saved run differs from this one, as a phrase, empty if there are none."""
-        saved = state["settings"]
-        names = [name for name in sorted(self.settings | saved) if saved.get(name) != self.settings.get(name)]
-        phrases = [
-            f"{name} {saved.get(name)}, not {self.settings.get(name)}" if name.startswith("--") else f"different {name}"
-            for name in names
-        ]
-        return " and ".join(phrases)
-
     def warn_of_interrupted_run(self, epochs):
         """Print a line when this run is about to overwrite the state of an unfinished one with the same settings."""
         try:
@@ -104,8 +94,17 @@ class TrainingCheckpoint:
             done = len(state["history"]["test_loss"])
         except (FileNotFoundError, ValueError):
             return
-        if done < epochs and not self.differences(state):
+        if done < epochs and not differences(state["settings"], self.settings):
             print(f"{self.path} holds {done} epochs of this same run; stop and add --resume to keep them.")
+
+
+def differences(before, now):
+    """Return the settings in which an interrupted run differs from this one, as a phrase, empty if there are none."""
+    return " and ".join(
+        f"{name} {before.get(name)}, not {now.get(name)}" if name.startswith("--") else f"different {name}"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    )
 
 
 def match_strides(optimizer):

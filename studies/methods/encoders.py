@@ -6,6 +6,7 @@ from pathlib import Path
 from common.galaxies.download import PUBLISHED
 from common.galaxies.facts import SUBSETS
 from common.galaxies.hdf5 import dataset, open_hdf5, reading, resize, row_blocks
+from common.packages import require
 from common.storage.artifacts import load_json, save_tensors
 from common.storage.checkpoint import load_weights, weights_hash
 
@@ -27,12 +28,9 @@ def load_encoder(name, weights=None):
     it. Nothing is downloaded with `weights`, or when the Hub's cache has the model. Raises ValueError when timm is
     missing, has no such model or cannot get its weights, and as `load_weights` does.
     """
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(
-            f"--encoder {name} needs the package timm, which is not installed: pip install -r requirements-extra.txt"
-        ) from None
+    require(f"--encoder {name}", "timm")
+    import timm
+
     source, _, repository = name.partition(":")
     hub = source.lower().replace("_", "-") == "hf-hub"
     by_folder = "download its config.json and weights, and give their folder as --encoder local-dir:FOLDER"

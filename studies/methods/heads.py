@@ -8,11 +8,13 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+BATCH_SIZE = 64  # of Q1 to Q5
 
-def epochs_for(size, whole_size, epochs, batch_size=64):
+
+def epochs_for(size, whole_size, epochs):
     """Return the epochs with which `size` images give as many steps as `epochs` give with `whole_size`, rounded up."""
-    steps = epochs * math.ceil(whole_size / batch_size)
-    return math.ceil(steps / math.ceil(size / batch_size))
+    steps = epochs * math.ceil(whole_size / BATCH_SIZE)
+    return math.ceil(steps / math.ceil(size / BATCH_SIZE))
 
 
 def head_accuracy(train, test, seed):

@@ -4,14 +4,12 @@ Reads the JSON files that the studies wrote, in any folders under docs/studies (
 their pictures). Writes docs/studies.md.
 """
 
-import ast
 import importlib
 from pathlib import Path
 
 from common import cli, plots
 from common.storage.artifacts import load_json, save_text
 
-ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ("cp artifacts/studies/*.json artifacts/studies/*.png docs/studies/; python -m studies.methods.page",)
 INTRODUCTION = """# The studies
 
@@ -28,12 +26,6 @@ def table(header, rows):
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
 
 
-def question(study):
-    """Return the first line of a study's docstring."""
-    source = (ROOT / "studies" / f"{study}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
-
-
 def page(folder):
     """Return docs/studies.md as text, from the JSON files under `folder`. Raises ValueError when there is none."""
     folder = Path(folder)
@@ -43,22 +35,15 @@ def page(folder):
     lines = [INTRODUCTION]
     for path in paths:
         record, study = load_json(path), path.stem
+        module = importlib.import_module(f"studies.{study}")
+        question = module.__doc__.partition("\n")[0]
         settings = ", ".join(f"{name} {value}" for name, value in record["args"].items() if name != "out")
-        lines += [f"## {plots.titled(study, record['source'])}", "", f"**{record['answer']}**", "", question(study), ""]
+        lines += [f"## {plots.titled(study, record['source'])}", "", f"**{record['answer']}**", "", question, ""]
         pictures = [each for each in sorted(path.parent.glob(f"{study}*.png"))]
         lines += [f"![{each.stem}]({each.relative_to(folder.parent).as_posix()})\n" for each in pictures]
         lines += [*(f"- {sentence}" for sentence in record["notes"]), *([""] if record["notes"] else [])]
-        lines += [*importlib.import_module(f"studies.{study}").tables(with_nan(record)), f"Settings: {settings}.", ""]
+        lines += [*module.tables(record), f"Settings: {settings}.", ""]
     return "\n".join(lines)
-
-
-def with_nan(value):
-    """Return nested dicts and lists with NaN in place of None, which stands for it in JSON."""
-    if isinstance(value, dict):
-        return {key: with_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_nan(item) for item in value]
-    return float("nan") if value is None else value
 
 
 def get_args(argv=None):

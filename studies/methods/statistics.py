@@ -25,14 +25,13 @@ def paired_difference(first, second):
     return mean_interval(np.subtract(first, second))
 
 
-def significant_sign(interval):
-    """Return 1 or -1 when a 95% interval lies wholly above or below 0, else 0; interval: a dict with low and high.
+def is_significant(interval):
+    """Return whether a 95% interval lies wholly above or below 0; interval: a dict with low and high.
 
-    Also 0 for an interval without width, but for rounding: equal values do not show how far others may lie.
+    One without width, but for rounding, does not: equal values do not show how far others may lie.
     """
-    if np.isclose(interval["low"], interval["high"], rtol=0, atol=1e-9):
-        return 0
-    return int(interval["low"] > 0) - int(interval["high"] < 0)
+    has_width = not np.isclose(interval["low"], interval["high"], rtol=0, atol=1e-9)
+    return bool(has_width and (interval["low"] > 0 or interval["high"] < 0))
 
 
 def variance_components(groups):
@@ -66,12 +65,15 @@ def points(interval):
 
 def judged(interval):
     """Return a difference as `points` does, and that it is not distinguishable from zero where its interval says so."""
-    return points(interval) + ("" if significant_sign(interval) else ", not distinguishable from zero")
+    return points(interval) + ("" if is_significant(interval) else ", not distinguishable from zero")
 
 
 def bounds(interval, digits, clip=False):
-    """Return the bounds of an interval of shares as text, in percent; clip: to what a share can be."""
-    ends = np.array([interval["low"], interval["high"]]) * 100
+    """Return the bounds of an interval of shares as text, in percent; clip: to what a share can be.
+
+    In a study's JSON record None stands for NaN.
+    """
+    ends = np.array([interval["low"], interval["high"]], dtype=float) * 100
     if not np.isfinite(ends).all():
         return " (one seed, no interval)"
     low, high = ends.clip(0, 100) if clip else ends

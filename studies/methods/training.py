@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from common import plots
-from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.data import Normalize, RandomCrop, make_loaders
 from common.galaxies.split import task_names
 from common.hardware.device import adam_options, place
 from common.storage.artifacts import load_tensors, save_tensors
@@ -12,7 +12,6 @@ from common.storage.atomic import exclusive_lock
 from common.train import train_epochs
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
-from studies.methods.runs import resplit
 
 import torch
 from torch import nn
@@ -52,13 +51,12 @@ def train_network(make_network, lr, train_loader, epochs, seed, device, criterio
     return network
 
 
-def seed_network(name, out, seed, epochs, device, split="stratified", split_seed=None):
-    """Return the network `name` of NETWORKS as `train_network` trains it on a split of {out}/q1_data.pt, and the data.
+def seed_network(name, data, out, seed, epochs, device):
+    """Return the network `name` of NETWORKS as `train_network` trains it on Q1's `data`, of any split.
 
     It is trained once for all studies: its weights are kept in {out}/studies/networks, in a file whose name tells all
-    that they depend on. split_seed: unless it is `seed`.
+    that they depend on.
     """
-    data = resplit(load_data(out), seed if split_seed is None else split_seed, split)
     make_network, lr = network_of(name, data)
     depends_on = f"{data['fingerprint'][:16]}-seed-{seed}-epochs-{epochs}-{device.type}"
     path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}.pt"
@@ -68,4 +66,4 @@ def seed_network(name, out, seed, epochs, device, split="stratified", split_seed
             save_tensors(network.state_dict(), path)
     network = make_network().to(device)
     network.load_state_dict(load_tensors(path, made_by="the study"))
-    return network, data
+    return network
