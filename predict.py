@@ -59,7 +59,7 @@ def inputs(model, truth, pictures):
 def describe_network(path, name, network):
     """Return a sentence about the network and its data."""
     sentence = f"{path}: the network of {name}.py, trained on {trained_on(network)}"
-    if "test_accuracy" in network:
+    if "test_accuracy_interval" in network:
         bounds = interval(network["test_accuracy_interval"])
         sentence += f"; test accuracy {network['test_accuracy']:.1%} (95% interval {bounds})"
     if not network.get("appearance"):
@@ -94,6 +94,8 @@ def main():
     args = get_args()
     outputs = {f"--{key}": vars(args)[key] for key in OUTPUTS if vars(args)[key] is not None}
     refuse_overlap(outputs, inputs(args.model, args.truth, args.pictures))
+    if 1 in map(descriptor, outputs.values()):  # standard output is for that file alone
+        sys.stdout = sys.stderr
     kind_of_table = AstropyFile if args.csv is not None and table_format(args.csv) else CsvFile
     if args.features is not None:
         require_file("--features", args.features)
@@ -116,8 +118,6 @@ def main():
         refuse_maps_among(files, args.explain)
     if truth:
         truth.prepare(files)
-    if 1 in map(descriptor, outputs.values()):  # standard output is for that file alone
-        sys.stdout = sys.stderr
     print(about)
     table = Table(files, class_names, views)
     written = [kind_of_table(args.csv, len(class_names), args.truth)] if args.csv else []

@@ -55,22 +55,17 @@ def test_predict_takes_another_ones_checkpoint_and_says_what_its_record_lacks(tm
     own = save_network(tmp_path)
     network, record, _ = load_network(own)
     Image.fromarray(galaxies(1)[0]).save(tmp_path / "a.png")
-    run_well("predict.py", tmp_path / "a.png", "--model", own, "--json", tmp_path / "own.json")
+    expected = run_well("predict.py", tmp_path / "a.png", "--model", own, "--json", "/dev/stdout")
     path = tmp_path / "epoch=3.ckpt"
     torch.save(forms(network)["model."] | {"hyper_parameters": {"lr": 0.1}}, path)
     error = error_of(run("predict.py", tmp_path / "a.png", "--model", path))
     assert "epoch=3.json, which q3_cnn.py wrote beside it, is missing: copy it too, or for a network trained" in error
     assert error.endswith("write it, with source, class_names, mean, std, image_size")
     save_json({key: record[key] for key in NEEDED}, path.with_suffix(".json"))
-    printed = run_well("predict.py", tmp_path / "a.png", "--model", path, "--json", tmp_path / "found.json")
+    done = run("predict.py", tmp_path / "a.png", "--model", path, "--json", "/dev/stdout")
     sentence = f"{path}: a network of q3_cnn.py, found under 'state_dict', its names begin with 'model.'"
-    assert printed.count(sentence) == 1
-    assert found_in(tmp_path / "own.json") == found_in(tmp_path / "found.json")
-
-
-def found_in(path):
-    [record] = json.loads(path.read_text())
-    return record["probabilities"]
+    assert done.stderr.count(sentence) == 1
+    assert json.loads(done.stdout)[0]["probabilities"] == json.loads(expected)[0]["probabilities"]
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [

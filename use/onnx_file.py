@@ -9,8 +9,8 @@ from use.trained import CROP_SIZE
 import torch
 from torch import nn
 
-# Of the file, no newer than torch 2.6 writes, so that older programs load it: onnxruntime from 1.14 on.
-OPSET, IR_VERSION = 18, 8
+# Of the file, no newer than its operators need, so that older programs load it: onnxruntime from 1.12 on.
+OPSET, IR_VERSION = 17, 8
 
 
 class FromPixels(nn.Module):
@@ -36,6 +36,7 @@ def write_onnx(network, record, path):
     logits / temperature if the record has one; and of a CNN features, float32 (n, 64).
     """
     import onnx.inliner
+    import onnx.version_converter
 
     is_cnn = record["network"] != "q2_fcn"
     for name in ("torch.onnx", "onnxscript"):
@@ -52,7 +53,9 @@ def write_onnx(network, record, path):
             dynamo=True,
             verbose=False,
         )
-    model = onnx.inliner.inline_local_functions(program.model_proto)  # torch 2.6 calls those of a library of its own
+    # torch 2.6 writes opset 18, and calls functions of a library of its own.
+    model = onnx.inliner.inline_local_functions(program.model_proto)
+    model = onnx.version_converter.convert_version(model, OPSET)
     model.ir_version = IR_VERSION
     for key in ("class_names", "source", "image_size", "weights_sha256"):
         value = record.get(key)
