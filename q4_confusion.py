@@ -11,7 +11,7 @@ from common.data import Normalize, RandomCrop, load_data, make_loaders
 from common.galaxies.facts import branches_of, short_name
 from common.galaxies.split import task_names
 from common.hardware.device import place
-from common.sentences import describe_confusion, percent
+from common.sentences import describe_confusion, interval, percent
 from common.storage.artifacts import save_question, without_nan
 from common.storage.checkpoint import load_trained, weights_hash
 from common.train import predict
@@ -43,7 +43,7 @@ def recall_table(record, model):
         errors = [0 if other == label else count for other, count in enumerate(results["confusion"][label])]
         most = f"{max(errors) / sum(errors):4.0%} {short_name(names[np.argmax(errors)])}" if any(errors) else "–"
         bounds = results["recall_interval"][label]
-        between = "–" if bounds[0] is None else f"{100 * bounds[0]:.1f} to {bounds[1]:.1%}"
+        between = "–" if bounds[0] is None else interval(bounds)
         ratio = results["predicted_over_true"][label]
         lines.append(
             f"{f'{label} {name}':31}{record['train_counts'][label]:7,}{record['test_counts'][label]:6,}"
@@ -76,7 +76,8 @@ def main():
         "test_counts": test_counts.tolist(),
         "models": {},
     }
-    branches = branches_of(data["class_names"])  # similar classes by Galaxy Zoo's tree; None: not known
+    # Groups of similar classes: branches of the tree of questions by which Galaxy Zoo's volunteers sorted the images.
+    branches = branches_of(data["class_names"])  # None where there is no such tree
     for name, network in networks.items():
         logits, labels = predict(network.to(device), task.test_loader)
         matrix = confusion_matrix(labels, logits.argmax(1), labels=range(num_classes))  # rows true, columns predicted
