@@ -196,17 +196,13 @@ def source_cells():
         cell.metadata.clear()
         grade = {"schema_version": 3, "task": False, "grade": False, "locked": True, "solution": False}
         name = next((options[key] for key in ("id", "given", "solution") if key in options), f"text {number}")
-        grade["grade_id"] = name.replace(" ", "_")
+        grade["grade_id"] = re.sub(r"\W+", "_", name)
         if "open" in options:
             grade["locked"] = False
         elif "given" in options:
             cell.source = "\n".join(filter(None, (solution[options["given"]], cell.source)))
         elif "solution" in options:
-            names = [
-                name for name in sorted(solution, key=len, reverse=True) if f" {name} " in f" {options['solution']} "
-            ]
-            parts = ordered(options["solution"], names)
-            code = "\n\n\n".join(solution[name] for name in parts)
+            code = "\n\n\n".join(solution[title] for title in options["solution"].split(", "))
             cell.source = f"{cell.source}\n### BEGIN SOLUTION\n{code}\n### END SOLUTION"
             grade |= {"locked": False, "solution": True}
         elif "points" in options:
@@ -215,16 +211,6 @@ def source_cells():
         cell.metadata["nbgrader"] = grade
         cells.append(cell)
     return cells
-
-
-def ordered(wanted, names):
-    """Return the names, which may hold spaces, in the order in which they stand in `wanted`."""
-    found, rest = [], f" {wanted} "
-    for name in names:  # the longest first: "fcn training" is not "fcn"
-        if f" {name} " in rest:
-            found.append((f" {wanted} ".index(f" {name} "), name))
-            rest = rest.replace(f" {name} ", "  ", 1)
-    return [name for _, name in sorted(found)]
 
 
 def make_skeleton(out):
