@@ -151,9 +151,10 @@ lint: $(DEV_ENVIRONMENT) ## lint and format check (ruff)
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN= LABELS= ID= CLASS= SPLIT_COLUMN= HOLD_BACK=
-# Without DATA the notebook runs on the data of make data: Galaxy10, or the synthetic galaxies that stand in for it.
-notebook: $(TEACHING) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
-	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
+# Without an HDF5 file as DATA the notebook runs on that of make data: the pictures of LABELS, Galaxy10 or its stand-in.
+hdf5 = $(if $(LABELS),,$(DATA))
+notebook: $(TEACHING) $(if $(hdf5),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
+	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(hdf5)) $(call option,--epochs,$(EPOCHS))
 skeleton: $(TEACHING) ## what students get: the notebook with the solutions cleared
 	$(PYTHON) -m notebook.build skeleton --out '$(OUT)'
 course: $(TEACHING) ## a folder in which nbgrader hands out, collects and marks the assignment: docs/teaching.md
