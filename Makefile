@@ -132,9 +132,10 @@ needs = { echo 'error: $(1)' >&2; exit 2; }
 OLDEST_PYTHON = $(shell for python in python3.10 ~/.pyenv/versions/3.10.*/bin/python python3.11 python3.12 python3; do \
     $$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && break; done)
 ALL_REQUIREMENTS = requirements.txt requirements-dev.txt requirements-extra.txt requirements-teaching.txt
-.venv-oldest/requirements.installed: $(ALL_REQUIREMENTS) constraints-oldest.txt
+.venv-oldest/requirements.installed: $(ALL_REQUIREMENTS)
 	$(OLDEST_PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet $(ALL_REQUIREMENTS:%=--requirement %) --constraint constraints-oldest.txt
+	sed -n 's/>=/==/p' $^ > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet $(ALL_REQUIREMENTS:%=--requirement %) --constraint .venv-oldest/constraints.txt
 	@touch $@
 
 # In two processes with one thread each, so that none waits for another's threads. OMP_NUM_THREADS=2 make test runs the
