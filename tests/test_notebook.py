@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from conftest import ROOT, error_of, made_once, run, run_well, write_galaxy10
 from sklearn.metrics import confusion_matrix
-from test_download import GALAXIES, PUBLISHED, mirror
+from test_download import GALAXIES, PUBLISHED, mirror  # noqa: F401 (the fixture server)
 from torch import nn
 
 CELLS = {cell.metadata["title"]: cell.source for cell in read_cells("galaxies.py") if "title" in cell.metadata}
@@ -154,12 +154,6 @@ def test_the_losses_are_means_over_images_and_no_image_of_a_smaller_batch_counts
     assert history["test_loss"] == pytest.approx([expected] * 2, rel=1e-5)
     accuracy = np.trace(confusion_matrix(target, logits.argmax(1))) / 70
     assert history["test_accuracy"] == pytest.approx([accuracy] * 2)
-
-
-@pytest.fixture
-def server():
-    with mirror() as running:
-        yield running
 
 
 def download(url, file="Galaxy10.h5"):
