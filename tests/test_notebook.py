@@ -70,7 +70,6 @@ def test_every_cell_of_code_has_a_sentence_before_it():
 
 
 MAKERS = {"fcn": make_fcn, "cnn": make_cnn, "transfer_model": lambda: nn.Sequential(make_cnn()[0], nn.Linear(64, 2))}
-PARAMETERS = {"fcn": 442_952, "cnn": 178_616, "transfer_model": 178_096 + 130}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -78,7 +77,6 @@ def test_the_networks_have_the_layers_and_the_initial_weights_of_the_scripts(nam
     torch.manual_seed(0)
     expected = MAKERS[name]()
     assert str(networks[name]) == str(expected)
-    assert sum(parameter.numel() for parameter in networks[name].parameters()) == PARAMETERS[name]
     if name != "transfer_model":
         assert all(torch.equal(*pair) for pair in zip(networks[name].parameters(), expected.parameters(), strict=True))
 
