@@ -160,7 +160,8 @@ def make_submission(out, data, epochs, seed):
     with open_hdf5(Path(data)) as file:
         size = file["images"].shape[1]
     if size == DECALS_SIZE:
-        raise ValueError(f"{data}: has pictures of {size} pixels, as Galaxy10 DECaLS, and the notebook is about SDSS")
+        found = f"{data}: has pictures of {size} pixels, as Galaxy10 DECaLS"
+        raise ValueError(f"{found}, but the notebook is about Galaxy10 SDSS: name that with --data (make: DATA=)")
     name_classes(book, names)
     environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
