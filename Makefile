@@ -50,7 +50,7 @@ DEV_ENVIRONMENT = .venv/requirements-dev.installed
 TEACHING        = .venv/requirements-teaching.installed
 else ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),all)),)
 # With another PYTHON, packages that are missing or too old are named before anything runs.
-UNMET := $(shell $(PYTHON) -m common.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt) \
+UNMET := $(shell $(PYTHON) -m common.storage.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt) \
     $(if $(filter notebook skeleton course,$(MAKECMDGOALS)),requirements-teaching.txt))
 $(if $(UNMET),$(error $(UNMET)))
 endif
@@ -132,9 +132,10 @@ needs = { echo 'error: $(1)' >&2; exit 2; }
 OLDEST_PYTHON = $(shell for python in python3.10 ~/.pyenv/versions/3.10.*/bin/python python3.11 python3.12 python3; do \
     $$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && break; done)
 ALL_REQUIREMENTS = requirements.txt requirements-dev.txt requirements-extra.txt requirements-teaching.txt
-.venv-oldest/requirements.installed: $(ALL_REQUIREMENTS) constraints-oldest.txt
+.venv-oldest/requirements.installed: $(ALL_REQUIREMENTS)
 	$(OLDEST_PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet $(ALL_REQUIREMENTS:%=--requirement %) --constraint constraints-oldest.txt
+	sed -n 's/>=/==/p' $^ > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet $(ALL_REQUIREMENTS:%=--requirement %) --constraint .venv-oldest/constraints.txt
 	@touch $@
 
 # In two processes with one thread each, so that none waits for another's threads. OMP_NUM_THREADS=2 make test runs the
@@ -151,9 +152,10 @@ lint: $(DEV_ENVIRONMENT) ## lint and format check (ruff)
 smoke: ## the whole chain on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke DATA= SOURCE=synthetic COUNT=1000 EPOCHS=2 IMAGE_SIZE= MAIN_TRAIN= TRANSFER_TRAIN= LABELS= ID= CLASS= SPLIT_COLUMN= HOLD_BACK=
-# Without DATA the notebook runs on the data of make data: Galaxy10, or the synthetic galaxies that stand in for it.
-notebook: $(TEACHING) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
-	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
+# Without an HDF5 file as DATA the notebook runs on that of make data: the pictures of LABELS, Galaxy10 or its stand-in.
+hdf5 = $(if $(LABELS),,$(DATA))
+notebook: $(TEACHING) $(if $(hdf5),,$(OUT)/q1_data.json) ## the notebook that is handed in, run: artifacts/submission.ipynb and .html
+	$(PYTHON) -m notebook.build submission --out '$(OUT)' --seed '$(SEED)' $(call option,--data,$(hdf5)) $(call option,--epochs,$(EPOCHS))
 skeleton: $(TEACHING) ## what students get: the notebook with the solutions cleared
 	$(PYTHON) -m notebook.build skeleton --out '$(OUT)'
 course: $(TEACHING) ## a folder in which nbgrader hands out, collects and marks the assignment: docs/teaching.md

@@ -11,10 +11,10 @@ import shlex
 from pathlib import Path
 
 from common import cli
-from common.packages import require
 from common.storage.artifacts import write_json
 from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import cpu_state_dict
+from common.storage.packages import require
 from use.card import ABOUT, METRICS, license_id, model_card
 from use.onnx_file import write_onnx
 from use.trained import CROP_SIZE, NEEDED, files_of, load_network

@@ -15,10 +15,10 @@ from common import cli
 from common.ensemble import grid
 from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
-from common.packages import require
 from common.sentences import interval
 from common.storage.atomic import descriptor, refuse_overlap
 from common.storage.checkpoint import weights_hash
+from common.storage.packages import require
 from common.storage.streams import stdout_is_lost
 from use.explain import explain, refuse_maps_among
 from use.journal import Journal

@@ -85,7 +85,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     parser.add_argument("--count", type=cli.positive_int, default=21785, metavar="N", help="number of images")
-    parser.add_argument("--rounds", type=cli.positive_int, default=5, metavar="N", help="rounds of timing both")
+    parser.add_argument("--rounds", type=cli.positive_int, default=3, metavar="N", help="rounds of timing both")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)

@@ -7,15 +7,12 @@ cores two workers cannot be twice as fast. Needs the package distributed.
 
 import os
 import pickle
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import ROOT, machine, run_measured, seconds
-from benchmarks.pictures import untrained, write_jpegs
+from benchmarks.measure import machine, seconds
+from benchmarks.pictures import run_many, untrained, write_jpegs
 from common import cli
 from common.hardware.parallel import side_by_side
 from common.storage.artifacts import save_json
@@ -23,36 +20,20 @@ from use.output import CsvFile
 from use.pieces import AHEAD, PIECE, predictions
 
 import torch
-from PIL import Image
 
 EXAMPLES = ("python -m benchmarks.cluster", "python -m benchmarks.cluster --count 5000 --many 20000 --workers 1")
 TASKS = 200  # of which each does nothing
 
 
 @contextmanager
-def cluster(folder, workers):
+def cluster(workers):
     """Start a Dask scheduler and workers on this machine; give its address and their processes, by name."""
-    from distributed import Client
+    from distributed import SubprocessCluster
 
-    found, options = {}, ("--no-dashboard", "--scheduler-file", str(folder / "scheduler.json"))
-    try:
-        for number in range(workers + 1):
-            kind = "worker" if number else "scheduler"
-            more = ("--nthreads", "1", "--no-nanny", "--local-directory", str(folder)) if number else ("--port", "0")
-            command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--host", "127.0.0.1", *options, *more]
-            log = open(folder / f"{kind}-{number}.log", "w")  # noqa: SIM115 (the process's)
-            found[f"{kind} {number}" if number else kind] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-            while not number and not (folder / "scheduler.json").exists():
-                time.sleep(0.1)
-        with Client(scheduler_file=str(folder / "scheduler.json"), set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=120)
-            address = client.scheduler.address
-        yield address, found
-    finally:
-        for process in found.values():
-            process.terminate()
-            process.wait()
-        (folder / "scheduler.json").unlink(missing_ok=True)
+    options = {"n_workers": workers, "threads_per_worker": 1, "worker_class": "distributed.Worker"}
+    with SubprocessCluster(**options, dashboard_address=None) as started:
+        found = {f"worker {number + 1}": worker.process for number, worker in started.workers.items()}
+        yield started.scheduler_address, {"scheduler": started.scheduler.process} | found
 
 
 def peak_memory_of(process):
@@ -98,27 +79,29 @@ def measure(folder, count, many, numbers, seed):
     found = {"pictures_per_second": {"one process": rate(files, classifier)}}
     found["written_per_second"] = written_per_second(files, classifier, folder)
     for workers in numbers:
-        with cluster(folder, workers) as (address, processes):
+        with cluster(workers) as (address, processes):
             name = f"{workers} Dask worker{'s' * (workers > 1)}"
             found["pictures_per_second"][name] = rate(files, classifier, address)
-            items = [(files * PIECE)[:PIECE]] * TASKS
-            list(side_by_side(len, items[:10], dask=address, ahead=AHEAD))
-            empty = seconds(lambda items=items, address=address: list(
-                side_by_side(len, items, dask=address, ahead=AHEAD)), torch.device("cpu"))  # fmt: skip
-            found["task_overhead_ms"] = 1000 * empty / TASKS
             if workers == numbers[-1]:
+                found["task_overhead_ms"] = task_overhead(files, address)
                 found["many"] = memory(many, files[0], folder, address, processes)
     return found
 
 
+def task_overhead(files, address):
+    """Return how many ms a task of PIECE file names takes that does nothing."""
+    items = [(files * PIECE)[:PIECE]] * TASKS
+
+    def send(tasks):
+        return list(side_by_side(len, tasks, dask=address, ahead=AHEAD))
+
+    send(items[:10])  # to warm up
+    return 1000 * seconds(partial(send, items), torch.device("cpu")) / TASKS
+
+
 def memory(count, jpeg, folder, address, processes):
     """Return time and peak memory, in GB, of predict.py with `count` small pictures, the scheduler and the workers."""
-    listed, small = folder / "pictures.txt", folder / "small.png"
-    Image.open(jpeg).resize((69, 69)).save(small)
-    listed.write_text(f"{small}\n" * count)
-    options = ("--model", folder / "untrained.pt", "--csv", folder / "answers.csv", "--quiet", "--dask", address)
-    code = "import sys, predict; sys.stdin = open(sys.argv.pop(1)); predict.main()"
-    took, own = run_measured("-c", code, listed, "-", *options)
+    took, own = run_many(folder, jpeg, count, "--quiet", "--dask", address)
     peaks = {"predict.py": own} | {name: peak_memory_of(process) for name, process in processes.items()}
     size = os.path.getsize(folder / "answers.csv")
     return {"pictures": count, "seconds": took, "peak_memory_gb": peaks, "csv_bytes_per_picture": size / count}
@@ -144,7 +127,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, whole = parser.add_argument, cli.positive_int
-    add("--count", type=whole, default=10_000, metavar="N", help="JPEGs that are timed")
+    add("--count", type=whole, default=4000, metavar="N", help="JPEGs that are timed")
     add("--many", type=whole, default=100_000, metavar="N", help="pictures for the memory")
     add("--workers", type=whole, nargs="+", default=[1, 2], metavar="N", help="numbers of Dask workers")
     cli.add_out_and_seed(parser)

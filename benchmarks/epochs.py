@@ -46,16 +46,20 @@ def our_epoch(model, task, device):
     return epoch
 
 
+def make_frozen():
+    """Return Q5's network: a backbone that is not trained, and a head of two classes."""
+    return nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
+
+
 def our_tasks(data, device):
     """Return functions that do what is timed, by name."""
     transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
     main, transfer = (hardware.place(make_loaders(data, task, transform), device) for task in ("main", "transfer"))
-    frozen = nn.Sequential(make_backbone().requires_grad_(False), nn.Linear(64, 2))
     return {
         "loading alone": lambda: [None for _ in main.train_loader],
         "FCN": our_epoch(make_fcn(), main, device),
         "CNN": our_epoch(make_cnn(), main, device),
-        "transfer": our_epoch(frozen, transfer, device),
+        "transfer": our_epoch(make_frozen(), transfer, device),
     }
 
 
@@ -79,9 +83,9 @@ def baseline_tasks(out, device):
 
     return {
         "loading alone": lambda: [None for _ in main[0]],
-        "FCN": epoch(baseline.fully_connected(), main),
-        "CNN": epoch(baseline.convolutional(8), main),
-        "transfer": epoch(baseline.convolutional(2, frozen=True), transfer),
+        "FCN": epoch(make_fcn(), main),
+        "CNN": epoch(make_cnn(), main),
+        "transfer": epoch(make_frozen(), transfer),
     }
 
 

@@ -8,7 +8,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import alternate, peak_memory, seconds
+from benchmarks.measure import alternate, run_measured, seconds
 from common import cli
 from common.ensemble import grid
 from common.galaxies.facts import CLASS_NAMES
@@ -69,13 +69,17 @@ def usual_loop(paths, network, record):
     return torch.stack(found)
 
 
-def predict_memory(paths, count, out):
-    """Return the peak memory, in GB, of predict.py --csv with `count` pictures: one of `paths` and many small ones."""
-    listed, small = out / "pictures.txt", out / "small.png"
-    Image.open(paths[0]).resize((SIZE, SIZE)).save(small)
-    listed.write_text(f"{paths[0]}\n" + f"{small}\n" * (count - 1))
+def run_many(folder, jpeg, count, *options):
+    """Run predict.py --csv on `count` pictures, a JPEG and many small ones, with the network of `untrained`.
+
+    Returns how long it took, in s, and its peak memory, in GB. Writes answers.csv into `folder`.
+    """
+    listed, small = folder / "pictures.txt", folder / "small.png"
+    Image.open(jpeg).resize((SIZE, SIZE)).save(small)
+    listed.write_text(f"{jpeg}\n" + f"{small}\n" * (count - 1))
     code = "import sys, predict; sys.stdin = open(sys.argv.pop(1)); predict.main()"
-    return peak_memory("-c", code, listed, "-", "--model", out / "untrained.pt", "--csv", out / "answers.csv")
+    files = ("--model", folder / "untrained.pt", "--csv", folder / "answers.csv")
+    return run_measured("-c", code, listed, "-", *files, *options)
 
 
 def main():
@@ -99,7 +103,7 @@ def main():
     ours = [found["probabilities"] for found in predicted(paths[:200])]
     difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
 
-    memory = {count: predict_memory(paths, count, out) for count in (args.count, args.many)}
+    memory = {count: run_many(out, paths[0], count)[1] for count in (args.count, args.many)}
     save_json({"pictures": args.count, **timing, "peak_memory_gb": memory, "threads": threads}, out / "pictures.json")
     print(
         f"{args.count:,} JPEGs of {SIDE} pixels, nine crops each, {threads} threads: "

@@ -10,7 +10,7 @@ from unittest import mock
 
 from benchmarks.epochs import our_epoch
 from benchmarks.measure import machine, seconds
-from common import cli, data
+from common import cli
 from common.data import Normalize, RandomCrop, make_loaders
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.hardware import device, layers
@@ -18,7 +18,6 @@ from q2_fcn import make_fcn
 from q3_cnn import make_cnn
 
 import torch
-from torch import nn
 from torchvision import transforms
 
 EXAMPLES = ("python -m benchmarks.pieces", "python -m benchmarks.pieces --count 3000 --rounds 2")
@@ -39,16 +38,19 @@ def normalize_as_torchvision(self, crops):
     return transforms.functional.normalize(crops, (-self.shift * std).tolist(), std.tolist())
 
 
-class ContiguousCrops(nn.Module):
-    """Give the crops the order of torch's default memory format."""
+@contextmanager
+def contiguous():
+    """Keep crops and weights in torch's default memory format: the crops once they are normalised."""
+    normalize = Normalize.forward
 
-    def sample_params(self, count, generator):
-        """Generate nothing."""
-        return torch.zeros(count)
+    def forward(self, crops):
+        return normalize(self, crops).contiguous()
 
-    def forward(self, crops, _):
-        """Copy crops (n, 3, size, size) into that order."""
-        return crops.contiguous()
+    with (
+        mock.patch.object(Normalize, "forward", forward),
+        mock.patch.object(layers, "memory_format", return_value=torch.contiguous_format),
+    ):
+        yield
 
 
 @contextmanager
@@ -60,27 +62,22 @@ def malloc_as_usual():
     device.keep_freed_memory()
 
 
-def without(piece):
-    """Return a context in which plain code stands in the place of a piece."""
-    return {
-        "gather by runs of bytes": lambda: mock.patch.object(RandomCrop, "crop_batch", crop_by_indexing),
-        "Normalize": lambda: mock.patch.object(data.Normalize, "forward", normalize_as_torchvision),
-        "fused Adam": lambda: mock.patch.object(device, "adam_options", return_value={}),
-        "pooling before ReLU": lambda: mock.patch.object(layers, "rewrite_layers", lambda layer: layer),
-        "channels_last": lambda: mock.patch.object(layers, "memory_format", return_value=torch.contiguous_format),
-        "malloc's thresholds": malloc_as_usual,
-    }[piece]()
+# The contexts in which plain code stands in the place of a piece.
+PIECES = {
+    "gather by runs of bytes": lambda: mock.patch.object(RandomCrop, "crop_batch", crop_by_indexing),
+    "Normalize": lambda: mock.patch.object(Normalize, "forward", normalize_as_torchvision),
+    "fused Adam": lambda: mock.patch.object(device, "adam_options", return_value={}),
+    "pooling before ReLU": lambda: mock.patch.object(layers, "rewrite_layers", lambda layer: layer),
+    "channels_last": contiguous,
+}
+if hasattr(ctypes.CDLL(None), "mallopt"):
+    PIECES["malloc's thresholds"] = malloc_as_usual
 
 
-PIECES = ["gather by runs of bytes", "Normalize", "fused Adam", "pooling before ReLU", "channels_last"]
-PIECES += ["malloc's thresholds"] if hasattr(ctypes.CDLL(None), "mallopt") else []
-
-
-def make_epoch(make_network, images, contiguous=False):
+def make_epoch(make_network, images):
     """Return a function that trains and evaluates for an epoch."""
-    plain = transforms.Compose([RandomCrop(48), Normalize(torch.full((3,), 40.0), torch.full((3,), 38.0))])
-    others = [ContiguousCrops()] if contiguous else []
-    task = make_loaders(images, "main", transforms.Compose([*plain.transforms, *others]))
+    transform = transforms.Compose([RandomCrop(48), Normalize(torch.full((3,), 40.0), torch.full((3,), 38.0))])
+    task = make_loaders(images, "main", transform)
     torch.manual_seed(0)
     return our_epoch(make_network(), task, CPU)
 
@@ -96,17 +93,17 @@ def main():
     split |= {f"main_{name}_labels": labels[rows] for name, rows in parts.items()} | {"class_names": [""] * 10}
     print(f"{machine()}, {torch.get_num_threads()} threads; {train:,} SYNTHETIC images; an epoch without, over with")
     print(f"{'':26}{'FCN':>8}{'CNN':>8}")
-    for piece in PIECES:
+    for piece, without in PIECES.items():
         ratios = []
         for make_network in (make_fcn, make_cnn):
             with_it, pairs = make_epoch(make_network, split), []
-            with without(piece):
-                without_it = make_epoch(make_network, split, contiguous=piece == "channels_last")
+            with without():
+                without_it = make_epoch(make_network, split)
                 without_it()
             with_it()
             for _ in range(args.rounds):
                 first = seconds(with_it, CPU)
-                with without(piece):
+                with without():
                     pairs.append(seconds(without_it, CPU) / first)
             ratios.append(statistics.median(pairs))
         print(f"{piece:26}" + "".join(f"{ratio:7.2f}x" for ratio in ratios), flush=True)

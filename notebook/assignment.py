@@ -44,7 +44,7 @@ def output_of(network):
 # Get the file, read it, split it into four sets, and prepare random crops of 48 x 48 pixels, normalised by the mean and
 # the standard deviation of each colour channel. The loaders give batches of 64; only the training images are shuffled.
 
-# %% solution="download read"
+# %% solution="download, read"
 # images, labels: numpy arrays of the datasets "images" and "ans" in DATA_FILE. Download it from DATA_URL if it does not
 # exist. Hint: torch reads from HDF5 very slowly, image by image, so make numpy arrays first.
 
@@ -55,7 +55,7 @@ def output_of(network):
 # %% solution="classes"
 # Show a picture of each class and the number of its images. Hint: imshow needs the colours last.
 
-# %% solution="split crop"
+# %% solution="split, crop"
 # Split classes 0-7 into MAIN_TRAIN training images and the rest for testing, classes 8 and 9 into TRANSFER_TRAIN and
 # the rest. Hint: how does every class, even the one of 17 images, get into both halves?
 
@@ -68,7 +68,7 @@ def output_of(network):
 # main_train, main_test, transfer_train, transfer_test: instances of MyDataset, all with this transform. Hint: the loss
 # expects labels that begin at 0, so 8 and 9 become 0 and 1.
 
-# %% solution="loaders check"
+# %% solution="loaders, check"
 # main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader. Then print the mean and the standard
 # deviation of the training crops after normalising. Hint: what should they be?
 
@@ -250,7 +250,7 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # Train it for EPOCHS epochs with Adam and a learning rate of 0.001. Record the training loss of each epoch, and after it
 # the loss and the accuracy on the test images.
 
-# %% solution="predict train"
+# %% solution="predict, train"
 # Define train(model, optimizer, train_loader, test_loader, epochs), which you can use for all three networks. It returns
 # a dict of three lists with one entry per epoch: train_loss and test_loss (means over the images) and test_accuracy.
 # Hint: gradients add up from step to step unless they are cleared, and the test images must not change the network.
@@ -443,7 +443,7 @@ assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in 
 # device, and cnn_optimizer. Hint: how large are the pictures after each layer, and how many features go into the first
 # linear one?
 
-# %% solution="cnn training comparison"
+# %% solution="cnn training, comparison"
 # cnn_history: what train returns for cnn. Plot it, and compare the test accuracies of both networks.
 
 # %% [markdown] points=1 id="q3_comparison"
@@ -551,7 +551,7 @@ assert any(state for state in cnn_optimizer.state.values()), "cnn_optimizer has 
 # fcn_confusion, cnn_confusion: 8 x 8 counts of all test images. Hint: scikit-learn has a function; keep all eight classes
 # in it, even where no image is predicted as one of them.
 
-# %% solution="confusion pictures recall"
+# %% solution="confusion pictures, recall"
 # train_counts: the number of training images of each class, 0-7. Plot the matrices.
 
 # %% [markdown] points=1 id="q4_text"
@@ -646,7 +646,7 @@ assert all(torch.equal(_found[key].cpu(), _weights_of_q3[key]) for key in _found
 )
 ### END HIDDEN TESTS
 
-# %% solution="transfer training control"
+# %% solution="transfer training, control"
 # transfer_history: what train returns for transfer_model. Plot it. Hint: what would you compare it with, to learn what
 # the trained backbone is worth?
 

@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import cli
-from common.galaxies.download import PUBLISHED, fetch
-from common.galaxies.facts import CLASS_NAMES, HELD_BACK
-from common.galaxies.hdf5 import check_galaxy10
+from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE, HELD_BACK
+from common.galaxies.hdf5 import check_galaxy10, open_hdf5
+from common.galaxies.source import galaxies_file
 from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import load_json, save_text
 from notebook.discussion import discussions
@@ -67,14 +67,11 @@ def execute(book, folder, **environment):
 
     Raises ValueError that names the cell that failed, or says what ended the kernel.
     """
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    kernel = folder / "jupyter" / "kernels" / "galaxies"
-    kernel.mkdir(parents=True)
-    arguments = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": arguments, "display_name": "galaxies"}))
-    os.environ["JUPYTER_PATH"] = str(folder / "jupyter")
     bar = tqdm(total=sum(cell.cell_type == "code" for cell in book.cells), unit="cell", desc="notebook", disable=None)
 
     def started(cell, **_):
@@ -84,13 +81,14 @@ def execute(book, folder, **environment):
     client = NotebookClient(
         book,
         timeout=None,
-        kernel_name="galaxies",
         coalesce_streams=True,
         shutdown_kernel="immediate",
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=started,
         on_cell_executed=lambda **_: bar.update(),
     )
+    # Without a folder to look in, the kernel is ipykernel's own: this Python.
+    client.km = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     # Cell by cell: client.execute would catch Ctrl-C and end in an AssertionError.
     with open(folder / "kernel.log", "w+", encoding="utf-8", errors="replace") as log, bar:
@@ -116,17 +114,10 @@ def insert_discussions(book, results):
     """Put the discussion of each question before the heading of the next one, and the last ones at the end."""
     from nbformat.v4 import new_markdown_cell
 
-    *texts, thanks = discussions(results)
-    cells, waiting = [], iter(texts)
-    for cell in book.cells:
-        is_question = cell.cell_type == "markdown" and cell.source.startswith("## Question")
-        if is_question and not cell.source.startswith("## Question 1"):
-            cells.append(new_markdown_cell(next(waiting)))
-        cells.append(cell)
-    cells += [new_markdown_cell(next(waiting)), new_markdown_cell(thanks)]
-    book.cells = cells
-    for number, cell in enumerate(book.cells):
-        cell["id"] = f"cell-{number}"
+    places = [place for place, cell in enumerate(book.cells) if cell.source.startswith("## Question")]
+    places = [*places[1:], len(book.cells), len(book.cells)]
+    for number, (place, text) in reversed(list(enumerate(zip(places, discussions(results), strict=True)))):
+        book.cells.insert(place, new_markdown_cell(text, id=f"discussion-{number + 1}"))
 
 
 def to_html(book):
@@ -138,21 +129,14 @@ def to_html(book):
 
 
 def find_data(out):
-    """Return the path of the data that `make data` has used: q1_data.json in `out` names them.
+    """Return the path of the data that `make data` has used, by q1_data.json in `out`.
 
-    Raises FileNotFoundError without that file, and ValueError for Galaxy10 DECaLS, whose images have another size.
+    Raises FileNotFoundError without that record.
     """
     path = Path(out) / "q1_data.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
-    record = load_json(path)
-    if record["source"] == "galaxy10-decals":
-        raise ValueError(f"{path} is of Galaxy10 DECaLS, but the notebook is about Galaxy10 SDSS: name it with --data")
-    if record["args"]["data"]:
-        return record["args"]["data"]
-    if record["source"] == "synthetic":
-        return Path(out) / "synthetic.h5"
-    return fetch(record["args"]["cache"], PUBLISHED["sdss"])
+    return galaxies_file(load_json(path), out)
 
 
 def name_classes(book, names):
@@ -165,13 +149,19 @@ def name_classes(book, names):
 def make_submission(out, data, epochs, seed):
     """Run the notebook on the file `data`; write submission.ipynb and submission.html into `out`.
 
-    Raises ValueError when it is not such a file as `check_galaxy10` takes.
+    Raises OSError or ValueError when it is not such a file as `check_galaxy10` takes, of ten classes, or when its
+    pictures have the size of Galaxy10 DECaLS.
     """
     import nbformat
 
     names, book = check_galaxy10(data, HELD_BACK), new_notebook(read_cells("galaxies.py"))
     if len(names) != len(CLASS_NAMES):
         raise ValueError(f"{data}: has {len(names)} classes, and the notebook is the assignment's, of ten")
+    with open_hdf5(Path(data)) as file:
+        size = file["images"].shape[1]
+    if size == DECALS_SIZE:
+        found = f"{data}: has pictures of {size} pixels, as Galaxy10 DECaLS"
+        raise ValueError(f"{found}, but the notebook is about Galaxy10 SDSS: name that with --data (make: DATA=)")
     name_classes(book, names)
     environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
@@ -196,17 +186,13 @@ def source_cells():
         cell.metadata.clear()
         grade = {"schema_version": 3, "task": False, "grade": False, "locked": True, "solution": False}
         name = next((options[key] for key in ("id", "given", "solution") if key in options), f"text {number}")
-        grade["grade_id"] = name.replace(" ", "_")
+        grade["grade_id"] = re.sub(r"\W+", "_", name)
         if "open" in options:
             grade["locked"] = False
         elif "given" in options:
             cell.source = "\n".join(filter(None, (solution[options["given"]], cell.source)))
         elif "solution" in options:
-            names = [
-                name for name in sorted(solution, key=len, reverse=True) if f" {name} " in f" {options['solution']} "
-            ]
-            parts = ordered(options["solution"], names)
-            code = "\n\n\n".join(solution[name] for name in parts)
+            code = "\n\n\n".join(solution[title] for title in options["solution"].split(", "))
             cell.source = f"{cell.source}\n### BEGIN SOLUTION\n{code}\n### END SOLUTION"
             grade |= {"locked": False, "solution": True}
         elif "points" in options:
@@ -215,16 +201,6 @@ def source_cells():
         cell.metadata["nbgrader"] = grade
         cells.append(cell)
     return cells
-
-
-def ordered(wanted, names):
-    """Return the names, which may hold spaces, in the order in which they stand in `wanted`."""
-    found, rest = [], f" {wanted} "
-    for name in names:  # the longest first: "fcn training" is not "fcn"
-        if f" {name} " in rest:
-            found.append((f" {wanted} ".index(f" {name} "), name))
-            rest = rest.replace(f" {name} ", "  ", 1)
-    return [name for _, name in sorted(found)]
 
 
 def make_skeleton(out):
@@ -256,10 +232,7 @@ def main():
     args = get_args()
     check_packages()
     if args.make == "submission":
-        data = args.data or find_data(args.out)
-        if not Path(data).is_file():
-            raise FileNotFoundError(f"{data} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
-        make_submission(args.out, data, args.epochs, args.seed)
+        make_submission(args.out, args.data or find_data(args.out), args.epochs, args.seed)
     elif args.make == "skeleton":
         make_skeleton(args.out)
     else:

@@ -1,7 +1,7 @@
 """The discussion of each question under the notebook, from the values that its run has written to results.json."""
 
 from common import metrics
-from common.galaxies.facts import BRANCHES, plural, short_name
+from common.galaxies.facts import branches_of, plural, short_name
 from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent
 from common.storage.artifacts import without_nan
 
@@ -98,7 +98,7 @@ def confusion_record(results):
     models = {}
     for name, rows in results["confusion"].items():
         matrix = np.array(rows)
-        within, expected = metrics.errors_within_branch(matrix, BRANCHES.get(tuple(results["class_names"])))
+        within, expected = metrics.errors_within_branch(matrix, branches_of(results["class_names"]))
         models[name] = {"confusion": rows, "within_branch": within, "within_branch_expected": expected}
         models[name] |= metrics.per_class(matrix) | {"recall_interval": metrics.recall_intervals(matrix)}
     tested = np.array(results["confusion"]["cnn"]).sum(1).tolist()

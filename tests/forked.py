@@ -16,10 +16,10 @@ MEMORY_LIMIT = float(os.environ.get("MEMORY_LIMIT_GB", 3)) * 1e9
 SCRIPTS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer", "summary", "predict", "export")
 
 # The fork server looks for modules in the current folder alone and, once it has imported tests.forked, in this one too:
-# else each process would import `forked` and `fuzz` anew, which takes longer than what it runs.
+# else each process would import `forked` and `test_fuzz` anew, which takes longer than what it runs.
 sys.path.append(str(Path(__file__).parent))
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.forked", "forked", "fuzz", *SCRIPTS])
+CONTEXT.set_forkserver_preload(["tests.forked", "forked", "test_fuzz", *SCRIPTS])
 
 
 def peak_memory(who=resource.RUSAGE_SELF):

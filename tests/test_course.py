@@ -1,6 +1,5 @@
 """The marks of the course: what right variants and known mistakes of each question cost."""
 
-import gc
 import os
 import re
 
@@ -63,7 +62,6 @@ def failures(cells, changes=(), leave_out=(), draw=False):
             failed[options["grade_id"]] = str(error)  # the error itself would keep all that its cell can see
     plt.close("all")
     names.clear()
-    gc.collect()
     assert not changes, f"nothing to change: {changes}"
     return failed
 
@@ -100,53 +98,35 @@ def test_the_points_are_those_of_the_assignment(cells):
     assert by_hand == BY_HAND
 
 
+# Independent variants run together, in one notebook.
 VARIANTS = {
-    "divided by 255": [
-        ("images[main_train_indices[:1000]].float())", "images[main_train_indices[:1000]].float() / 255)"),
-        ("main_train = MyDataset(images[main_train_indices],", "main_train = MyDataset(images[main_train_indices] / 255,"),
-        ("main_test = MyDataset(images[main_test_indices],", "main_test = MyDataset(images[main_test_indices] / 255,"),
-        ("MyDataset(images[transfer_train_indices],", "MyDataset(images[transfer_train_indices] / 255,"),
-        ("MyDataset(images[transfer_test_indices],", "MyDataset(images[transfer_test_indices] / 255,"),
+    "divided by 255 from the start, split at random, one crop for a batch, means over batches, requires_grad_": [
+        ("CLASS_NAMES = [", "images = images / 255\nCLASS_NAMES = ["),
+        (", stratify=labels[indices], random_state=SEED", ""),
+        ("transform = transforms.Compose([RandomCrop(48),", "transform = transforms.Compose([transforms.RandomCrop(48),"),
+        ("loss_sum += loss.detach() * len(target)", "loss_sum += loss.detach()"), ("count += len(target)", "count += 1"),
+        ("for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False",
+         "cnn_backbone.requires_grad_(False)"),
     ],
-    "divided by 255 from the start": [("CLASS_NAMES = [", "images = images / 255\nCLASS_NAMES = [")],
-    "split at random": [(", stratify=labels[indices], random_state=SEED", "")],
-    "split in the file's order": [
+    "split in the file's order, images loaded one by one, accuracy in percent, a copy of the backbone": [
         ("return train_test_split(indices, train_size=train_size, stratify=labels[indices], random_state=SEED)",
          "return indices[:train_size], indices[train_size:]"),
-    ],
-    "one crop for a batch": [("transform = transforms.Compose([RandomCrop(48),",
-                              "transform = transforms.Compose([transforms.RandomCrop(48),")],
-    "images loaded one by one": [
         ("return DataLoader(dataset, sampler=BatchSampler(order, 64, drop_last=False), batch_size=None)",
          "return DataLoader(dataset, batch_size=64, shuffle=shuffle)"),
+        ("(logits.argmax(1) == target).float().mean().item()", "100 * (logits.argmax(1) == target).float().mean().item()"),
+        ("nn.Sequential(cnn_backbone, transfer_head)",
+         "nn.Sequential(__import__('copy').deepcopy(cnn_backbone), transfer_head)"),
     ],
-    "a matrix counted by hand": [
+    "a matrix counted by hand, histories of tensors, mean and std as lists, networks as classes": [
         ("cnn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))",
          "cnn_confusion = torch.zeros(8, 8, dtype=int)\n"
          "for true, found in zip(target, logits.argmax(1)):\n    cnn_confusion[true, found] += 1\n"
          "cnn_confusion = cnn_confusion.numpy()"),
-    ],
-    "means over batches": [
-        ("loss_sum += loss.detach() * len(target)", "loss_sum += loss.detach()"), ("count += len(target)", "count += 1"),
-    ],
-    "accuracy in percent": [("(logits.argmax(1) == target).float().mean().item()",
-                             "100 * (logits.argmax(1) == target).float().mean().item()")],
-    "requires_grad_": [("for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False",
-                        "cnn_backbone.requires_grad_(False)")],
-    "a copy of the backbone": [("nn.Sequential(cnn_backbone, transfer_head)",
-                                "nn.Sequential(__import__('copy').deepcopy(cnn_backbone), transfer_head)")],
-    "on a device of their own": [
-        ("(64, 8)).to(device)", "(64, 8)).to('cuda' if torch.cuda.is_available() else 'cpu')"),
-        ("cnn = nn.Sequential(cnn_backbone, classifier_head).to(device)",
-         "cnn = nn.Sequential(cnn_backbone, classifier_head)\nif torch.cuda.is_available():\n    cnn.cuda()"),
-    ],
-    "histories of tensors": [("float(loss_sum / count)", "loss_sum / count"),
-                             ("criterion(logits, target).item()", "criterion(logits, target)")],
-    "mean and std as lists": [("mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))",
-                               "mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))\n"
-                               "mean, std = mean.tolist(), std.tolist()"),
-                              ('print("mean", mean.numpy().round(2), "std", std.numpy().round(2))', "")],
-    "networks as classes": [
+        ("float(loss_sum / count)", "loss_sum / count"), ("criterion(logits, target).item()", "criterion(logits, target)"),
+        ("mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))",
+         "mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))\n"
+         "mean, std = mean.tolist(), std.tolist()"),
+        ('print("mean", mean.numpy().round(2), "std", std.numpy().round(2))', ""),
         ("fcn = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)).to(device)",
          "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
          "        self.a, self.b = nn.Linear(6912, 64), nn.Linear(64, 8)\n\n"
@@ -155,9 +135,9 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_right_variants_get_all_points(name, cells, marking):
-    assert failures(cells, VARIANTS[name]) == {}
+@pytest.mark.parametrize("names", VARIANTS)
+def test_right_variants_get_all_points(names, cells, marking):
+    assert failures(cells, VARIANTS[names]) == {}
 
 
 FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"

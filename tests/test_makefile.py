@@ -1,4 +1,4 @@
-"""The Makefile: what is redone when. Stand-ins for the scripts, which take no time, do for most of it."""
+"""The Makefile: what is redone when, and what it needs. Stand-ins for the scripts, which take no time, do for most."""
 
 import importlib
 import json
@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
-from common.storage import stale
+from common.storage import packages, stale
 from common.storage.stale import DEFAULTS, NO_SETTINGS
 
 import pytest
 from conftest import ROOT, heed_ctrl_c, run_well, write_galaxy10
+from forked import start
+from packaging.version import Version
 
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 EVERYTHING = [*QUESTIONS, "summary"]
@@ -64,7 +67,7 @@ def finished(tmp_path_factory):
     """A copy of the Makefile with stand-ins, in which everything has been made: only to be looked at."""
     folder = tmp_path_factory.mktemp("finished") / "project"
     (folder / "common" / "storage").mkdir(parents=True)
-    modules = ("__init__", "storage/__init__", "storage/stale", "packages")
+    modules = ("__init__", "storage/__init__", "storage/stale", "storage/packages")
     for name in ("Makefile", "requirements.txt", *(f"common/{module}.py" for module in modules)):
         shutil.copy(ROOT / name, folder / name)
     for name in QUESTIONS:
@@ -264,7 +267,7 @@ def test_an_interrupted_training_resumes_unless_something_is_newer(stand_in):
     assert "--resume" not in planned("EPOCHS=3")
     record.unlink()
     assert "--resume=if-same" in planned()
-    os.utime(stand_in / "common" / "packages.py")
+    os.utime(stand_in / "common" / "storage" / "packages.py")
     assert planned()
     assert "--resume" not in planned()
 
@@ -276,18 +279,9 @@ def test_the_defaults_looked_up_are_those_of_the_script(name):
 
 
 def test_the_scripts_take_what_make_gives_them(finished):
-    galaxies = {
-        "DATA": "my galaxies.h5",
-        "SPLIT": "file",
-        "IMAGE_SIZE": "64",
-        "MAIN_TRAIN": "200",
-        "TRANSFER_TRAIN": "40",
-        "LABELS": "my table.csv",
-        "ID": "name",
-        "CLASS": "type",
-        "SPLIT_COLUMN": "subset",
-        "HOLD_BACK": "a, b; c",
-    }
+    galaxies = {"DATA": "my galaxies.h5", "SPLIT": "file", "IMAGE_SIZE": "64", "MAIN_TRAIN": "200", "ID": "name",
+                "TRANSFER_TRAIN": "40", "LABELS": "my table.csv", "CLASS": "type", "SPLIT_COLUMN": "subset",
+                "HOLD_BACK": "a, b; c"}  # fmt: skip
     training = {"EPOCHS": "3", "PRECISION": "bf16", "CALIBRATE": "0.1"}
     synthetic = {"SOURCE": "synthetic", "DATASET": "decals", "COUNT": "500"}
     common = {"OUT": "other", "SEED": "5", "DEVICE": "cpu"}
@@ -314,65 +308,80 @@ def test_values_are_compared_as_what_they_were_recorded():
     assert stale.differences(recorded, "q2_fcn", given | {"epochs": "many"}) == ["--epochs was 30, not many"]
 
 
-def test_lint_checks_the_projects_own_files_and_not_what_a_run_wrote_beside_them(tmp_path):
-    shutil.copytree(ROOT / "common", tmp_path / "common")
-    for name in ("Makefile", "pyproject.toml", "summary.py", *(path.name for path in ROOT.glob("requirements*.txt"))):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "efigi").mkdir()
-    (tmp_path / "efigi" / "submission.py").write_text("import os, sys\n")  # of make notebook OUT=efigi
-    done = make(tmp_path, "lint")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (tmp_path / "summary.py").write_text("import os, sys\n")
-    assert make(tmp_path, "lint").returncode != 0
+def test_lint_checks_the_projects_own_files_and_not_what_a_run_wrote_beside_them(stand_in):
+    (stand_in / "efigi").mkdir()  # by make notebook OUT=efigi
+    check, layout = (line.split() for line in make(stand_in, "-n", "lint").stdout.splitlines())
+    assert check[1:4] + layout[1:5] == ["-m", "ruff", "check", "-m", "ruff", "format", "--check"]
+    assert sorted(check[4:]) == sorted(layout[5:]) == sorted(["common", *(f"{name}.py" for name in EVERYTHING)])
 
 
-def test_the_oldest_versions_are_the_lower_bounds():
-    lines = [
-        line
-        for name in ("requirements.txt", *(f"requirements-{kind}.txt" for kind in ("dev", "extra", "teaching")))
-        for line in (ROOT / name).read_text().split("\n")
-        if line and not line.startswith(("-r ", "#"))
-    ]
+def test_the_notebook_runs_on_an_hdf5_file_or_on_what_q1_has_made_of_pictures(stand_in):
+    def planned(*variables):
+        done = make(stand_in, "-n", "notebook", *variables)
+        return asked(done), shlex.split(done.stdout.splitlines()[-1])
+
+    questions, command = planned("DATA=my own.h5")
+    assert (questions, command[command.index("--data") + 1]) == ([], "my own.h5")
+    for variables in (["DATA=cutouts", "LABELS=table.csv"], ["SEED=1"]):
+        questions, command = planned(*variables)
+        assert (questions, command[1:4]) == (["q1_data"], ["-m", "notebook.build", "submission"])
+        assert "--data" not in command
+
+
+def test_every_requirement_has_a_lower_bound_which_test_oldest_installs():
+    text = "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
+    lines = [line for line in text.splitlines() if not line.startswith(("-r ", "#"))]
     assert all(re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", line) for line in lines)
-    pinned = (ROOT / "constraints-oldest.txt").read_text().split()
-    assert pinned == [line.replace(">=", "==") for line in lines]
 
 
-def broken_off(folder, number, epoch, *args):
-    """Run make in `folder` until an epoch has finished, then send it and its children a signal."""
-    pipe = subprocess.PIPE
-    options = {"stdout": pipe, "stderr": pipe, "text": True, "env": ALONE, "start_new_session": True}
-    with subprocess.Popen([*MAKE, *args], cwd=folder, preexec_fn=heed_ctrl_c, **options) as process:
-        for line in process.stdout:
-            if line.startswith(f"epoch {epoch:3}/"):
-                os.killpg(process.pid, number)
-                break
-        return process.communicate()[1]
+@pytest.mark.parametrize("text", ["2.6.0+cpu", "1.26", "3", "2.14.1", "0.29.1.post2"])
+def test_release_numbers_are_those_of_the_packaging_library(text):
+    assert packages.release(text)[: len(Version(text).release)] == list(Version(text).release)
+
+
+@pytest.mark.parametrize(("requirement", "met"), [
+    ("pytest>=8", True), ("pytest", True), ("pytest>=1000", False), ("no-such-package>=1", False)])  # fmt: skip
+def test_a_requirement_is_met_by_a_version_that_is_new_enough(requirement, met):
+    assert packages.is_met(requirement) == met
+
+
+def test_make_names_what_is_missing_with_the_pip_command_and_runs_nothing(tmp_path):
+    for name in ("Makefile", "common"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "requirements.txt").write_text("h5py>=3\nno-such-package>=1.5\npytest>=1000\n")
+    done = make(tmp_path, "all")
+    assert (done.returncode, done.stdout) == (2, "")
+    install = f'{sys.executable} -m pip install "no-such-package>=1.5" "pytest>=1000"'
+    assert len(done.stderr.splitlines()) == 1
+    assert f"packages are missing or too old: {install}" in done.stderr
+    assert make(tmp_path, "help").returncode == 0
 
 
 def test_make_goes_on_after_ctrl_c_and_after_a_kill(tmp_path):
-    shutil.copytree(ROOT / "common", tmp_path / "common")
-    for name in ("Makefile", "requirements.txt", "q1_data.py", "q2_fcn.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    data, out = write_galaxy10(tmp_path / "galaxies.h5", count=300), tmp_path / "artifacts"
+    data, out, log = write_galaxy10(tmp_path / "galaxies.h5", count=300), tmp_path / "artifacts", tmp_path / "log"
     run_well("q1_data.py", "--data", data, "--out", out)
-    options = ("--epochs", 200, "--device", "cpu", "--out", tmp_path / "whole")
-    (tmp_path / "whole").mkdir()
-    shutil.copy(out / "q1_data.pt", tmp_path / "whole")
-    run_well("q2_fcn.py", *options)
-
-    settings = ("fcn", f"DATA={data}", "EPOCHS=200", "DEVICE=cpu")
-    errors = broken_off(tmp_path, signal.SIGINT, 3, *settings)
+    settings = ("fcn", f"DATA={data}", f"OUT={out}", "EPOCHS=10000", "DEVICE=cpu")
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = {"cwd": ROOT, "env": ALONE, "start_new_session": True, "preexec_fn": heed_ctrl_c}
+    with subprocess.Popen([*MAKE, *settings], **pipe, **options) as process:
+        while not (line := process.stdout.readline()).startswith("epoch   3"):
+            assert line
+        os.killpg(process.pid, signal.SIGINT)
+        errors = process.communicate()[1]
     sentence = r"^interrupted; to resume: python q2_fcn.py .* --resume \(or the same make again\)$"
     assert re.search(sentence, errors, re.MULTILINE)
-    broken_off(tmp_path, signal.SIGKILL, 9, *settings)
+    for _ in range(2):  # after Ctrl-C, and after a kill
+        _, script, *args = shlex.split(make(ROOT, "-n", *settings).stdout)
+        resumed = start(script, *args, log=log)
+        while not (log.exists() and "epoch" in log.read_text()):
+            assert resumed.is_alive()
+            time.sleep(0.05)
+        resumed.kill()
+        resumed.join()
+        # The state is saved once a second: in the first run after its first epoch at least.
+        assert re.search(r"^Resuming \S+/q2_fcn.resume.pt: [1-9]\d* of 10,?000 epochs", log.read_text(), re.MULTILINE)
+        log.unlink()
     assert not (out / "q2_fcn.json").exists()
-    done = make(tmp_path, *settings)
-    assert asked(done) == ["q2_fcn"]
-    # The state is saved once a second: in each of the runs that were broken off after its first epoch at least.
-    assert int(re.search(r"Resuming artifacts/q2_fcn.resume.pt: (\d+) of 200 epochs", done.stdout)[1]) >= 2
-    assert make(tmp_path, "-q", *settings).returncode == 0
-    assert (out / "q2_fcn.pt").read_bytes() == (tmp_path / "whole" / "q2_fcn.pt").read_bytes()
 
 
 def test_help_lists_every_target_and_variable():
@@ -381,9 +390,9 @@ def test_help_lists_every_target_and_variable():
     assert {"all", "smoke", "studies"} < targets
     for target in targets - {"FORCE"}:
         assert f"  make {target} " in text
-    for variable in ("PYTHON", "OUT", "DATA", "SOURCE", "DATASET", "COUNT", "IMAGE_SIZE", "SPLIT", "SEED", "EPOCHS",
-                     "MAIN_TRAIN", "TRANSFER_TRAIN", "DEVICE", "PRECISION", "SEEDS", "LABELS", "ID", "CLASS",
-                     "SPLIT_COLUMN", "HOLD_BACK", "CALIBRATE"):  # fmt: skip
+    variables = re.findall(r"^([A-Z_]+) *=.*## ", makefile, re.MULTILINE)
+    assert {"PYTHON", "PRECISION", "SEEDS"} < set(variables)
+    for variable in variables:
         assert f"  {variable} = " in text
 
 
@@ -404,16 +413,8 @@ def test_without_venv_one_line_says_what_to_install(stand_in, tmp_path):
 
 def test_clean_removes_what_was_made_and_nothing_else(stand_in):
     out = stand_in / "artifacts"
-    for name in (
-        "q2_fcn.resume.pt",
-        ".q2_fcn.lock",
-        "synthetic.h5",
-        ".synthetic.lock",
-        "cutouts.h5",
-        ".cutouts.lock",
-        "playground.html",
-        "notes.txt",
-    ):
+    made = "q2_fcn.resume.pt .q2_fcn.lock synthetic.h5 .synthetic.lock cutouts.h5 .cutouts.lock playground.html"
+    for name in [*made.split(), "notes.txt"]:
         (out / name).write_text("x")
     assert make(stand_in, "clean").returncode == 0
     assert [path.name for path in out.iterdir()] == ["notes.txt"]

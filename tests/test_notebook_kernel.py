@@ -2,18 +2,19 @@
 
 import ast
 import json
+import os
 import signal
-import subprocess
 import sys
 
 import pytest
 
 pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
 
+from common import cli
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES
 from notebook.build import execute, name_classes, new_notebook, read_cells
 
-from conftest import ROOT, heed_ctrl_c
+from forked import CONTEXT
 from nbformat.v4 import new_code_cell
 
 
@@ -62,20 +63,22 @@ def test_a_kernel_that_cannot_start_is_one_sentence(tmp_path, monkeypatch, capfd
     assert capfd.readouterr().err.count("\n") <= 1  # nbclient's own line
 
 
+def wait_in_a_cell(folder):
+    """In a new process: run a notebook that waits, as the command line would."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stderr = open(folder / "errors", "w")  # noqa: SIM115
+    cli.run(lambda: execute(notebook_of("open('begun', 'w').close()\nimport time\ntime.sleep(100)"), folder))
+
+
 def test_ctrl_c_ends_the_kernel_too_and_is_no_error(tmp_path):
-    code = "import time\nopen('begun', 'w').close()\ntime.sleep(100)"
-    script = (
-        "from pathlib import Path\nfrom common import cli\nfrom notebook.build import execute, new_notebook\n"
-        f"from nbformat.v4 import new_code_cell\nbook = new_notebook([new_code_cell({code!r})])\n"
-        f"cli.run(lambda: execute(book, Path({str(tmp_path)!r})))"
-    )
-    options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
-    with subprocess.Popen([sys.executable, "-c", script], **options) as process:
-        while not (tmp_path / "begun").exists():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    process = CONTEXT.Process(target=wait_in_a_cell, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "begun").exists():
+        assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    errors = (tmp_path / "errors").read_text()
     assert errors.startswith("interrupted; ")
     assert errors.count("\n") == 1
 

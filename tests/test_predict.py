@@ -317,7 +317,7 @@ def test_a_record_without_statistics_is_used_and_said_so(tmp_path, folder):
 
 
 def test_predict_agrees_with_a_plain_loop_of_pil_and_torchvision_as_the_benchmark_prints(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "peak_memory", lambda *command: 1.25)  # measured in tests/test_bench.py
+    monkeypatch.setattr(pictures, "run_many", lambda *_: (2.5, 1.25))  # run_measured is tested in tests/test_bench.py
     monkeypatch.setattr(sys, "argv", ["pictures", "--count", "40", "--many", "50", "--out", str(tmp_path)])
     pictures.main()
     printed = capsys.readouterr().out

@@ -4,7 +4,7 @@ import os
 
 from common.galaxies import download
 from common.galaxies.cutouts import Cutouts
-from common.galaxies.source import find_galaxies, source_of
+from common.galaxies.source import find_galaxies, galaxies_file, source_of
 
 import h5py
 import numpy as np
@@ -90,3 +90,14 @@ def test_a_synthetic_file_says_so_wherever_it_goes(find, tmp_path):
     with h5py.File(moved, "a") as file:
         del file.attrs["synthetic"]
     assert find(data=moved).source == "file:Galaxy10.h5"
+
+
+@pytest.mark.parametrize(("source", "args", "name"), [
+    ("file:pictures", {"data": "pictures", "labels": "table.csv"}, "out/cutouts.h5"),
+    ("file:mine.h5", {"data": "mine.h5"}, "mine.h5"), ("galaxy10-decals", {"data": "any name.h5"}, "any name.h5"),
+    ("synthetic", {"data": None}, "out/synthetic.h5"), ("synthetic", {"data": "moved.h5"}, "moved.h5"),
+    ("galaxy10-sdss", {"data": None, "cache": "c"}, "c/Galaxy10.h5"),
+    ("galaxy10-decals", {"data": None, "cache": "c"}, "c/Galaxy10_DECals.h5"),
+])  # fmt: skip
+def test_the_file_that_q1_has_read_is_found_by_its_record(source, args, name):
+    assert str(galaxies_file({"source": source, "args": {"labels": None} | args}, "out")) == name

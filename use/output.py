@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from common.packages import require
 from common.storage.atomic import atomic_write, open_through, output_file, replace_files
+from common.storage.packages import require
 
 import jinja2
 import numpy as np

@@ -10,8 +10,8 @@ from common.galaxies.facts import IMAGE_SIZE, plural
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.pictures import find_pictures, read_pictures
 from common.galaxies.split import hold_back
-from common.packages import require
 from common.storage.atomic import atomic_write
+from common.storage.packages import require
 from common.storage.streams import one_line, printable
 
 import h5py

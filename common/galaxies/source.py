@@ -61,6 +61,18 @@ def find_galaxies(data, source, dataset, cache, count, seed, out, cutouts):
     return Galaxies(path, "synthetic")
 
 
+def galaxies_file(record, out):
+    """Return the path of the file that Q1 has read, by its record in the folder `out`; the file may be gone since."""
+    args = record["args"]
+    if args.get("labels"):
+        return Path(out) / "cutouts.h5"
+    if args["data"]:
+        return Path(args["data"])
+    if record["source"] == "synthetic":
+        return Path(out) / "synthetic.h5"
+    return Path(args["cache"]) / download.PUBLISHED[record["source"].removeprefix("galaxy10-")].name
+
+
 def say_whose_names(galaxies, class_names):
     """Print it if the classes of a file, neither published nor synthetic, are named as those of a published set."""
     if galaxies.source.startswith("file:") and branches_of(class_names):

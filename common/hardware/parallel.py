@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
-from common.packages import require
+from common.storage.packages import require
 
 import joblib
 import torch

@@ -4,8 +4,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from common.packages import require
 from common.storage.artifacts import load_json, load_tensors
+from common.storage.packages import require
 from common.storage.recognize import recognize, shapes_of
 
 

@@ -3,12 +3,12 @@
 import hashlib
 from pathlib import Path
 
-from common.galaxies.download import PUBLISHED
 from common.galaxies.facts import SUBSETS
 from common.galaxies.hdf5 import dataset, open_hdf5, reading, resize, row_blocks
-from common.packages import require
+from common.galaxies.source import galaxies_file
 from common.storage.artifacts import load_json, save_tensors
 from common.storage.checkpoint import load_weights, weights_hash
+from common.storage.packages import require
 
 import numpy as np
 import torch
@@ -89,12 +89,7 @@ def find_pictures(out, size):
     It is the HDF5 file that q1_data.py has read, by the record beside q1_data.pt; None where there is none.
     """
     record_path = Path(out) / "q1_data.json"
-    record = load_json(record_path) if record_path.is_file() else {"source": "", "args": {}}
-    args, path = record["args"], None
-    if args.get("data") and not args.get("labels"):
-        path = Path(args["data"])
-    elif record["source"].startswith("galaxy10-"):
-        path = Path(args["cache"]) / PUBLISHED[record["source"].removeprefix("galaxy10-")].name
+    path = galaxies_file(load_json(record_path), out) if record_path.is_file() else None
     sees = f"The encoder sees the pictures of {size} x {size} pixels in q1_data.pt"
     if path is None:
         return None, f"{sees}: there is no file of larger ones."

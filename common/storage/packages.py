@@ -1,6 +1,6 @@
 """Which packages are installed: those of requirements.txt in versions that are new enough, and optional ones.
 
-`python -m common.packages FILE ...` prints nothing, or one line with the pip command that installs what is missing.
+`python -m common.storage.packages FILE ...` prints nothing, or one line with the pip command for what is missing.
 """
 
 import re
