@@ -141,7 +141,7 @@ ALL_REQUIREMENTS = requirements.txt requirements-dev.txt requirements-extra.txt 
 # In two processes with one thread each, so that none waits for another's threads. OMP_NUM_THREADS=2 make test runs the
 # same tests with two threads in each.
 test: $(DEV_ENVIRONMENT) ## all tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 test-oldest: .venv-oldest/requirements.installed ## all tests with the oldest Python and packages that are allowed
 	@.venv-oldest/bin/python --version
 	@$(MAKE) --no-print-directory lint test PYTHON=.venv-oldest/bin/python
