@@ -25,15 +25,17 @@ settings.register_profile("search", settings.get_profile("fixed"), derandomize=F
 settings.load_profile("fixed")
 # The test command must not depend on what is in the user's own cache, nor wait for the real mirrors.
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # a core for each process of pytest-xdist: studies start no others
 
 
-def run(script, *args, **environment):
+def run(script, *args, stdin=os.devnull, **environment):
     """Run a script of the project as a user would; return the finished process with its output as text.
 
-    Without variables of its environment to set it starts from a process that has everything imported, which is faster.
+    stdin: a file. Without variables of its environment to set it starts from a process that has everything imported,
+    which is faster.
     """
     if not environment:
-        return forked.run(script, *args)
+        return forked.run(script, *args, stdin=stdin)
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False

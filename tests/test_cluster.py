@@ -31,8 +31,7 @@ def submit(tmp_path):
 
     def start(name, *args, **variables):
         slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "1"}
-        one_core = {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}  # which is all that such a job has
-        environment = {**os.environ, **slurm, **one_core, **variables}
+        environment = {**os.environ, **slurm, "OMP_NUM_THREADS": "1", **variables}
         command = ["bash", tmp_path / f"{name}.sh", *args]
         return subprocess.Popen(command, cwd="/", env=environment, text=True, errors="replace", stdout=subprocess.PIPE)
 

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 from benchmarks import pictures
@@ -18,7 +17,7 @@ from use.trained import load_network
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, error_of, run, run_well
+from conftest import error_of, run, run_well
 from networks import galaxies, plain_logits, save_network, save_pictures
 from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, recall_score
@@ -269,14 +268,15 @@ def test_paths_come_from_stdin_and_failures_end_with_status_2(folder, tmp_path):
         (os.fsencode(folder),) * 2
     )
     outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
-    command = [sys.executable, ROOT / "predict.py", "-", "", "--model", folder / "q3_cnn.pt", *outputs]
-    done = subprocess.run(command, input=listed, capture_output=True, check=False, cwd=tmp_path)
+    (tmp_path / "list").write_bytes(listed)
+    model = ("--model", folder / "q3_cnn.pt")
+    done = run("predict.py", "-", "", *model, *outputs, stdin=tmp_path / "list")
     assert done.returncode == 2
     errors = [r"error: none\xe9.png: No such file or directory", "1 of 3 files could not be read."]
-    assert done.stderr.decode().splitlines() == errors
+    assert done.stderr.splitlines() == errors
     records = json.loads((tmp_path / "a.json").read_text())
     assert [record["file"] for record in records] == [f"{folder}/pictures/g{number}.png" for number in (0, 1)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]  # and nothing else
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "list"]  # and nothing else
 
 
 def test_no_readable_picture_gives_empty_lists_and_status_2(folder, tmp_path):

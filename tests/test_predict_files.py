@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from use.truth import Truth
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, error_of, run
+from conftest import error_of, run
 from forked import start
 from networks import galaxies, save_network, save_pictures
 from PIL import Image
@@ -252,9 +251,7 @@ def test_an_output_that_is_also_an_input_or_another_output_is_refused(folder, tm
 def test_a_list_on_stdin_and_pictures_in_a_folder_are_inputs_too(folder, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"{folder}/pictures/100008.jpg\n")
-    command = [sys.executable, ROOT / "predict.py", "-", "--model", folder / "q3_cnn.pt", "--csv", listed]
-    with open(listed) as stdin:
-        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
+    done = run("predict.py", "-", "--model", folder / "q3_cnn.pt", "--csv", listed, stdin=listed)
     assert f"error: --csv {listed} is the same file as the list on stdin" in error_of(done)
     shutil.copy(folder / "pictures" / "100008.jpg", tmp_path / "a.jpg")
     assert "the same file as the picture" in error_of(predict(folder, tmp_path, "--html", tmp_path / "a.jpg"))

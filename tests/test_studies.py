@@ -446,8 +446,8 @@ def test_after_ctrl_c_results_stay_no_process_does_and_the_command_it_prints_goe
     options = ["--seeds", "0,1", "--epochs", "10", "--device", "cpu", "--out", str(tmp_path)]
     study = subprocess.Popen(
         [sys.executable, "-m", "studies.imbalance", *options],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_ctrl_c,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "2"}, preexec_fn=heed_ctrl_c,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     results = tmp_path / "studies" / "imbalance"
     wait_until(lambda: list(results.glob("*.json")))

@@ -6,7 +6,6 @@ from argparse import ArgumentTypeError, Namespace
 from common.data import load_data
 from studies.methods.runs import collect, number_list, resplit
 
-import joblib
 import pytest
 import torch
 from conftest import run_well, write_galaxy10
@@ -30,10 +29,19 @@ def squares(out, runs, fingerprint="data", measure=square, **settings):
     return collect("squares", measure, runs, args, {"fingerprint": fingerprint}, **settings)
 
 
-def test_results_come_in_order_and_from_one_thread_each_and_are_files(tmp_path):
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Let others compute, one for each core."""
+    if os.cpu_count() == 1:
+        pytest.skip("one core computes in the process itself")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+
+
+def test_results_come_in_order_and_from_one_thread_each_and_are_files(tmp_path, two_processes):
     results = squares(tmp_path, SEEDS, epochs=2)
     assert [(result["seed"], result["square"]) for result in results] == [(3, 9), (0, 0), (1, 1)]
     assert {result["threads"] for result in results} == {1}
+    assert os.getpid() not in {result["process"] for result in results}
     assert all(result["undefined"] is None for result in results)  # JSON has no NaN
     written = json.loads((tmp_path / "studies/squares/seed-3.json").read_text())
     assert SEEDS[0] | written["result"] == results[0]
@@ -63,14 +71,13 @@ def test_an_error_ends_the_study_in_one_sentence_that_names_the_run_and_keeps_wh
     assert (tmp_path / "studies/squares/seed-3.json").exists()
 
 
-@pytest.mark.skipif(joblib.cpu_count() == 1, reason="one core computes in the process itself")
-def test_a_killed_process_is_reported_with_what_to_do(tmp_path):
+def test_a_killed_process_is_reported_with_what_to_do(tmp_path, two_processes):
     with pytest.raises(MemoryError, match=r"^a process was killed: rerun it, with fewer cores \(taskset\)$"):
         squares(tmp_path, SEEDS, measure=killed)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system allots no cores")
-def test_with_one_core_allotted_no_other_process_computes(tmp_path):
+def test_with_one_core_allotted_no_other_process_computes(tmp_path, two_processes):
     allotted = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allotted)})
     try:
