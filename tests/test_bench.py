@@ -24,7 +24,7 @@ def test_the_benchmark_writes_what_it_prints(tmp_path, monkeypatch, capsys):
         return 1.25
 
     monkeypatch.setattr(bench, "peak_memory", run_once)
-    monkeypatch.setattr(sys, "argv", ["bench", "--count", "400", "--rounds", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["bench", "--count", "200", "--rounds", "1", "--out", str(tmp_path)])
     bench.main()
     results = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
     printed = capsys.readouterr().out
