@@ -644,6 +644,9 @@ def test_the_numbers_in_the_readmes_studies_table_are_those_of_the_records():
         assert len(re.findall(r"%|points", answer)) >= 2
         assert len(answer.split()) <= 30
         assert not_in_record(answer, load_json(ROOT / "docs" / "studies" / f"{name}.json")) == [], name
+    accuracies = re.findall(r"^\| .*Q\d.*\|$", (ROOT / "README.md").read_text().partition("Each seed")[0], re.M)
+    assert len(accuracies) == 5
+    assert not_in_record("".join(accuracies), load_json(ROOT / "docs" / "studies" / "seeds.json")) == []
 
 
 def test_the_page_of_studies_is_that_of_the_committed_records():
