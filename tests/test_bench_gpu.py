@@ -9,7 +9,7 @@ from common.storage.artifacts import load_json
 import conftest
 import pytest
 
-DRY_RUN = ["gpu", "--device", "cpu", "--count", "300", "--epochs", "2", "--no-tests"]
+DRY_RUN = ["gpu", "--device", "cpu", "--count", "200", "--epochs", "2", "--no-tests"]
 
 
 def test_the_dry_run_passes_every_check(tmp_path, monkeypatch, capsys):
@@ -24,6 +24,7 @@ def test_the_dry_run_passes_every_check(tmp_path, monkeypatch, capsys):
         return done.returncode, done.stdout + done.stderr
 
     monkeypatch.setattr(gpu.Checks, "run", run)
+    monkeypatch.setattr(gpu, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))  # a process starts in seconds
     monkeypatch.setattr(sys, "argv", [*DRY_RUN, "--out", str(tmp_path)])
     gpu.main()
     rows = {row["name"]: row for row in load_json(tmp_path / "gpu" / "gpu.json")["rows"]}
