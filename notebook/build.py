@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import cli
+from common.galaxies.download import PUBLISHED, fetch
 from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE, HELD_BACK
 from common.galaxies.hdf5 import check_galaxy10, open_hdf5
 from common.galaxies.source import galaxies_file
@@ -131,12 +132,15 @@ def to_html(book):
 def find_data(out):
     """Return the path of the data that `make data` has used, by q1_data.json in `out`.
 
-    Raises FileNotFoundError without that record.
+    Galaxy10 is downloaded again if it is gone from the cache. Raises FileNotFoundError without that record.
     """
     path = Path(out) / "q1_data.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
-    return galaxies_file(load_json(path), out)
+    record = load_json(path)
+    if record["source"] == "galaxy10-sdss" and not record["args"]["data"]:
+        return fetch(record["args"]["cache"], PUBLISHED["sdss"])
+    return galaxies_file(record, out)
 
 
 def name_classes(book, names):

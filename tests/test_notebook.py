@@ -238,6 +238,13 @@ def test_the_submission_has_no_path_of_this_machine_and_its_page_loads_nothing(s
     assert page.count("data:image/png;base64,") >= 5
 
 
+def test_galaxy10_that_is_gone_from_the_cache_is_downloaded_again(server, tmp_path, monkeypatch):
+    record = {"source": "galaxy10-sdss", "args": {"data": None, "cache": str(tmp_path / "cache")}}
+    (tmp_path / "q1_data.json").write_text(json.dumps(record))
+    monkeypatch.setattr(build, "PUBLISHED", {"sdss": PUBLISHED._replace(mirrors=(f"{server.url}/right",))})
+    assert build.find_data(tmp_path).read_bytes() == GALAXIES
+
+
 def test_pictures_of_the_size_of_decals_are_refused_wherever_they_come_from(tmp_path):
     record = {"source": "file:pictures", "args": {"data": "pictures", "labels": "table.csv"}}
     (tmp_path / "q1_data.json").write_text(json.dumps(record))
