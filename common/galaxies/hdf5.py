@@ -276,7 +276,7 @@ def check_labels(path, ans, count, names, held_back):
             )
 
 
-def read_column(path, file, key, count, rows=slice(None)):
+def read_column(path, file, key, count, rows=...):
     """Return the values of a dataset of one axis as texts that can be printed: a list of `count`, or those of `rows`.
 
     Raises ValueError unless it holds `count` texts or whole numbers.
