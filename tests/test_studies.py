@@ -99,10 +99,10 @@ def study(chains):
 
     @functools.cache
     def run(name):
+        timm = pytest.importorskip("timm") if name == "encoder" else None
         out, options = chains / name, OPTIONS.get(name, ())
         link_chain(chains, out)
-        if name == "encoder":
-            timm = pytest.importorskip("timm")
+        if timm:
             torch.manual_seed(0)
             save_tensors(timm.create_model(options[1]).state_dict(), out / "weights.pth")
             options = *options, "--encoder-weights", out / "weights.pth"
