@@ -44,12 +44,12 @@ def measure(out, device, seed, task, epochs, features, backbone):
 
     features: the name of their file; backbone: the hash of the weights of Q3's.
     """
-    data = sample(out, seed)
+    # The CNN is trained with the mean and std of its own split, Q3's backbone was with those of Q3's.
+    data = resplit(load_data(out), seed) if task == "main" else sample(out, seed)
     encoded = load_tensors(Path(out) / "studies" / features, made_by="studies.encoder")["features"]
     pairs = [(encoded[data[f"{task}_{each}_indices"]], data[f"{task}_{each}_labels"]) for each in ("train", "test")]
     result = {"encoder": head_accuracy(*pairs, seed)}
     if task == "main":
-        data = resplit(load_data(out), seed)
         cnn = seed_network("cnn", data, out, seed, epochs, device)
         logits, labels = predict(cnn, main_task(data, device).test_loader)
         result["other"] = (logits.argmax(1) == labels).double().mean().item()
