@@ -84,6 +84,11 @@ def class_gallery(data, columns=8):
     return figure
 
 
+def wrap_name(name):
+    """Return a class name broken into two lines."""
+    return "\n".join(name.rsplit(", ", 1))
+
+
 def text_colour(background):
     """Return black or white, whichever is read better on a colour (r, g, b, ...): the contrast is at least 4.5.
 
@@ -102,7 +107,7 @@ def draw_confusion(axes, confusion, class_names, title):
         colour = text_colour(image.cmap(share[row, column]))
         axes.text(column, row, f"{count:,}" if totals[row] else "–", ha="center", va="center", color=colour)
     ticks = np.arange(len(class_names))
-    lines = ["\n".join(name.rsplit(", ", 1)) for name in class_names]  # two short lines per name
+    lines = [wrap_name(name) for name in class_names]
     axes.set_xticks(ticks, lines, rotation=0 if len(lines) < 4 else 90)
     axes.set_yticks(ticks, [f"{line}: {total:,}" for line, total in zip(lines, totals[:, 0], strict=True)])
     axes.set(xlabel="predicted", ylabel="true class: test images", title=title)

@@ -127,19 +127,14 @@ def mistakes_figure(confident, data):
         for ax, (index, predicted, probability) in zip(row, mistakes, strict=False):
             true = data["class_names"][int(data["main_test_labels"][index])]
             ax.imshow(data["main_test_images"][index].permute(1, 2, 0))
-            text = f"{name.upper()}, {probability:.0%} sure:\n{wrap_name(data['class_names'][predicted])}"
+            text = f"{name.upper()}, {probability:.0%} sure:\n{plots.wrap_name(data['class_names'][predicted])}"
             ax.set_title(text, fontsize=9.5, color=plots.TEST_COLOUR)
-            ax.set_xlabel(f"is {wrap_name(true)}", fontsize=9.5)
+            ax.set_xlabel(f"is {plots.wrap_name(true)}", fontsize=9.5)
             ax.set(xticks=[], yticks=[])
         for ax in row[len(mistakes) :]:
             ax.axis("off")
     figure.suptitle(plots.titled("The most confident mistakes", data["source"]))
     return figure
-
-
-def wrap_name(name):
-    """Return a class name broken into two lines."""
-    return "\n".join(name.rsplit(", ", 1))
 
 
 def filters_figure(cnn, data):
@@ -155,7 +150,7 @@ def filters_figure(cnn, data):
         ax.imshow(kernel.permute(1, 2, 0))
     for row, index, maps in zip(grid[1:], shown, responses, strict=True):
         row[0].imshow(data["main_test_images"][index].permute(1, 2, 0))
-        row[0].set_title(wrap_name(data["class_names"][int(labels[index])]), fontsize=9.5)
+        row[0].set_title(plots.wrap_name(data["class_names"][int(labels[index])]), fontsize=9.5)
         for ax, response in zip(row[1:], maps, strict=True):
             ax.imshow(response, cmap="magma", vmin=0, vmax=maps.max())
     for ax in grid.flat:
