@@ -3,12 +3,11 @@
 import argparse
 import copy
 import re
-import zipfile
 from pathlib import Path
 
 from common.storage.artifacts import save_json, save_tensors
-from common.storage.checkpoint import load_backbone, weights_hash
-from q3_cnn import make_backbone
+from common.storage.checkpoint import load_backbone, load_trained, weights_hash
+from q3_cnn import make_backbone, make_cnn
 
 import numpy as np
 import pytest
@@ -106,12 +105,10 @@ with_nan[3, 1, 2, 2] = float("nan")
 EXPECTED = r"holds no cnn_backbone: expected 0.weight, 0.bias, 3.weight, .*, with any prefix; found "
 REFUSED = {
     "another architecture": (nn.Sequential(nn.Flatten(), nn.Linear(9, 64)).state_dict(), EXPECTED + "1.weight, 1.bias"),
-    "a large one": ({f"l{i}.weight": torch.ones(i) for i in range(300)}, EXPECTED + "l0.*l11.weight and 288 more"),
     "other names": ({f"conv{name}": value for name, value in BACKBONE.state_dict().items()}, EXPECTED + "conv0.weight"),
     "a layer missing": (changed(**{"0_7_bias": None}), EXPECTED + "0.0.weight"),
-    "a layer more": (BACKBONE.state_dict() | {"1.mean": torch.ones(8)}, "holds another network: .*Unexpected.*1.mean"),
-    "a shape": (changed(**{"0_0_weight": torch.ones(8, 1, 5, 5)}), r"holds another network: .*size mismatch for 0.we"),
-    "a sparse tensor": (changed(**{"0_7_bias": torch.eye(3).to_sparse()}), r"holds another network: .*7\.bias"),
+    "a layer more": (BACKBONE.state_dict() | {"1.mean": torch.ones(8)}, "does not hold the .*Unexpected.*1.mean"),
+    "a shape": (changed(**{"0_0_weight": torch.ones(8, 1, 5, 5)}), r"does not hold the .*size mismatch for 0.we"),
     "NaN": (changed(**{"0_0_weight": with_nan}), "expected finite floating-point weights, found others in 0.weight"),
     "whole numbers": (changed(**{"0_7_bias": torch.ones(128, dtype=torch.int8)}), "expected finite floating-poin"),
     "a model and its average": (
@@ -119,7 +116,6 @@ REFUSED = {
         "holds 2 networks, with the prefixes 'model.0.' and 'ema.module.0.': save one of them alone",
     ),
     "a tensor": (torch.zeros(3), EXPECTED + "nothing"),
-    "no tensors": ({"epoch": 5, "loss": 0.5}, EXPECTED + "nothing"),
 }  # fmt: skip
 
 
@@ -138,9 +134,6 @@ def write_no_checkpoint(kind, path):
     elif kind == "cut short":
         torch.save(CNN.state_dict(), path)
         path.write_bytes(path.read_bytes()[:5000])
-    elif kind == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("notes.txt", "no weights")
     elif kind == "TorchScript":
         torch.jit.trace(CNN, CROPS).save(path)
     else:
@@ -151,7 +144,6 @@ def write_no_checkpoint(kind, path):
 NO_CHECKPOINTS = {
     "text": "it is another kind of file, or was cut short: copy or recreate it",
     "cut short": "it is another kind of file, or was cut short: copy or recreate it",
-    "zip": "file in archive is not in a subdirectory: notes.txt",
     "harmful": r"it holds objects of _?io.open, whose code is not run: save a state_dict",
     "harmful, legacy": r"it holds objects of _?io.open, whose code is not run: save a state_dict",
     "whole model": r"it holds objects of torch\.nn\.modules\.container\.Sequential, whose code is not run",
@@ -208,8 +200,12 @@ def test_the_record_beside_a_network_must_be_of_the_same_weights(tmp_path, capsy
     save_json(DATA | {"weights_sha256": weights_hash(CNN.state_dict())}, tmp_path / "ckpt.json")
     load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA)
     save_tensors(CNN.state_dict() | {"1.bias": torch.zeros(8)}, tmp_path / "ckpt.pt")
-    with pytest.raises(ValueError, match=r"ckpt.pt and ckpt.json come from different runs: .* --force"):
-        load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA)
+    for load in (
+        lambda: load_backbone(make_backbone(), tmp_path / "ckpt.pt", DATA),
+        lambda: load_trained(make_cnn(), tmp_path / "ckpt.pt", DATA, "q3_cnn.py"),
+    ):
+        with pytest.raises(ValueError, match=r"ckpt.pt and ckpt.json come from different runs: .* --force"):
+            load()
 
 
 def test_q4_and_q5_refuse_networks_of_another_split_unless_forced(synthetic_run, tmp_path):

@@ -24,13 +24,7 @@ PATHS = {
     "studies.inside": ["--out"],
     "studies.methods.page": ["--docs"],
 }
-ADDRESSES = (
-    "https://zenodo.org/records/1/files/a.h5",
-    "http://a/b.pt",
-    "ftp://a/b",
-    "s3://bucket/key",
-    "FILE:///a/b.h5",
-)
+ADDRESSES = ("https://zenodo.org/records/1/files/a.h5", "ftp://a/b", "s3://bucket/key", "FILE:///a/b.h5")
 
 
 def options(module, *args):
@@ -56,9 +50,7 @@ def test_the_cache_of_the_environment_may_begin_with_the_home_folder_too(monkeyp
 
 def test_a_file_whose_name_looks_like_an_address_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    os.mkdir("data:")
-    with open("data:/a.h5", "wb"):
-        pass
+    os.makedirs("data:/a.h5")
     assert options("q1_data", "--data", "data://a.h5")["data"] == "data://a.h5"
 
 

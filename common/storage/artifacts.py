@@ -109,7 +109,7 @@ def load_tensors(path, made_by, mmap=True):
         if code:
             reason = f"it holds objects of {code[1]}, whose code is not run: save a state_dict"
         elif is_zip:
-            reason = re.split(r"\s+(?:This file can|In PyTorch)", str(error))[0]  # without the advice to run its code
+            reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[0]  # without advice to run its code
         else:
             reason = "it is another kind of file, or was cut short: copy or recreate it"
         raise ValueError(f"{path} is not a file of tensors that torch can read safely: {reason}") from None

@@ -54,13 +54,10 @@ def record_of(path):
 def load_trained(network, path, data, made_by, force=False):
     """Load the state_dict that the script `made_by` wrote at `path` into `network`.
 
-    Raises FileNotFoundError, or ValueError when its names or shapes are not the network's, or as `check_origin` does
-    when it was not trained on `data`.
+    Raises FileNotFoundError, or ValueError as `load_strictly` does, and as `check_origin` does when it was not trained
+    on `data`.
     """
-    try:
-        network.load_state_dict(load_tensors(path, made_by))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold the weights of this network: rerun {made_by} ({error})") from None
+    load_strictly(network, path, load_tensors(path, made_by))
     check_origin(path, weights_hash(network.state_dict()), data, force)
 
 
@@ -70,7 +67,6 @@ def check_origin(path, weights_sha256, data, force):
     Raises ValueError when it is not, or with `force` prints why. weights_sha256: the whole network's, None for
     a backbone alone; data: Q1's dict.
     """
-    path = Path(path)
     record_path = record_of(path)
     if not record_path.is_file():
         print(f"{path}: no {record_path.name} next to it, so what it was trained on is unknown.")
@@ -155,8 +151,9 @@ def load_strictly(network, path, weights):
     """
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds another network: {error}") from None
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = f"does not hold the weights of this network: rerun the script that wrote it ({error})"
+        raise ValueError(f"{path} {reason}") from None
     for name, value in network.state_dict().items():
         if not (weights[name].is_floating_point() and value.isfinite().all()):
             raise ValueError(f"{path}: expected finite floating-point weights, found others in {name}")
