@@ -24,7 +24,13 @@ PATHS = {
     "studies.inside": ["--out"],
     "studies.methods.page": ["--docs"],
 }
-ADDRESSES = ("https://zenodo.org/records/1/files/a.h5", "ftp://a/b", "s3://bucket/key", "FILE:///a/b.h5")
+ADDRESSES = (
+    "https://zenodo.org/records/1/files/a.h5",
+    "http://a/b.pt",
+    "ftp://a/b",
+    "s3://bucket/key",
+    "FILE:///a/b.h5",
+)
 
 
 def options(module, *args):
@@ -50,7 +56,9 @@ def test_the_cache_of_the_environment_may_begin_with_the_home_folder_too(monkeyp
 
 def test_a_file_whose_name_looks_like_an_address_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    os.makedirs("data:/a.h5")
+    os.mkdir("data:")
+    with open("data:/a.h5", "wb"):
+        pass
     assert options("q1_data", "--data", "data://a.h5")["data"] == "data://a.h5"
 
 

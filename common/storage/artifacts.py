@@ -72,12 +72,12 @@ def save_json(record, path):
 
 def save_question(out, name, tensors, figure, record):
     """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
-    paths = [Path(out) / f"{name}.{kind}" for kind in ("pt", "png", "json")]
-    with atomic_write(*(paths if tensors is not None else paths[1:])) as temporaries:
-        if tensors is not None:
-            write_tensors(tensors, temporaries[0])
-        write_figure(figure, temporaries[-2])
-        write_json(record, temporaries[-1])
+    contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
+    if tensors is None:
+        del contents["pt"]
+    with atomic_write(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
+        for (write, content), temporary in zip(contents.values(), temporaries, strict=True):
+            write(content, temporary)
 
 
 def load_json(path):
