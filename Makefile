@@ -48,11 +48,6 @@ ifeq ($(PYTHON),.venv/bin/python)
 ENVIRONMENT     = .venv/requirements.installed
 DEV_ENVIRONMENT = .venv/requirements-dev.installed
 TEACHING        = .venv/requirements-teaching.installed
-else ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),all)),)
-# With another PYTHON, packages that are missing or too old are named before anything runs.
-UNMET := $(shell $(PYTHON) -m common.storage.packages requirements.txt $(if $(filter test lint,$(MAKECMDGOALS)),requirements-dev.txt) \
-    $(if $(filter notebook skeleton course,$(MAKECMDGOALS)),requirements-teaching.txt))
-$(if $(UNMET),$(error $(UNMET)))
 endif
 
 # The options of the scripts. `quote` makes any value one word of the shell.

@@ -111,7 +111,7 @@ def test_q5_takes_the_folder_and_the_safetensors_file_of_other_data_with_force(
     options = ("--backbone", exported / backbone, "--epochs", 1, "--device", "cpu", "--out", tmp_path)
     assert "was trained on different data or a different split" in error_of(run("q5_transfer.py", *options))
     printed = run_well("q5_transfer.py", *options, "--force")
-    assert f"{exported / backbone}: the backbone of a CNN of 8 classes" in printed
+    assert f"{exported / backbone}: a cnn_backbone" in printed
     network, _, _ = load_network(exported / "q3_cnn.pt")
     assert load_json(tmp_path / "q5_transfer.json")["backbone_sha256"] == weights_hash(network[0].state_dict())
 

@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 
-from common.storage import packages, stale
+from common.storage import stale
 from common.storage.stale import DEFAULTS, NO_SETTINGS
 
 import pytest
 from conftest import ROOT, heed_ctrl_c, run_well, write_galaxy10
 from forked import start
-from packaging.version import Version
 
 QUESTIONS = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 EVERYTHING = [*QUESTIONS, "summary"]
@@ -67,7 +66,7 @@ def finished(tmp_path_factory):
     """A copy of the Makefile with stand-ins, in which everything has been made: only to be looked at."""
     folder = tmp_path_factory.mktemp("finished") / "project"
     (folder / "common" / "storage").mkdir(parents=True)
-    modules = ("__init__", "storage/__init__", "storage/stale", "storage/packages")
+    modules = ("__init__", "storage/__init__", "storage/stale")
     for name in ("Makefile", "requirements.txt", *(f"common/{module}.py" for module in modules)):
         shutil.copy(ROOT / name, folder / name)
     for name in QUESTIONS:
@@ -267,7 +266,7 @@ def test_an_interrupted_training_resumes_unless_something_is_newer(stand_in):
     assert "--resume" not in planned("EPOCHS=3")
     record.unlink()
     assert "--resume=if-same" in planned()
-    os.utime(stand_in / "common" / "storage" / "packages.py")
+    os.utime(stand_in / "common" / "storage" / "stale.py")
     assert planned()
     assert "--resume" not in planned()
 
@@ -332,29 +331,6 @@ def test_every_requirement_has_a_lower_bound_which_test_oldest_installs():
     text = "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
     lines = [line for line in text.splitlines() if not line.startswith(("-r ", "#"))]
     assert all(re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", line) for line in lines)
-
-
-@pytest.mark.parametrize("text", ["2.6.0+cpu", "1.26", "3", "2.14.1", "0.29.1.post2"])
-def test_release_numbers_are_those_of_the_packaging_library(text):
-    assert packages.release(text)[: len(Version(text).release)] == list(Version(text).release)
-
-
-@pytest.mark.parametrize(("requirement", "met"), [
-    ("pytest>=8", True), ("pytest", True), ("pytest>=1000", False), ("no-such-package>=1", False)])  # fmt: skip
-def test_a_requirement_is_met_by_a_version_that_is_new_enough(requirement, met):
-    assert packages.is_met(requirement) == met
-
-
-def test_make_names_what_is_missing_with_the_pip_command_and_runs_nothing(tmp_path):
-    for name in ("Makefile", "common"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "requirements.txt").write_text("h5py>=3\nno-such-package>=1.5\npytest>=1000\n")
-    done = make(tmp_path, "all")
-    assert (done.returncode, done.stdout) == (2, "")
-    install = f'{sys.executable} -m pip install "no-such-package>=1.5" "pytest>=1000"'
-    assert len(done.stderr.splitlines()) == 1
-    assert f"packages are missing or too old: {install}" in done.stderr
-    assert make(tmp_path, "help").returncode == 0
 
 
 def test_make_goes_on_after_ctrl_c_and_after_a_kill(tmp_path):

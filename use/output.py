@@ -131,7 +131,7 @@ class GrowingFile:
         with self.named():
             self.file.close()
             if self.part:
-                replace_files([self.part], [self.target], [self.path])
+                replace_files([self.part], [self.target])
 
 
 class CsvFile(GrowingFile):
