@@ -99,8 +99,10 @@ def main():
 
     record = {
         "source": galaxies.source,
+        "fallback": galaxies.source == "synthetic" and args.source == "auto" and not args.data,  # the download failed
         "fingerprint": data["fingerprint"],
         "args": vars(args),
+        "defaults": vars(get_args([])),
         "class_names": data["class_names"],
         "counts": split.class_counts(data),
         "mean": mean.tolist(),

@@ -102,6 +102,7 @@ def main():
     history = train(cnn, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
 
     record = training_record(vars(args), data, task, cnn, criterion, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
     record |= calibrate(cnn, record, held_out)  # a temperature, fitted on the images that were held out
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
