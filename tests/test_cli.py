@@ -20,12 +20,15 @@ def test_ctrl_c_says_how_to_resume_where_that_is_possible(arguments, given, comm
 
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(sys, "argv", given)
-    monkeypatch.delenv("MAKELEVEL", raising=False)
-    with pytest.raises(SystemExit) as status:
-        cli.run(main, **arguments)
-    assert status.value.code == 130
-    resume = f"; to resume: python {command}" if command else ""
-    assert capsys.readouterr().err == f"interrupted{resume}\n"
+    for level, same_make in ((None, ""), ("1", " (or the same make again)")):
+        monkeypatch.delenv("MAKELEVEL", raising=False)
+        if level:
+            monkeypatch.setenv("MAKELEVEL", level)
+        with pytest.raises(SystemExit) as status:
+            cli.run(main, **arguments)
+        assert status.value.code == 130
+        resume = f"; to resume: python {command}{same_make}" if command else ""
+        assert capsys.readouterr().err == f"interrupted{resume}\n"
 
 
 @pytest.mark.parametrize(("kind", "valid", "invalid"), [

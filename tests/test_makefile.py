@@ -6,16 +6,13 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 from common.storage import stale
 
 import pytest
-from conftest import ROOT, heed_ctrl_c, run_well, write_galaxy10
-from forked import start
+from conftest import ROOT
 
 QUESTIONS = ["q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer"]
 EVERYTHING = [*QUESTIONS, "summary"]
@@ -170,15 +167,13 @@ def test_data_of_any_name_is_handed_over_and_watched(stand_in):
     assert not (stand_in / "harm.h5").exists()
 
 
-def test_the_home_folder_may_be_called_tilde(stand_in):
-    home = str(stand_in / "home")
-    (stand_in / "home").mkdir()
-    assert asked(make(stand_in, "data", "OUT=~/x", HOME=home)) == ["q1_data"]
-    assert asked(make(stand_in, "data", "OUT=~/x", HOME=home)) == []
-    assert (stand_in / "home" / "x" / "q1_data.json").is_file()
-    (stand_in / "home" / "a.h5").write_text("x")
-    assert asked(make(stand_in, "data", f"DATA={home}/a.h5")) == ["q1_data"]  # as the script would record it
-    assert asked(make(stand_in, "data", "DATA=~/a.h5", HOME=home)) == []
+def test_out_and_data_may_begin_with_a_tilde(stand_in):
+    home = stand_in / "home"
+    home.mkdir()
+    (home / "a.h5").touch()
+    assert asked(make(stand_in, "data", "OUT=~/x", f"DATA={home}/a.h5", HOME=str(home))) == ["q1_data"]
+    assert (home / "x" / "q1_data.json").is_file()
+    assert asked(make(stand_in, "data", "OUT=~/x", "DATA=~/a.h5", HOME=str(home))) == []
 
 
 @pytest.mark.parametrize("out", ["", "two words", "it's", "a:b", "~bob/x"])
@@ -234,33 +229,6 @@ def test_an_interrupted_training_resumes_unless_something_is_newer(stand_in):
     assert "--resume=if-same" in planned()
     os.utime(stand_in / "common" / "__init__.py")
     assert "--resume" not in planned()
-
-
-def test_make_goes_on_after_ctrl_c_and_after_a_kill(tmp_path):
-    data, out, log = write_galaxy10(tmp_path / "galaxies.h5", count=300), tmp_path / "artifacts", tmp_path / "log"
-    run_well("q1_data.py", "--data", data, "--out", out)
-    settings = ("fcn", f"DATA={data}", f"OUT={out}", "EPOCHS=10000", "DEVICE=cpu")
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    options = {"cwd": ROOT, "env": ALONE, "start_new_session": True, "preexec_fn": heed_ctrl_c}
-    with subprocess.Popen([*MAKE, *settings], **pipe, **options) as process:
-        while not (line := process.stdout.readline()).startswith("epoch   3"):
-            assert line
-        os.killpg(process.pid, signal.SIGINT)
-        errors = process.communicate()[1]
-    sentence = r"^interrupted; to resume: python q2_fcn.py .* --resume \(or the same make again\)$"
-    assert re.search(sentence, errors, re.MULTILINE)
-    for _ in range(2):  # after Ctrl-C, and after a kill
-        _, script, *args = shlex.split(make(ROOT, "-n", *settings).stdout)
-        resumed = start(script, *args, log=log)
-        while not (log.exists() and "epoch" in log.read_text()):
-            assert resumed.is_alive()
-            time.sleep(0.05)
-        resumed.kill()
-        resumed.join()
-        # The state is saved once a second: in the first run after its first epoch at least.
-        assert re.search(r"^Resuming \S+/q2_fcn.resume.pt: [1-9]\d* of 10,?000 epochs", log.read_text(), re.MULTILINE)
-        log.unlink()
-    assert not (out / "q2_fcn.json").exists()
 
 
 def test_the_scripts_take_what_make_gives_them(finished):
