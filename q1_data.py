@@ -103,8 +103,10 @@ def main():
 
     record = {
         "source": galaxies.source,
+        "fallback": galaxies.source == "synthetic" and args.source == "auto" and not args.data,  # the download failed
         "fingerprint": data["fingerprint"],
         "args": vars(args),
+        "defaults": vars(get_args([])),
         "class_names": data["class_names"],
         "counts": split.class_counts(data),
         "mean": mean.tolist(),
@@ -119,7 +121,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, count = parser.add_argument, cli.positive_int
-    add("--data", type=cli.data_path, metavar="PATH", help="Galaxy10 HDF5 file, SDSS or DECaLS, instead of --source")
+    add("--data", type=cli.path, metavar="PATH", help="Galaxy10 HDF5 file, SDSS or DECaLS, instead of --source")
     cli.add_table(parser)
     add("--hold-back", metavar="CLASSES", help="for Q5, 8,9 of Galaxy10: numbers or names with commas between, or none")
     add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")

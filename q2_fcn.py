@@ -54,6 +54,7 @@ def main():
     history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", fcn, criterion, train_loader, test_loader, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
     save_question(args.out, "q2_fcn", cpu_state_dict(fcn), figure, record)

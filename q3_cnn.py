@@ -102,6 +102,7 @@ def main():
     history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", cnn, criterion, train_loader, test_loader, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))

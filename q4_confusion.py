@@ -71,6 +71,7 @@ def main():
         "source": data["source"],
         "fingerprint": data["fingerprint"],
         "args": vars(args),
+        "defaults": vars(get_args([])),
         "class_names": class_names,
         "train_counts": train_counts.tolist(),
         "test_counts": test_counts.tolist(),

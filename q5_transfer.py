@@ -126,6 +126,7 @@ def main():
 
     check_unchanged(cnn_backbone, hash_before)
     record = training_record(vars(args), data, "transfer", model, criterion, train_loader, test_loader, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(len(names)))
     record |= {"confusion": matrix.tolist(), "backbone": str(path), "backbone_sha256": hash_before}
     print(describe_result("Transfer", record))

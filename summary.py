@@ -10,15 +10,14 @@ from common import cli
 from common.galaxies.facts import CLASS_NAMES, COURSE, HELD_BACK, MAIN_CLASSES, branches_of
 from common.galaxies.split import ASSIGNMENT_SIZES
 from common.storage import artifacts
-from common.storage.stale import DEFAULTS
 
 EXAMPLES = ("python summary.py", "python summary.py --out smoke")
 TITLES = {"q2_fcn": "Q2 fully connected", "q3_cnn": "Q3 convolutional", "q5_transfer": "Q5 transfer"}
 TRAIN_SIZES = {f"{task}_train": size for task, size in ASSIGNMENT_SIZES.items()}
 # Options whose default is the assignment's number. The other defaults are this project's choices.
 FIXED = ("epochs", "lr", "batch_size", "image_size", "stats_images", "hold_back", *TRAIN_SIZES)
-CHOICES = ("split", "split_column", "precision", "symmetries", "calibrate", "backbone", "force")
-SHOWN = (*FIXED, *CHOICES)  # options that affect results
+# Options that are not listed: the seed, those of the data, which the first line names, and those that change no result.
+NOT_LISTED = ("seed", "data", "source", "dataset", "count", "cache", "out", "device", "deterministic", "resume")
 FIGURES = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
 
@@ -27,7 +26,7 @@ def other_settings(name, record):
 
     The seed is not among them. The train sizes are if the set is Galaxy10 SDSS, of which the assignment's numbers are.
     """
-    given, default = record["args"], dict(DEFAULTS[name])
+    given, default = record["args"], dict(record["defaults"])
     if record["source"] == "galaxy10-sdss" and name == "q1_data":
         default |= TRAIN_SIZES
         given = given | {key: given.get(key) or size for key, size in TRAIN_SIZES.items()}
@@ -38,8 +37,8 @@ def other_settings(name, record):
     elif name == "q1_data":
         del default["hold_back"]
     phrases = []
-    for key in SHOWN:
-        if key in default and given.get(key, default[key]) != default[key]:
+    for key in given:
+        if key in default and key not in NOT_LISTED and given[key] != default[key]:
             whose = "assignment" if key in FIXED else "default"
             value = "" if given[key] is True else f" {given[key]}"
             text = "none" if default[key] in (None, False) else default[key]

@@ -247,7 +247,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to make")
     help = "the Galaxy10 HDF5 file that the submission is run on; unset: the data of q1_data.json under --out"
-    parser.add_argument("--data", type=cli.data_path, metavar="PATH", help=help)
+    parser.add_argument("--data", type=cli.path, metavar="PATH", help=help)
     help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
     parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)
     cli.add_out_and_seed(parser)

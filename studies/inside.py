@@ -225,4 +225,4 @@ def get_args(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes="")

@@ -75,6 +75,7 @@ def save_question(out, name, tensors, figure, record):
     contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
     if tensors is None:
         del contents["pt"]
+    record["files"] = [f"{name}.{kind}" for kind in contents]
     with atomic_write(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
         for (write, content), temporary in zip(contents.values(), temporaries, strict=True):
             write(content, temporary)
