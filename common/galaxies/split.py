@@ -1,12 +1,16 @@
 """The classes that are held back, and the split into training and test images."""
 
 import hashlib
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from common.galaxies.facts import BRANCHES, CLASS_COUNTS, HELD_BACK, MAIN_CLASSES, SUBSETS, in_words
 
 import numpy as np
 import torch
+
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class Classes(NamedTuple):
@@ -27,7 +31,7 @@ def hold_back(names, given=None):
     if given is None:
         given = HELD_BACK if tuple(names) in BRANCHES else "none"
     parts = [given] if given in names else given.split(";" if ";" in given else ",")
-    held = set() if given == "none" else {class_number(names, part.strip()) for part in parts if part.strip()}
+    held = set() if given == "none" else {held_number(names, part.strip()) for part in parts if part.strip()}
     if len(names) - len(held) < 2:
         left = in_words(len(names) - len(held))
         raise ValueError(f"--hold-back {given}: leaves {left} for Q2 and Q3, which need at least two classes")
@@ -37,14 +41,30 @@ def hold_back(names, given=None):
     return Classes(tuple(names[label] for label in order), len(names) - len(held), np.argsort(order))
 
 
-def class_number(names, part):
-    """Return the number of the class called `part`, or with that number. Raises ValueError for any other text."""
-    if part in names:
-        return names.index(part)
-    if part.isdecimal() and int(part) < len(names):
-        return int(part)
-    known = "; ".join(f"{label} {name}" for label, name in enumerate(names[:20]))
-    raise ValueError(f"--hold-back {part}: no such class: give numbers or names of {known}{' ...' * (len(names) > 20)}")
+def class_number(names, text):
+    """Return the number of the class that `text` names, by its name, in any case, or by its number; None for no class.
+
+    Where all names are whole numbers a number is a name only.
+    """
+    return class_numbers(tuple(names)).get(text, class_numbers(tuple(names)).get(text.lower()))
+
+
+@lru_cache
+def class_numbers(names):
+    """Return the numbers of classes, a dict, by all texts that stand for one: the last ones win."""
+    numbers = range(len(names))
+    of_position = {} if all(WHOLE_NUMBER.fullmatch(name) for name in names) else {str(n): n for n in numbers}
+    return of_position | {name.lower(): n for n, name in enumerate(names)} | {name: n for n, name in enumerate(names)}
+
+
+def held_number(names, part):
+    """Return the number of a class that --hold-back names. Raises ValueError for any other text."""
+    number = class_number(names, part)
+    if number is None:
+        known = [name if WHOLE_NUMBER.fullmatch(name) else f"{label} {name}" for label, name in enumerate(names[:20])]
+        known = "; ".join(known) + " ..." * (len(names) > 20)
+        raise ValueError(f"--hold-back {part}: no such class: give numbers or names of {known}")
+    return number
 
 
 def task_names(data):
