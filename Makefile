@@ -2,17 +2,12 @@
 
 PYTHON         = .venv/bin/python## set it to use your own Python; installs nothing
 OUT            = artifacts## folder for all results
-DATA           =## a Galaxy10 HDF5 file, or a folder of pictures with LABELS; empty: see SOURCE
-LABELS         =## table of the classes of the pictures in DATA: docs/own-galaxies.md
-ID             =## its column of the pictures' names; empty: objid, id, name or file
-CLASS          =## its column of classes; empty: class, class_name or label
-SPLIT_COLUMN   =## its column that says train or test; empty: see SPLIT
+DATA           =## HDF5 file in Galaxy10's form (cutouts.py makes one of your pictures); empty: see SOURCE
 HOLD_BACK      =## classes for Q5, as 8,9 or names, or none; empty: 8,9 of Galaxy10, else none
 SOURCE         = auto## auto, real or synthetic
 DATASET        = sdss## the real set to download without DATA: sdss or decals
 COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS has
-IMAGE_SIZE     =## side of the images in pixels after resizing; empty: 69
-SPLIT          = stratified## stratified by class and seed, or file for the file's own order
+SPLIT          =## stratified by class and seed, or file for the file's order; empty: the file's dataset split, or else stratified
 SEED           = 0## random seed
 EPOCHS         =## of all three training runs; empty: the assignment's 50, 50 and 20
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
@@ -59,8 +54,7 @@ endif
 quote  = '$(subst ','\'',$(1))'
 option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 galaxies = $(if $(DATA),--data $(call quote,$(DATA)),--source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))) \
-    $(call option,--labels,$(LABELS)) $(call option,--id,$(ID)) $(call option,--class,$(CLASS)) \
-    $(call option,--split-column,$(SPLIT_COLUMN)) $(call option,--hold-back,$(HOLD_BACK)) --split '$(SPLIT)' $(call option,--image-size,$(IMAGE_SIZE)) \
+    $(call option,--hold-back,$(HOLD_BACK)) $(call option,--split,$(SPLIT)) \
     $(call option,--main-train,$(MAIN_TRAIN)) $(call option,--transfer-train,$(TRANSFER_TRAIN))
 training = --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epochs,$(EPOCHS))
 Q1 = --out '$(OUT)' --seed '$(SEED)' $(galaxies)
@@ -179,7 +173,7 @@ $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.
 	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
 
 clean: ## remove what the questions made, but not .venv
-	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/cutouts.h5 $(OUT)/.cutouts.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
+	rm -rf smoke $(OUT)/benchmarks $(OUT)/synthetic.h5 $(OUT)/.synthetic.* $(OUT)/q[1-5]_*.pt $(OUT)/q[1-5]_*.png $(OUT)/q[1-5]_*.json $(OUT)/summary.txt $(OUT)/submission.* $(OUT)/skeleton.ipynb $(OUT)/playground.html $(patsubst %,$(OUT)/model/%,model.safetensors model.onnx config.json README.md) $(OUT)/.q[1-5]_*
 	@-rmdir "$(OUT)/model" "$(OUT)" 2> /dev/null || true
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20

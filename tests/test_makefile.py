@@ -89,11 +89,10 @@ def stand_in(finished, tmp_path):
 @pytest.mark.parametrize(("variable", "expected"), [
     ("SEED=1", EVERYTHING), ("MAIN_TRAIN=100", EVERYTHING), ("TRANSFER_TRAIN=9", EVERYTHING), ("COUNT=500", EVERYTHING),
     ("SOURCE=synthetic", EVERYTHING), ("DATASET=decals", EVERYTHING), ("SPLIT=file", EVERYTHING),
-    ("IMAGE_SIZE=64", EVERYTHING), ("DATA=some.h5", EVERYTHING), ("LABELS=a.csv", EVERYTHING), ("ID=name", EVERYTHING),
-    ("CLASS=type", EVERYTHING), ("SPLIT_COLUMN=subset", EVERYTHING), ("HOLD_BACK=none", EVERYTHING),
+    ("DATA=some.h5", EVERYTHING), ("HOLD_BACK=none", EVERYTHING),
     ("EPOCHS=3", TRAININGS), ("DEVICE=cpu", TRAININGS),
     ("CALIBRATE=0.1", ["q3_cnn", "q4_confusion", "q5_transfer", "summary"]),
-    ("PRECISION=bf16", TRAININGS), ("IMAGE_SIZE=69", []), ("EPOCHS=", [])])  # fmt: skip
+    ("PRECISION=bf16", TRAININGS), ("EPOCHS=", [])])  # fmt: skip
 def test_each_variable_redoes_what_depends_on_it(finished, variable, expected):
     assert asked(make(finished, "-n", "all", variable)) == expected
 
@@ -217,22 +216,6 @@ def test_data_of_any_name_is_handed_over_and_watched(stand_in, name):
     assert not (stand_in / "harm.h5").exists()
 
 
-def test_a_folder_of_pictures_and_its_table_are_watched(stand_in):
-    folder, table = stand_in / "cut outs" / "south", stand_in / "my table.csv"
-    folder.mkdir(parents=True)
-    for path in (folder / "a.jpg", table):
-        path.write_text("x")
-    settings = ("data", "DATA=cut outs", "LABELS=my table.csv", "HOLD_BACK=a, b;c d")
-    assert asked(make(stand_in, *settings)) == ["q1_data"]
-    args = json.loads((stand_in / "artifacts" / "q1_data.json").read_text())["args"]
-    assert [args[key] for key in ("data", "labels", "hold_back")] == ["cut outs", "my table.csv", "a, b;c d"]
-    assert asked(make(stand_in, *settings)) == []
-    for path in (folder / "a.jpg", folder, table):
-        os.utime(path)
-        assert asked(make(stand_in, *settings)) == ["q1_data"]
-    assert asked(make(stand_in, *settings)) == []
-
-
 def test_without_classes_held_back_make_ends_after_q4_and_says_so(stand_in):
     without = [name for name in EVERYTHING if name != "q5_transfer"]
     done = make(stand_in, "all", "HOLD_BACK=none")
@@ -279,8 +262,7 @@ def test_the_defaults_looked_up_are_those_of_the_script(name):
 
 
 def test_the_scripts_take_what_make_gives_them(finished):
-    galaxies = {"DATA": "my galaxies.h5", "SPLIT": "file", "IMAGE_SIZE": "64", "MAIN_TRAIN": "200", "ID": "name",
-                "TRANSFER_TRAIN": "40", "LABELS": "my table.csv", "CLASS": "type", "SPLIT_COLUMN": "subset",
+    galaxies = {"DATA": "my galaxies.h5", "SPLIT": "file", "MAIN_TRAIN": "200", "TRANSFER_TRAIN": "40",
                 "HOLD_BACK": "a, b; c"}  # fmt: skip
     training = {"EPOCHS": "3", "PRECISION": "bf16", "CALIBRATE": "0.1"}
     synthetic = {"SOURCE": "synthetic", "DATASET": "decals", "COUNT": "500"}
@@ -315,17 +297,16 @@ def test_lint_checks_the_projects_own_files_and_not_what_a_run_wrote_beside_them
     assert sorted(check[4:]) == sorted(layout[5:]) == sorted(["common", *(f"{name}.py" for name in EVERYTHING)])
 
 
-def test_the_notebook_runs_on_an_hdf5_file_or_on_what_q1_has_made_of_pictures(stand_in):
+def test_the_notebook_runs_on_an_hdf5_file_or_on_what_q1_has_read(stand_in):
     def planned(*variables):
         done = make(stand_in, "-n", "notebook", *variables)
         return asked(done), shlex.split(done.stdout.splitlines()[-1])
 
     questions, command = planned("DATA=my own.h5")
     assert (questions, command[command.index("--data") + 1]) == ([], "my own.h5")
-    for variables in (["DATA=cutouts", "LABELS=table.csv"], ["SEED=1"]):
-        questions, command = planned(*variables)
-        assert (questions, command[1:4]) == (["q1_data"], ["-m", "notebook.build", "submission"])
-        assert "--data" not in command
+    questions, command = planned("SEED=1")
+    assert (questions, command[1:4]) == (["q1_data"], ["-m", "notebook.build", "submission"])
+    assert "--data" not in command
 
 
 def test_every_requirement_has_a_lower_bound_which_test_oldest_installs():
@@ -413,7 +394,7 @@ def test_without_venv_one_line_says_what_to_install(stand_in, tmp_path):
 
 def test_clean_removes_what_was_made_and_nothing_else(stand_in):
     out = stand_in / "artifacts"
-    made = "q2_fcn.resume.pt .q2_fcn.lock synthetic.h5 .synthetic.lock cutouts.h5 .cutouts.lock playground.html"
+    made = "q2_fcn.resume.pt .q2_fcn.lock synthetic.h5 .synthetic.lock playground.html"
     for name in [*made.split(), "notes.txt"]:
         (out / name).write_text("x")
     assert make(stand_in, "clean").returncode == 0
