@@ -2,12 +2,12 @@
 
 PYTHON         = .venv/bin/python## another Python to use, such as python3: then make installs nothing
 OUT            = artifacts## folder of all results
-DATA           =## a Galaxy10 HDF5 file; empty: see SOURCE
+DATA           =## HDF5 file in Galaxy10's form (cutouts.py makes one of pictures); empty: see SOURCE
 SOURCE         =## real or synthetic; empty: real if it can be downloaded
 DATASET        =## the real set to download: sdss or decals; empty: sdss
 COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS has
 HOLD_BACK      =## classes for Q5, as 8,9 or names, or none; empty: 8,9 of Galaxy10, else none
-SPLIT          =## stratified by class and seed, or file for the file's own order; empty: stratified
+SPLIT          =## stratified by class and seed, or file for the file's order; empty: the file's dataset split, else stratified
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
 SEED           = 0## random seed
@@ -110,7 +110,6 @@ smoke: ## the whole chain on a small synthetic set, in under a minute
 bench: $(call installed,requirements) ## time this project against the baseline
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
 	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
-	$(PYTHON) -m benchmarks.pieces
 
 # The oldest Python at hand that the project takes, with exactly the lowest versions that the requirements allow.
 .venv-oldest/constraints.txt: $(wildcard requirements*.txt)

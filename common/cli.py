@@ -81,20 +81,6 @@ def add_out(parser):
     parser.add_argument("--out", type=path, default="artifacts", metavar="DIR", help=help)
 
 
-def add_table(parser):
-    """Add the options for a folder of pictures with a table of their classes: --labels, --id, --class and so on."""
-    add = parser.add_argument
-    add(
-        "--labels",
-        type=path,
-        metavar="TABLE",
-        help="table of the classes, .csv, .fits or .ecsv, of the pictures in folder --data",
-    )
-    add("--id", metavar="COLUMN", help="its column of the pictures' names; unset: objid, id, name or file")
-    add("--class", metavar="COLUMN", help="its column of classes; unset: class, class_name or label")
-    add("--split-column", metavar="COLUMN", help="its column that says train or test, instead of --split")
-
-
 def add_device(parser):
     """Add the option of every script that computes: --device."""
     choices = ("auto", "cpu", "cuda", "mps")

@@ -171,7 +171,7 @@ def load_data(out):
     path = Path(out) / "q1_data.pt"
     data = load_tensors(path, made_by="q1_data.py")
     needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels", "indices")}
-    needed |= {"mean", "std", "class_names", "main_classes", "source", "fingerprint"}
+    needed |= {"mean", "std", "class_names", "main_classes", "own_split", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
         raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
     return data

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from common import cli
 from common.galaxies.download import PUBLISHED, fetch
-from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE, HELD_BACK
-from common.galaxies.hdf5 import check_galaxy10, open_hdf5
-from common.galaxies.source import galaxies_file
+from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE
+from common.galaxies.hdf5 import check_galaxy10
+from common.galaxies.source import cache_folder, galaxies_file
 from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import load_json, save_text
 from notebook.discussion import discussions
@@ -139,7 +139,7 @@ def find_data(out):
         raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
     record = load_json(path)
     if record["source"] == "galaxy10-sdss" and not record["args"]["data"]:
-        return fetch(record["args"]["cache"], PUBLISHED["sdss"])
+        return fetch(cache_folder(record["args"]["cache"]), PUBLISHED["sdss"])
     return galaxies_file(record, out)
 
 
@@ -158,11 +158,9 @@ def make_submission(out, data, epochs, seed):
     """
     import nbformat
 
-    names, book = check_galaxy10(data, HELD_BACK), new_notebook(read_cells("galaxies.py"))
+    (names, size), book = check_galaxy10(data), new_notebook(read_cells("galaxies.py"))
     if len(names) != len(CLASS_NAMES):
         raise ValueError(f"{data}: has {len(names)} classes, and the notebook is the assignment's, of ten")
-    with open_hdf5(Path(data)) as file:
-        size = file["images"].shape[1]
     if size == DECALS_SIZE:
         found = f"{data}: has pictures of {size} pixels, as Galaxy10 DECaLS"
         raise ValueError(f"{found}, but the notebook is about Galaxy10 SDSS: name that with --data (make: DATA=)")

@@ -246,10 +246,10 @@ def test_galaxy10_that_is_gone_from_the_cache_is_downloaded_again(server, tmp_pa
 
 
 def test_pictures_of_the_size_of_decals_are_refused_wherever_they_come_from(tmp_path):
-    record = {"source": "file:pictures", "args": {"data": "pictures", "labels": "table.csv"}}
-    (tmp_path / "q1_data.json").write_text(json.dumps(record))
     names = {"class_names": [f"class {number}" for number in range(10)]}
     path = write_galaxy10(tmp_path / "cutouts.h5", count=20, images=np.zeros((20, 256, 256, 3), np.uint8), **names)
+    record = {"source": "file:cutouts.h5", "args": {"data": str(path)}}
+    (tmp_path / "q1_data.json").write_text(json.dumps(record))
     assert build.find_data(tmp_path) == path
     with pytest.raises(ValueError, match=r"cutouts.h5: has pictures of 256 pixels, as Galaxy10 DECaLS"):
         build.make_submission(tmp_path, path, None, 0)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from common.galaxies.fits import read_cube
-from common.galaxies.hdf5 import READ_ERRORS, catalogue_ids, check_storage, dataset, open_hdf5, row_blocks
+from common.galaxies.hdf5 import READ_ERRORS, catalogue_ids, dataset, open_hdf5, row_blocks
 from common.hardware.parallel import in_order
 from common.storage.streams import printable, say
 
@@ -331,7 +331,6 @@ def hdf5_readers(path, size, field, wanted, ids):
         needed = max(blocks[0].stop * math.prod(images.shape[1:]), math.prod(images.chunks or ())) if blocks else 0
         if needed > MAX_BLOCK_BYTES:
             raise ValueError(f"is stored in chunks of {needed / 1e6:,.0f} MB, which are not decoded: use smaller ones")
-        check_storage(path, images, needed)
         wanted = wanted or range(len(images))
         for rows in blocks:
             rows = slice(max(rows.start, wanted.start), min(rows.stop, wanted.stop))

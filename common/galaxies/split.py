@@ -1,12 +1,16 @@
 """The classes that are held back, and the split into training and test images."""
 
 import hashlib
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from common.galaxies.facts import BRANCHES, CLASS_COUNTS, HELD_BACK, MAIN_CLASSES, SUBSETS, in_words
 
 import numpy as np
 import torch
+
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class Classes(NamedTuple):
@@ -17,34 +21,61 @@ class Classes(NamedTuple):
     numbers: np.ndarray  # int64 (k,): the place in `names` of each class 0, 1, ... of the file
 
 
-def hold_back(names, given=None):
+def hold_back(names, given=None, labels=None):
     """Return the Classes of a file whose classes have these `names`, when those `given` are held back for transfer.
 
     given: of --hold-back, class numbers or names with commas between them, or semicolons where names have commas; or
-    "none". None: 8,9 of Galaxy10, of other classes none. Raises ValueError, naming the option, for a class that does
-    not exist, and unless at least two classes remain and none or at least two are held back.
+    "none". None: 8,9 of Galaxy10, of other classes none. labels: int (n,), the numbers of all images. Raises
+    ValueError, naming the option, for a class that does not exist, and unless at least two classes remain and none or
+    at least two are held back, each with images.
     """
     if given is None:
         given = HELD_BACK if tuple(names) in BRANCHES else "none"
     parts = [given] if given in names else given.split(";" if ";" in given else ",")
-    held = set() if given == "none" else {class_number(names, part.strip()) for part in parts if part.strip()}
+    held = set() if given == "none" else {held_number(names, part.strip()) for part in parts if part.strip()}
     if len(names) - len(held) < 2:
         left = in_words(len(names) - len(held))
         raise ValueError(f"--hold-back {given}: leaves {left} for Q2 and Q3, which need at least two classes")
     if len(held) == 1:
         raise ValueError(f"--hold-back {given}: is one class, and Q5 needs at least two: hold back two, or none")
+    if labels is not None:
+        if np.isin(labels, list(held)).all():
+            raise ValueError(
+                "all images are of classes that are held back, and none are left for Q2 and Q3: --hold-back"
+            )
+        for label in sorted(held - set(np.unique(labels).tolist())):
+            raise ValueError(
+                f"no images of class {label} ({names[label]}), which Q5 needs: --hold-back others, or none"
+            )
     order = [label for label in range(len(names)) if label not in held] + sorted(held)
     return Classes(tuple(names[label] for label in order), len(names) - len(held), np.argsort(order))
 
 
-def class_number(names, part):
-    """Return the number of the class called `part`, or with that number. Raises ValueError for any other text."""
-    if part in names:
-        return names.index(part)
-    if part.isdecimal() and int(part) < len(names):
-        return int(part)
-    known = "; ".join(f"{label} {name}" for label, name in enumerate(names[:20]))
-    raise ValueError(f"--hold-back {part}: no such class: give numbers or names of {known}{' ...' * (len(names) > 20)}")
+def class_number(names, text):
+    """Return the number of the class that `text` names, by its name, in any case, or by its number; None for no class.
+
+    Where all names are whole numbers a number is a name only.
+    """
+    return class_numbers(tuple(names)).get(text, class_numbers(tuple(names)).get(text.lower()))
+
+
+@lru_cache
+def class_numbers(names):
+    """Return the numbers of classes, a dict, by all texts that stand for one: the last ones win."""
+    numbers = range(len(names))
+    of_position = {} if all(WHOLE_NUMBER.fullmatch(name) for name in names) else {str(n): n for n in numbers}
+    return of_position | {name.lower(): n for n, name in enumerate(names)} | {name: n for n, name in enumerate(names)}
+
+
+def held_number(names, part):
+    """Return the number of a class that --hold-back names. Raises ValueError for any other text."""
+    number = class_number(names, part)
+    if number is None:
+        is_number = all(map(WHOLE_NUMBER.fullmatch, names))  # which are names then
+        known = [name if is_number else f"{label} {name}" for label, name in enumerate(names[:20])]
+        given = f"give {'' if is_number else 'numbers or '}names of {'; '.join(known)}{' ...' * (len(names) > 20)}"
+        raise ValueError(f"--hold-back {part}: no such class: {given}")
+    return number
 
 
 def task_names(data):
@@ -130,7 +161,8 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
             raise ValueError(f"--transfer-train {given['transfer']}: no classes are held back (--hold-back)")
     if in_train is not None:
         if any(given.values()):
-            raise ValueError("--split-column decides what trains: leave out --main-train and --transfer-train")
+            reason = "the split in the file decides what trains"
+            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or name another --split")
         return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
@@ -179,7 +211,8 @@ def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=No
         except ValueError as error:
             raise ValueError(f"--{task}-train {error}") from None
         indices |= {f"{task}_train": group[train], f"{task}_test": group[test]}
-        remedy = "if the file is sorted by class, use --split stratified" if in_train is None else "see --split-column"
+        sorted_by_class = "if the file is sorted by class, use --split stratified"
+        remedy = sorted_by_class if in_train is None else "see the dataset split in the file, or use --split stratified"
         check_classes(labels, group, group[train], f"{task}_train", remedy)
         check_classes(labels, group, group[test], f"{task}_test", remedy)
     return indices

@@ -54,7 +54,7 @@ def add_study_options(parser, seeds="0-4", epochs=50):
 def resplit(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
 
-    data: Q1's dict, of any split; the numbers of training images stay, and with a split of your own (--split-column)
+    data: Q1's dict, of any split; the numbers of training images stay, and with a split of your own (the dataset split)
     so do the training images. `appearance`, which no study needs, is left out.
     Raises ValueError for a dict whose mean and std come from another number of images.
     """
@@ -69,9 +69,9 @@ def resplit(data, seed, split="stratified"):
     labels = torch.cat(labels)[place].numpy()
     sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class if names[task]}
     in_train = None
-    if data.get("split_column"):
+    if data.get("own_split"):
         in_train = np.isin(np.arange(len(labels)), torch.cat([data[f"{task}_train_indices"] for task in names]))
-    new = {name: data[name] for name in ("class_names", "main_classes", "source", "split_column") if name in data}
+    new = {name: data[name] for name in ("class_names", "main_classes", "source", "own_split") if name in data}
     for subset, chosen in splits.split_indices(labels, sizes, split, seed, first_class["transfer"], in_train).items():
         new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
         new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]
