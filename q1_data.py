@@ -7,7 +7,7 @@ same fractions of the images of any other file.
 """
 
 from common import cli, plots
-from common.data import Normalize, RandomCrop, make_loader
+from common.data import EVALUATION_SEED, MyDataset, RandomCrop
 from common.galaxies import cutouts, download, split
 from common.galaxies.appearance import appearance_range
 from common.galaxies.facts import CLASS_COUNTS, IMAGE_SIZE
@@ -29,11 +29,15 @@ EXAMPLES = (
 )
 
 
-def channel_statistics(loader):
-    """Return the mean and standard deviation, float32 (3,), over all pixels of all crops of a loader."""
+def channel_statistics(dataset):
+    """Return the mean and standard deviation, float32 (3,), over all pixels of a random crop of each image.
+
+    The crops are the same in every call.
+    """
+    torch.manual_seed(EVALUATION_SEED)
     count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for crops, _ in loader:
-        crops = crops.double()
+    for start in range(0, len(dataset), 64):
+        crops = dataset[start : start + 64][0].double()
         count += crops.numel() // 3
         total += crops.sum((0, 2, 3))
         squares += crops.square().sum((0, 2, 3))
@@ -88,13 +92,13 @@ def main():
 
     # Mean and standard deviation over random crops of the first training images, which are in random order.
     stats_images, stats_labels = (data[f"main_train_{kind}"][: args.stats_images] for kind in ("images", "labels"))
-    mean, std = channel_statistics(make_loader(stats_images, stats_labels, transforms.Compose([RandomCrop(48)])))
+    mean, std = channel_statistics(MyDataset(stats_images, stats_labels, RandomCrop(48)))
     if not std.all():
         raise ValueError(f"{galaxies.path}: a colour channel is constant: such images cannot be normalised")
     # Normalised by them, the crops of all training images must have mean 0 and standard deviation 1.
-    transform = transforms.Compose([RandomCrop(48), Normalize(mean, std)])
-    train_loader = make_loader(data["main_train_images"], data["main_train_labels"], transform)
-    normalised_mean, normalised_std = channel_statistics(train_loader)
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
+    main_train = MyDataset(data["main_train_images"], data["main_train_labels"], transform)
+    normalised_mean, normalised_std = channel_statistics(main_train)
     data |= {"mean": mean, "std": std, "split_column": args.split_column}
 
     record = {

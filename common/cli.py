@@ -8,7 +8,6 @@ import sys
 from contextlib import ExitStack
 
 from common.hardware.device import choose_device
-from common.hardware.distributed import process_group
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line, safe_streams
 
@@ -123,8 +122,6 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
-    help = "bf16: mixed precision; slow on CPUs without bf16 instructions"
-    parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
     help = "continue an interrupted run after its last saved epoch; if-same: only if its settings match"
     choices = ("always", "if-same")
     parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
@@ -141,10 +138,9 @@ def add_force(parser):
 def start(name, out, device="cpu", deterministic=False):
     """Return the torch.device called `device`; until `run` ends, no other process may write {name}.* in `out`.
 
-    Under torchrun the process also joins its group. Raises ValueError, OSError and ConnectionError as `choose_device`,
-    `exclusive_lock` and `process_group` do.
+    Raises ValueError and OSError as `choose_device` and `exclusive_lock` do.
     """
-    chosen = until_exit.enter_context(process_group(choose_device(device, deterministic)))
+    chosen = choose_device(device, deterministic)
     until_exit.enter_context(exclusive_lock(out, name))
     return chosen
 
