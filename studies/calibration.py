@@ -12,13 +12,13 @@ Reads q1_data.pt under --out. Writes calibration.json, calibration.png and a fil
 
 from common import cli, plots
 from common.calibration import fit_temperature, negative_log_likelihood
-from common.data import load_data, make_loader
+from common.data import load_data
 from common.ensemble import CROP_SIZE, CropEnsemble
 from common.galaxies.split import stratified_split
 from common.train import predict
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
-from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, make_task, train_on_main
+from studies.methods.training import COLOURS, NETWORKS, make_loader, train_on_main
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,19 +37,19 @@ def measure(out, device, seed, network, epochs, held_out, crops=9):
     The results are for one random crop, and, with the prefix NINE, for the mean over a grid of `crops`. held_out: share
     of the training images that the temperature is fitted on.
     """
-    data, (images, labels) = hold_out(resplit(load_data(out), seed), held_out, seed)
+    data = hold_out(resplit(load_data(out), seed), held_out, seed)
     model = train_on_main(network, data, epochs, seed, device)
-    test, test_labels = predict(model, make_task(data, "main", device).test_loader)
-    test_labels, held_labels = test_labels.numpy(), labels.numpy()
-    nine = [crop_logits(model, data, each, crops) for each in (data["main_test_images"], images)]
+    test, test_labels = predict(model, make_loader(data, "main_test", device))
+    test_labels, held_labels = test_labels.numpy(), data["held_out_labels"].numpy()
+    nine = [crop_logits(model, data, data[f"{subset}_images"], crops) for subset in ("main_test", "held_out")]
     nine = fit_and_test(nine[0], test_labels, nine[1], held_labels)
-    held, _ = predict(model.cpu(), make_loader(images, labels, crop_and_normalise(data)))
+    held, _ = predict(model.cpu(), make_loader(data, "held_out"))
     one = fit_and_test(test.numpy(), test_labels, held.numpy(), held_labels)
     return one | {f"{NINE}{key}": value for key, value in nine.items()}
 
 
 def hold_out(data, fraction, seed):
-    """Return Q1's data without a fraction of the main training images, and the held-out images and labels.
+    """Return Q1's data with a fraction of the main training images moved into held_out_images and held_out_labels.
 
     The division is stratified by class. Raises ValueError if the fraction leaves a class without images on either side.
     """
@@ -59,7 +59,9 @@ def hold_out(data, fraction, seed):
         kept, held = stratified_split(labels.numpy(), size, seed)
     except ValueError as error:
         raise ValueError(f"--held-out {fraction:g} of {len(labels):,} training images leaves {error}") from None
-    return data | {"main_train_images": images[kept], "main_train_labels": labels[kept]}, (images[held], labels[held])
+    for subset, chosen in (("main_train", kept), ("held_out", held)):
+        data = data | {f"{subset}_images": images[chosen], f"{subset}_labels": labels[chosen]}
+    return data
 
 
 def crop_logits(network, data, images, crops):

@@ -22,7 +22,7 @@ from q3_cnn import make_backbone
 from studies.methods.encoders import encoder_features
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import draw_seeds, judged, mean_interval, points, share_text, table_lines
-from studies.methods.training import COLOURS, accuracy_of, head_accuracy, make_task, seed_network
+from studies.methods.training import COLOURS, accuracy_of, head_accuracy, make_loader, seed_network
 from studies.transfer import backbone_features, sample, trained_backbone
 
 import matplotlib.pyplot as plt
@@ -47,7 +47,7 @@ def measure(out, device, seed, task, epochs, features, backbone):
     pairs = [(encoded[data[f"{task}_{each}_indices"]], data[f"{task}_{each}_labels"]) for each in ("train", "test")]
     if task == "main":
         cnn = seed_network("cnn", data, out, seed, epochs, device)
-        other = accuracy_of(cnn, make_task(data, "main", device).test_loader)
+        other = accuracy_of(cnn, make_loader(data, "main_test", device))
     else:
         other = head_accuracy(*backbone_features(trained_backbone(out, backbone), data, task), seed)
     return {"encoder": head_accuracy(*pairs, seed), "other": other}

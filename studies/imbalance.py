@@ -14,7 +14,7 @@ from common.galaxies.split import task_names
 from common.train import predict
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import in_percent, judged, mean_interval, points, share_text, table_lines
-from studies.methods.training import make_task, seed_network, train_on_main
+from studies.methods.training import make_loader, seed_network, train_on_main
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,9 +60,9 @@ def measure(out, device, seed, method, epochs):
     elif method == "sampler":
         cnn = train_on_main("cnn", data, epochs, seed, device, weights=class_weights(counts, 1)[labels])
     else:
-        criterion = nn.CrossEntropyLoss(class_weights(counts, {"root": 0.5, "inverse": 1}[method])).to(device)
+        criterion = nn.CrossEntropyLoss(class_weights(counts, {"root": 0.5, "inverse": 1}[method]))
         cnn = train_on_main("cnn", data, epochs, seed, device, criterion)
-    logits, labels = predict(cnn, make_task(data, "main", device).test_loader)
+    logits, labels = predict(cnn, make_loader(data, "main_test", device))
     result = {"predictions": logits.argmax(1).tolist(), "labels": labels.tolist(), "train_counts": counts.tolist()}
     if method == "none":
         result["adjusted"] = adjusted_logits(logits, counts).argmax(1).tolist()

@@ -18,7 +18,7 @@ from common.train import predict
 from q3_cnn import make_backbone
 from studies.methods.runs import add_study_options, collect, resplit, save_study, select
 from studies.methods.statistics import draw_band, judged, mean_interval, share_text, table_lines
-from studies.methods.training import COLOURS, NETWORKS, make_task, seed_network
+from studies.methods.training import COLOURS, NETWORKS, make_loader, seed_network
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -191,16 +191,14 @@ def main():
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
     summary = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs))
 
-    cpu = torch.device("cpu")
-    test_loader = make_task(data, "main", cpu).test_loader
-    confident = {name: confident_mistakes(*predict(networks[name], test_loader)) for name in NETWORKS}
+    main_test, transfer_test = (make_loader(data, f"{task}_test") for task in ("main", "transfer"))
+    confident = {name: confident_mistakes(*predict(networks[name], main_test)) for name in NETWORKS}
     figures = {"mistakes": mistakes_figure(confident, data), "filters": filters_figure(networks["cnn"], data)}
     if "transfer" in networks:
-        transfer = make_task(data, "transfer", cpu)
-        features, labels = predict(networks["transfer"][0], transfer.test_loader)
+        features, labels = predict(networks["transfer"][0], transfer_test)
         with torch.no_grad():
             plane = features_in_a_plane(features, networks["transfer"][1])
-        figures["features"] = features_figure(plane, labels, transfer.class_names, data["source"])
+        figures["features"] = features_figure(plane, labels, task_names(data)["transfer"], data["source"])
     for name, figure in figures.items():
         save_figure(figure, folder / f"inside_{name}.png")
     figure = shifts_figure(summary["networks"], shifts, data["source"])

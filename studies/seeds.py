@@ -28,7 +28,7 @@ from studies.methods.statistics import (
     table_lines,
     variance_components,
 )
-from studies.methods.training import COLOURS, DEFAULTS, NETWORKS, make_task, seed_network, train_network
+from studies.methods.training import COLOURS, DEFAULTS, NETWORKS, make_loader, seed_network, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,6 +36,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.transforms.functional import center_crop
 
 EXAMPLES = ("python -m studies.seeds", "python -m studies.seeds --seeds 0-9 --split file")
 TITLES = {
@@ -57,15 +58,17 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
     """
     data = resplit(load_data(out), split_seed, split)
     networks = {name: seed_network(name, data, out, seed, epochs, device) for name in NETWORKS}
-    task = make_task(data, "main", device, batch_size=DEFAULTS["fcn"].batch_size)
-    results = {name: evaluate(network, task.test_loader) for name, network in networks.items()}
+    test_loader = make_loader(data, "main_test", device)
+    results = {name: evaluate(network, test_loader) for name, network in networks.items()}
     if split_seed != seed:
         return results
-    make_softmax = partial(softmax_regression, len(task.class_names))
-    softmax = train_network(make_softmax, DEFAULTS["fcn"].lr, task.train_loader, epochs, seed, device)
-    results |= {"softmax": evaluate(softmax, task.test_loader), "neighbours": nearest_neighbours(data, seed)}
+    num_main, num_transfer = (len(names) for names in task_names(data).values())
+    train_loader = make_loader(data, "main_train", device, batch_size=DEFAULTS["fcn"].batch_size, shuffle=True)
+    make_softmax = partial(softmax_regression, num_main)
+    softmax = train_network(make_softmax, DEFAULTS["fcn"].lr, train_loader, epochs, seed, device)
+    results |= {"softmax": evaluate(softmax, test_loader), "neighbours": nearest_neighbours(data, seed)}
     majorities = {"majority": "main"}
-    if task_names(data)["transfer"]:
+    if num_transfer:
         results["transfer"] = transfer_metrics(networks["cnn"][0], data, transfer_epochs, seed, device)
         majorities["transfer_majority"] = "transfer"
     for name, task in majorities.items():
@@ -84,13 +87,11 @@ def nearest_neighbours(data, seed):
 
     k is chosen by five-fold cross-validation on the training images. data: Q1's dict; seed: for the folds.
     """
-    features = {}
+    features, labels = {}, {}
     for subset in ("train", "test"):
-        images = data[f"main_{subset}_images"]
-        top, left = ((side - 48) // 2 for side in images.shape[2:])
-        centre = images[:, :, top : top + 48, left : left + 48].float()
+        centre = center_crop(data[f"main_{subset}_images"], 48).float()
         features[subset] = adaptive_avg_pool2d(centre, 12).flatten(1).numpy()
-    labels = {subset: data[f"main_{subset}_labels"].numpy() for subset in features}
+        labels[subset] = data[f"main_{subset}_labels"].numpy()
     folds = KFold(5, shuffle=True, random_state=seed)
     largest = int(0.8 * len(labels["train"])) - 1
     ks = [k for k in (1, 3, 5, 10, 20, 40) if k <= largest]
@@ -110,17 +111,14 @@ def evaluate(network, test_loader):
 def transfer_metrics(cnn_backbone, data, epochs, seed, device):
     """Return the test metrics of a new head on the frozen backbone, trained as in `q5_transfer.py --seed SEED`."""
     defaults = DEFAULTS["transfer"]
-    task = make_task(data, "transfer", device, batch_size=defaults.batch_size)
+    loader = make_loader(data, "transfer_train", device, batch_size=defaults.batch_size, shuffle=True)
+    head = partial(nn.Linear, 64, len(task_names(data)["transfer"]))
     cnn_backbone.requires_grad_(False)
-
-    def make_network():
-        return nn.Sequential(cnn_backbone, nn.Linear(64, len(task.class_names)))
-
-    network = train_network(make_network, defaults.lr, task.train_loader, epochs, seed, device)
-    return evaluate(network, task.test_loader)
+    network = train_network(lambda: nn.Sequential(cnn_backbone, head()), defaults.lr, loader, epochs, seed, device)
+    return evaluate(network, make_loader(data, "transfer_test", device))
 
 
-def summarise(rows):
+def protocol(rows):
     """Return, for one kind of split, each method's accuracies and losses with intervals, and CNN minus FCN."""
     names = [name for name in TITLES if name in rows[0]]  # without transfer if no classes are held back
     accuracies = {name: [row[name]["test_accuracy"] for row in rows] for name in names}
@@ -171,7 +169,7 @@ def tables(record):
 def seeds_figure(protocols, course, source):
     """Return a figure of each method's accuracy: a point per seed, the mean and its interval.
 
-    protocols: of `summarise`, by kind of split; course: (accuracy, loss) of the course's solution, by method.
+    protocols: of `protocol`, by kind of split; course: (accuracy, loss) of the course's solution, by method.
     """
     figure, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
     names = list(next(iter(protocols.values()))["accuracy"])
@@ -205,7 +203,7 @@ def main():
     rows = collect(__file__, measure, runs, args, data, epochs=args.epochs, transfer_epochs=args.transfer_epochs)
 
     protocols = {
-        kind: summarise([row for row in select(rows, split=kind) if row["split_seed"] == row["seed"]]) for kind in kinds
+        kind: protocol([row for row in select(rows, split=kind) if row["split_seed"] == row["seed"]]) for kind in kinds
     }
     variance = {}
     for name in NETWORKS if len(grid) > 1 else ():

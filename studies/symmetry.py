@@ -14,15 +14,7 @@ from common.galaxies.split import stratified_split
 from common.symmetries import RandomSymmetry, SymmetryMean
 from studies.methods.runs import add_study_options, collect, number_list, resplit, save_study, select
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
-from studies.methods.training import (
-    COLOURS,
-    NETWORKS,
-    accuracy_of,
-    crop_and_normalise,
-    make_task,
-    seed_network,
-    train_on_main,
-)
+from studies.methods.training import COLOURS, NETWORKS, accuracy_of, make_loader, seed_network, train_on_main
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,10 +35,10 @@ def measure(out, device, seed, network, fraction, epochs):
         plain = seed_network(network, data, out, seed, epochs, device)
     else:
         plain = train_on_main(network, data, fraction * epochs, seed, device)
-    turned = crop_and_normalise(data, RandomSymmetry())
-    augmented = train_on_main(network, data, fraction * epochs, seed, device, train_transform=turned)
+    turned = [RandomSymmetry()]
+    augmented = train_on_main(network, data, fraction * epochs, seed, device, augmentations=turned)
     models = plain, SymmetryMean(plain), augmented, SymmetryMean(augmented)
-    test_loader = make_task(data, "main", device).test_loader
+    test_loader = make_loader(data, "main_test", device)
     accuracies = {use: accuracy_of(model, test_loader) for use, model in zip(USES, models, strict=True)}
     return {"train_count": len(data["main_train_labels"])} | accuracies
 

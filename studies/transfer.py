@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 
 from common import cli, plots
-from common.data import load_data, make_loader
+from common.data import load_data
 from common.galaxies.facts import in_words
 from common.galaxies.split import task_names
 from common.metrics import majority_accuracy
@@ -24,7 +24,7 @@ from common.train import predict
 from q3_cnn import make_backbone
 from studies.methods.runs import add_study_options, collect, resplit, save_study
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
-from studies.methods.training import DEFAULTS, accuracy_of, crop_and_normalise, head_accuracy, make_task, train_network
+from studies.methods.training import DEFAULTS, accuracy_of, head_accuracy, make_loader, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,9 +61,7 @@ def trained_backbone(out, expected_hash):
 
 def backbone_features(backbone, data, task):
     """Return a frozen backbone's features of one crop per image, and the labels, for training and test images."""
-    transform = crop_and_normalise(data)
-    pairs = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
-    return [predict(backbone, make_loader(*pair, transform)) for pair in pairs]
+    return [predict(backbone, make_loader(data, f"{task}_{subset}")) for subset in ("train", "test")]
 
 
 def epochs_for(size, whole_size, epochs, batch_size):
@@ -83,9 +81,9 @@ def fine_tune(network, data, size, epochs, seed, device):
     whole = len(data["transfer_train_labels"])
     few = data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
     lr, batch_size = DEFAULTS["cnn"].lr, DEFAULTS["cnn"].batch_size
-    task = make_task(few, "transfer", device, batch_size=batch_size)
-    epochs = epochs_for(size, whole, epochs, batch_size)
-    return accuracy_of(train_network(lambda: network, lr, task.train_loader, epochs, seed, device), task.test_loader)
+    loader = make_loader(few, "transfer_train", device, batch_size=batch_size, shuffle=True)
+    train_network(lambda: network, lr, loader, epochs_for(size, whole, epochs, batch_size), seed, device)
+    return accuracy_of(network, make_loader(data, "transfer_test", device))
 
 
 def measure(out, device, seed, epochs, backbone):

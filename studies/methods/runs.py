@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from common import cli, plots
-from common.data import RandomCrop, make_loader
+from common.data import MyDataset, RandomCrop
 from common.galaxies import split as splits
 from common.galaxies.facts import SUBSETS
 from common.hardware.device import choose_device
@@ -26,7 +26,6 @@ from studies.methods.training import DEFAULTS, training_settings
 
 import numpy as np
 import torch
-from torchvision import transforms
 from tqdm import tqdm
 
 STATS_IMAGES = q1_args([]).stats_images
@@ -86,7 +85,7 @@ def resplit(data, seed, split="stratified"):
 def first_statistics(data):
     """Return mean and std, float32 (3,) each, as q1_data.py measures them by default."""
     first = (data[f"main_train_{kind}"][:STATS_IMAGES] for kind in ("images", "labels"))
-    return channel_statistics(make_loader(*first, transforms.Compose([RandomCrop(48)])))
+    return channel_statistics(MyDataset(*first, RandomCrop(48)))
 
 
 def collect(study, measure, runs, args, data, **settings):

@@ -1,4 +1,4 @@
-"""Train the networks of Q2 and Q3 inside a study, with the defaults of their scripts, and heads on features."""
+"""Train the networks of Q2 and Q3 inside a study, with the defaults of their scripts, and linear heads on features."""
 
 import hashlib
 import inspect
@@ -9,13 +9,13 @@ import q2_fcn
 import q3_cnn
 import q5_transfer
 from common import plots
-from common.data import Normalize, RandomCrop, make_loaders
+from common.data import Loader, MyDataset, RandomCrop
 from common.galaxies.split import task_names
-from common.hardware.device import adam_options, place
+from common.hardware.device import adam_options
 from common.storage.artifacts import load_tensors, save_tensors
 from common.storage.atomic import exclusive_lock
 from common.storage.checkpoint import weights_hash
-from common.train import predict, train_epochs
+from common.train import predict, train
 
 import numpy as np
 import torch
@@ -28,15 +28,12 @@ from torchvision import transforms
 
 NETWORKS = {"fcn": q2_fcn.make_fcn, "cnn": q3_cnn.make_cnn}
 COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
-# The options of the scripts by default: learning rate, batch size, epochs.
+# The scripts' options by default: learning rate, batch size, epochs.
 DEFAULTS = {"fcn": q2_fcn.get_args([]), "cnn": q3_cnn.get_args([]), "transfer": q5_transfer.get_args([])}
 
 
 def training_settings():
-    """Return what trained networks depend on beside data, seed and epochs: for each the layers, learning rate, ...
-
-    The layers are a hash, see `layers_hash`. Of transfer, which is Q3's backbone with a linear layer, there is none.
-    """
+    """Return what trained networks depend on besides data, seed and epochs: learning rate, batch size and layers."""
     settings = {name: {"lr": args.lr, "batch_size": args.batch_size} for name, args in DEFAULTS.items()}
     for name, make_network in NETWORKS.items():
         settings[name]["layers"] = layers_hash(make_network)
@@ -44,10 +41,7 @@ def training_settings():
 
 
 def layers_hash(make_network):
-    """Return a short hash of a network's layers, their settings and initial weights, and of its classes' source.
-
-    The source of torch's own classes is left out.
-    """
+    """Return a hash of a network's layers, their settings and initial weights, and the source of the user's classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = make_network()
@@ -55,8 +49,7 @@ def layers_hash(make_network):
     settings = [[item for item in vars(layer).items() if isinstance(item[1], plain)] for layer in layers]
     classes = dict.fromkeys(each for layer in layers for each in type(layer).__mro__)
     own = [each for each in classes if each.__module__.partition(".")[0] not in ("torch", "builtins")]
-    described = network, settings, [inspect.getsource(each) for each in own], weights_hash(network.state_dict())
-    return short_hash(described)
+    return short_hash((network, settings, list(map(inspect.getsource, own)), weights_hash(network.state_dict())))
 
 
 def short_hash(value):
@@ -64,18 +57,17 @@ def short_hash(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def crop_and_normalise(data, *others):
-    """Return Q1's transform: random crops, normalised by `data`'s mean and std, then `others`."""
-    return transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"]), *others])
+def make_loader(data, subset, device="cpu", augmentations=(), **options):
+    """Return the Loader of a subset of Q1's `data`, such as main_test, with Q1's transform.
 
-
-def make_task(data, task, device, **options):
-    """Return the Task `task` of Q1's `data` with its transform on `device`; options: as `make_loaders` takes them."""
-    return place(make_loaders(data, task, crop_and_normalise(data), **options), device)
+    augmentations: further transforms; options: as Loader takes them.
+    """
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"]), *augmentations])
+    return Loader(MyDataset(data[f"{subset}_images"], data[f"{subset}_labels"], transform), device=device, **options)
 
 
 def accuracy_of(network, test_loader):
-    """Return the accuracy of a network."""
+    """Return the share of correct predictions."""
     logits, labels = predict(network, test_loader)
     return (logits.argmax(1) == labels).double().mean().item()
 
@@ -83,25 +75,28 @@ def accuracy_of(network, test_loader):
 def train_network(make_network, lr, train_loader, epochs, seed, device, criterion=None):
     """Return a network trained as the scripts do with `--seed SEED`, bit for bit if the number of threads is the same.
 
-    make_network: a function; criterion: by default nn.CrossEntropyLoss(). There is no evaluation between epochs.
+    make_network: a function; criterion: by default nn.CrossEntropyLoss().
     """
     torch.manual_seed(seed)
-    network = make_network().to(device)
+    network, criterion = make_network().to(device), (criterion or nn.CrossEntropyLoss()).to(device)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=lr, **adam_options(device))
-    for _ in train_epochs(network, criterion or nn.CrossEntropyLoss(), optimizer, train_loader, epochs, seed):
-        pass
+    whole = train_loader.dataset
+    one_image = MyDataset(whole.data[:1], whole.target[:1], whole.transform)  # nothing needs a test in every epoch
+    one_image = Loader(one_image, device=device)
+    train(network, criterion, optimizer, train_loader, one_image, epochs, seed, quiet=True)
     return network
 
 
 def train_on_main(name, data, epochs, seed, device, criterion=None, **options):
     """Return the network `name` of NETWORKS, trained on the main classes of Q1's `data` with its script's defaults.
 
-    options: of the training images, as `make_loaders` takes them.
+    options: as `make_loader` takes them, for the training images.
     """
-    task = make_task(data, "main", device, batch_size=DEFAULTS[name].batch_size, **options)
-    make_network = partial(NETWORKS[name], len(task.class_names))
-    return train_network(make_network, DEFAULTS[name].lr, task.train_loader, epochs, seed, device, criterion)
+    lr, batch_size = DEFAULTS[name].lr, DEFAULTS[name].batch_size
+    make_network = partial(NETWORKS[name], len(task_names(data)["main"]))
+    loader = make_loader(data, "main_train", device, batch_size=batch_size, shuffle=True, **options)
+    return train_network(make_network, lr, loader, epochs, seed, device, criterion)
 
 
 def seed_network(name, data, out, seed, epochs, device):
@@ -120,22 +115,22 @@ def seed_network(name, data, out, seed, epochs, device):
     return network
 
 
-def head_accuracy(train, test, seed):
+def head_accuracy(train_pair, test_pair, seed):
     """Return the test accuracy of logistic regression on standardised features.
 
-    train, test: features, float32 (n, d), and labels, int64 (n,). The strength of the regularisation minimises the
-    cross entropy in five folds of `train`, or as many as the rarest class allows; the folds leave out classes with a
-    single image.
+    The pairs are features, float32 (n, d), and labels, int64 (n,). The strength of the regularisation minimises the
+    cross entropy in five folds of the training features, or as many as the rarest class allows; the folds leave out
+    classes with a single image.
     """
     # In float64: in float32 the line search can fail if features hardly differ.
     (features, labels), (test_features, test_labels) = (
-        (features.double().numpy(), labels.numpy()) for features, labels in (train, test)
+        (features.double().numpy(), labels.numpy()) for features, labels in (train_pair, test_pair)
     )
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) == 1:
         return float((test_labels == classes[0]).mean())
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    several = np.isin(labels, classes[counts > 1])  # a single image cannot be in both parts of a division
+    several = np.isin(labels, classes[counts > 1])  # a single image cannot be in both parts of a fold
     if len(np.unique(labels[several])) > 1:
         folds = StratifiedKFold(min(counts[counts > 1].min(), 5), shuffle=True, random_state=seed)
         strengths = {"logisticregression__C": np.logspace(-4, 1, 6)}
