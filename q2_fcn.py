@@ -49,7 +49,8 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(fcn)
-    checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data, network=fcn, loss=criterion, transform=main_train.transform)
+    definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}
+    checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data, **definitions)
     history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", fcn, criterion, train_loader, test_loader, history)

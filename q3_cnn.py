@@ -85,8 +85,9 @@ def main():
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
     data = load_data(args.out)
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
-    turned = transforms.Compose([*transform.transforms, RandomSymmetry()])
-    main_train = MyDataset(data["main_train_images"], data["main_train_labels"], turned if args.symmetries else transform)
+    symmetries = [RandomSymmetry()] if args.symmetries else []
+    train_transform = transforms.Compose([*transform.transforms, *symmetries])
+    main_train = MyDataset(data["main_train_images"], data["main_train_labels"], train_transform)
     main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
     train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
     test_loader = Loader(main_test, device=device)  # random crops too, but the same ones in every evaluation
@@ -96,7 +97,8 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(cnn)
-    checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data, network=cnn, loss=criterion, transform=main_train.transform)
+    definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}
+    checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data, **definitions)
     history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", cnn, criterion, train_loader, test_loader, history)

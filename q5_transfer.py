@@ -120,8 +120,8 @@ def main():
     model = nn.Sequential(cnn_backbone, classifier_head).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
-    inputs = {"backbone": hash_before, "network": model, "loss": criterion, "transform": transform}
-    checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, **inputs)
+    definitions = {"backbone": hash_before, "network": model, "loss": criterion, "transform": transform}
+    checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, **definitions)
     history = train(model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     check_unchanged(cnn_backbone, hash_before)

@@ -95,12 +95,13 @@ class MyDataset(Dataset):
 
 
 class Loader:
-    """Batches of a MyDataset in place of torch's DataLoader: whole batches are cropped, on the device of the training.
+    """Batches of a MyDataset, in place of torch's DataLoader: whole batches are cropped, on the training's device.
 
-    The dataset's transform is a transforms.Compose of RandomCrop, transforms.Normalize and any transforms of batches:
-    these have a method `sample_params(count, generator)`, and are called with crops, float32 (m, 3, size, size), and
-    what it returned, a tensor with a row per crop. weights: of the images, float (n,), to sample n of them per epoch
-    with replacement. The uint8 images are copied to `device` once. Raises ValueError for any other transform.
+    The dataset's transform is a transforms.Compose of RandomCrop, transforms.Normalize and functions of a batch of
+    crops, float32 (m, 3, size, size). A random one has a method `sample_params(count, generator)`, and is also called
+    with what that returned, a tensor with a row per crop. weights: of the images, float (n,), to sample n of them per
+    epoch with replacement. The uint8 images are copied to `device` once. Raises ValueError for torchvision's other
+    transforms, which would treat all images of a batch alike.
     """
 
     def __init__(self, dataset, batch_size=64, shuffle=False, weights=None, device="cpu"):
@@ -108,14 +109,15 @@ class Loader:
         self.images, self.labels = dataset.data.to(device), dataset.target.to(device)
         self.crop, *others = dataset.transform.transforms
         self.random = [each for each in others if hasattr(each, "sample_params")]
-        unknown = [each for each in others if each not in self.random and not isinstance(each, transforms.Normalize)]
-        if unknown or not isinstance(self.crop, RandomCrop):
-            raise ValueError(
-                f"{dataset.transform}: must be RandomCrop, Normalize and transforms with sample_params (see README.md)"
-            )
-        self.after_crop = [
-            each if each in self.random else normalize_rows(each, self.crop.size, device) for each in others
-        ]
+        if not isinstance(self.crop, RandomCrop):
+            raise ValueError(f"the first transform must be common.data.RandomCrop, not {self.crop}")
+        self.after_crop = []
+        for each in others:
+            if isinstance(each, transforms.Normalize):
+                each = normalize_rows(each, self.crop.size, device)
+            elif type(each).__module__.startswith("torchvision"):
+                raise ValueError(f"{each} would treat all images of a batch alike: see README.md, Changing things")
+            self.after_crop.append(each)
 
         self.sample_epoch = lru_cache(maxsize=2)(self.sample_epoch)  # every evaluation has the same random numbers
 

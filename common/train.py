@@ -56,11 +56,11 @@ def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, 
             losses.append(loss * len(labels))
             correct, count = correct + hits, count + len(labels)
 
-        train_loss, train_accuracy = sum(torch.stack(losses).cpu()).item() / count, correct.item() / count
+        lr = optimizer.param_groups[0]["lr"]
+        train_loss, train_accuracy = mean_loss(losses, count, epoch, lr), correct.item() / count
         test_loss, test_accuracy = loss_and_accuracy(criterion, *predict(model, test_loader))
-        if not math.isfinite(train_loss + test_loss):
-            lr = optimizer.param_groups[0]["lr"]
-            raise FloatingPointError(f"epoch {epoch}: the loss became NaN or infinite with --lr {lr}: try a lower one")
+        if not math.isfinite(test_loss):
+            raise FloatingPointError(f"epoch {epoch}: the test loss became NaN or infinite: try a lower --lr than {lr}")
         values = train_loss, test_loss, train_accuracy, test_accuracy, time.perf_counter() - start
         for key, value in zip(HISTORY_KEYS, values, strict=True):
             history[key].append(value)
@@ -73,6 +73,19 @@ def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, 
                 flush=True,
             )
     return history
+
+
+def mean_loss(losses, count, epoch, lr):
+    """Return the mean loss over the `count` images of an epoch; losses: of each step, times its number of images.
+
+    Raises FloatingPointError, naming the first step whose loss is NaN or infinite.
+    """
+    losses = torch.stack(losses).cpu()
+    finite = losses.isfinite()
+    if not finite.all():
+        where = f"epoch {epoch}, step {finite.int().argmin() + 1}"
+        raise FloatingPointError(f"{where}: the loss became NaN or infinite with --lr {lr}: try a lower one")
+    return sum(losses).item() / count
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from common.data import Normalize, RandomCrop
+from common.data import Loader, MyDataset, RandomCrop
 
 import forked
 import h5py
@@ -91,7 +91,17 @@ class Harmful:
 
 def crop_transform(mean, std):
     """The assignment's transform: random crops, normalised."""
-    return transforms.Compose([RandomCrop(48), Normalize(mean, std)])
+    return transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
+
+
+def loaders_of(train, test, transform, **options):
+    """Return the training and the test loader of two pairs of images and labels, as the scripts make them."""
+    return Loader(MyDataset(*train, transform), shuffle=True, **options), Loader(MyDataset(*test, transform))
+
+
+def subset(data, name):
+    """Return images and labels of a subset of Q1's data."""
+    return data[f"{name}_images"], data[f"{name}_labels"]
 
 
 def random_data(count=100, size=69, num_classes=8):

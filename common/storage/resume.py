@@ -101,17 +101,19 @@ class TrainingCheckpoint:
 
 
 def definition(thing):
-    """Return a hash, in hexadecimal, of what defines a network, loss or transform.
+    """Return a hash, in hexadecimal, of what defines a network, loss or transform, but for its parameters.
 
-    That is its text form, with layers and numbers, and the source of every function and class in it but torch's.
+    That is the type, plain attributes and buffers of each part, and the source of those that torch does not define.
     """
     parts = thing.modules() if isinstance(thing, torch.nn.Module) else getattr(thing, "transforms", [thing])
     texts = []
     for part in parts:
-        texts.append("" if inspect.isfunction(part) else repr(part))
+        attributes = getattr(part, "__dict__", {})
+        plain = {key: value for key, value in attributes.items() if isinstance(value, (int, float, str, tuple, list))}
+        buffers = [each.tolist() for each in attributes.get("_buffers", {}).values() if each is not None]
         kind = part if inspect.isfunction(part) else type(part)
-        if kind.__module__.partition(".")[0] not in ("torch", "torchvision"):
-            texts.append(inspect.getsource(kind))
+        is_own = kind.__module__.partition(".")[0] not in ("torch", "torchvision", "builtins")
+        texts.append(f"{kind.__qualname__} {plain} {buffers} {inspect.getsource(kind) if is_own else ''}")
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
