@@ -13,10 +13,10 @@ Reads q1_data.pt under --out. Writes calibration.json, calibration.png and a fil
 from common import cli, plots
 from common.calibration import fit_temperature, negative_log_likelihood
 from common.data import load_data
-from common.ensemble import CROP_SIZE, CropEnsemble
+from common.ensemble import CropEnsemble
 from common.galaxies.split import stratified_split
 from common.train import predict
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, make_loader, train_on_main
 
@@ -24,55 +24,35 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-EXAMPLES = ("python -m studies.calibration", "python -m studies.calibration --seeds 0-9")
 WHEN = ("before", "after")  # dividing the logits by the temperature
 CORRECT = {"before": "correct", "after": "correct_after"}  # they can differ for the mean over crops
 NINE = "nine_crops_"  # prefix of the results for the mean over nine crops
 BINS = 10
 
 
-def measure(out, device, seed, network, epochs, held_out, crops=9):
+def measure(out, device, seed, network, epochs, held_out, crops):
     """Return a network's temperature, and for each test prediction whether it is correct and its confidence.
 
     The results are for one random crop, and, with the prefix NINE, for the mean over a grid of `crops`. held_out: share
     of the training images that the temperature is fitted on.
     """
-    data = hold_out(resplit(load_data(out), seed), held_out, seed)
+    data = resplit(load_data(out), seed)
+    images, labels = data["main_train_images"], data["main_train_labels"]
+    kept, held = stratified_split(labels.numpy(), len(labels) - max(1, round(held_out * len(labels))), seed)
+    for subset, chosen in (("main_train", kept), ("held_out", held)):
+        data |= {f"{subset}_images": images[chosen], f"{subset}_labels": labels[chosen]}
     model = train_on_main(network, data, epochs, seed, device)
     test, test_labels = predict(model, make_loader(data, "main_test", device))
     test_labels, held_labels = test_labels.numpy(), data["held_out_labels"].numpy()
-    nine = [crop_logits(model, data, data[f"{subset}_images"], crops) for subset in ("main_test", "held_out")]
+    mean, std, size = data["mean"].tolist(), data["std"].tolist(), images.shape[-1]
+    ensemble, nine = CropEnsemble(model, mean, std, size, crops, device=device), []
+    for subset in ("main_test", "held_out"):
+        views = [ensemble.views(batch)[1].cpu() for batch in data[f"{subset}_images"].split(64)]
+        nine.append(torch.cat(views, dim=1).numpy())
     nine = fit_and_test(nine[0], test_labels, nine[1], held_labels)
     held, _ = predict(model.cpu(), make_loader(data, "held_out"))
     one = fit_and_test(test.numpy(), test_labels, held.numpy(), held_labels)
     return one | {f"{NINE}{key}": value for key, value in nine.items()}
-
-
-def hold_out(data, fraction, seed):
-    """Return Q1's data with a fraction of the main training images moved into held_out_images and held_out_labels.
-
-    The division is stratified by class. Raises ValueError if the fraction leaves a class without images on either side.
-    """
-    images, labels = data["main_train_images"], data["main_train_labels"]
-    size = len(labels) - max(1, round(fraction * len(labels)))
-    try:
-        kept, held = stratified_split(labels.numpy(), size, seed)
-    except ValueError as error:
-        raise ValueError(f"--held-out {fraction:g} of {len(labels):,} training images leaves {error}") from None
-    for subset, chosen in (("main_train", kept), ("held_out", held)):
-        data = data | {f"{subset}_images": images[chosen], f"{subset}_labels": labels[chosen]}
-    return data
-
-
-def crop_logits(network, data, images, crops):
-    """Return the logits, float32 (crops, n, classes), for a grid of crops of images, uint8 (n, 3, size, size).
-
-    data: with the mean and std to normalise by. Images with room for fewer crops get fewer.
-    """
-    size, device = images.shape[-1], next(network.parameters()).device
-    mean, std = data["mean"].tolist(), data["std"].tolist()
-    ensemble = CropEnsemble(network, mean, std, size, min(crops, (size - CROP_SIZE + 1) ** 2), device=device)
-    return torch.cat([ensemble.views(batch)[1].cpu() for batch in images.split(64)], dim=1).numpy()
 
 
 def fit_and_test(logits, labels, held_logits, held_labels):
@@ -201,8 +181,7 @@ def main():
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
+    parser = study_parser(__doc__, "python -m studies.calibration --seeds 0-9")
     help = "share of the training images to fit the temperature on"
     parser.add_argument("--held-out", type=cli.fraction, default=0.1, metavar="SHARE", help=help)
     return parser.parse_args(argv)

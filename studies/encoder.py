@@ -17,10 +17,8 @@ from common.data import load_data
 from common.galaxies.split import task_names
 from common.hardware.device import choose_device
 from common.storage.artifacts import load_tensors
-from common.storage.checkpoint import load_backbone, weights_hash
-from q3_cnn import make_backbone
 from studies.methods.encoders import encoder_features
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_seeds, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import COLOURS, accuracy_of, head_accuracy, make_loader, seed_network
 from studies.transfer import backbone_features, sample, trained_backbone
@@ -28,11 +26,6 @@ from studies.transfer import backbone_features, sample, trained_backbone
 import matplotlib.pyplot as plt
 import numpy as np
 
-EXAMPLES = (
-    "python -m studies.encoder --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano  # trained on Galaxy Zoo",
-    "python -m studies.encoder --encoder tf_efficientnet_lite0 --encoder-weights tf_efficientnet_lite0.pth",
-    "python -m studies.encoder --encoder local-dir:zoobot  # a folder with its config.json and model.safetensors",
-)
 TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # with what the encoder is compared
 
 
@@ -49,7 +42,8 @@ def measure(out, device, seed, task, epochs, features, backbone):
         cnn = seed_network("cnn", data, out, seed, epochs, device)
         other = accuracy_of(cnn, make_loader(data, "main_test", device))
     else:
-        other = head_accuracy(*backbone_features(trained_backbone(out, backbone), data, task), seed)
+        trained, _ = trained_backbone(out, expected_hash=backbone)
+        other = head_accuracy(*backbone_features(trained, data, task), seed)
     return {"encoder": head_accuracy(*pairs, seed), "other": other}
 
 
@@ -99,11 +93,11 @@ def encoder_figure(tasks, name, source):
 
 def main():
     args = get_args()
-    data, trained, device = load_data(args.out), make_backbone(), choose_device(args.device)
-    load_backbone(trained, Path(args.out) / "q3_cnn.pt", data, args.force)
+    data, device = load_data(args.out), choose_device(args.device)
+    _, backbone = trained_backbone(args.out, args.force)
     options = args.encoder, args.encoder_weights, args.encoder_size
     features, made_from, notes = encoder_features(*options, data, args.out, device)
-    settings = {"epochs": args.epochs, "features": features, "backbone": weights_hash(trained.state_dict())}
+    settings = {"epochs": args.epochs, "features": features, "backbone": backbone}
     runs = [{"seed": seed, "task": task} for task, names in task_names(data).items() if names for seed in args.seeds]
     tasks = summarise(collect(__file__, measure, runs, args, data, **settings))
     figure = encoder_figure(tasks, args.encoder, data["source"])
@@ -111,12 +105,15 @@ def main():
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
+    parser = study_parser(
+        __doc__,
+        "python -m studies.encoder --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano  # trained on Galaxy Zoo",
+        "python -m studies.encoder --encoder local-dir:zoobot  # a folder with its config.json and model.safetensors",
+    )
     add = parser.add_argument
     add("--encoder", required=True, metavar="NAME", help="timm model, or hf_hub:OWNER/MODEL or local-dir:FOLDER")
     add("--encoder-weights", type=cli.path, metavar="PTH", help="its state_dict (default: timm downloads it)")
     add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="side of its input (default: the model's)")
-    add_study_options(parser)
     cli.add_force(parser)
     return parser.parse_args(argv)
 

@@ -12,7 +12,7 @@ from common import cli, metrics, plots
 from common.data import load_data
 from common.galaxies.split import task_names
 from common.train import predict
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
 from studies.methods.statistics import in_percent, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import make_loader, seed_network, train_on_main
 
@@ -22,7 +22,6 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
-EXAMPLES = ("python -m studies.imbalance", "python -m studies.imbalance --seeds 0-9")
 TITLES = {
     "none": "as in Q3",
     "root": "loss weights 1/√n",
@@ -174,9 +173,7 @@ def main():
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
-    return parser.parse_args(argv)
+    return study_parser(__doc__, "python -m studies.imbalance --seeds 0-9").parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from common.storage.artifacts import save_figure
 from common.storage.checkpoint import load_trained
 from common.train import predict
 from q3_cnn import make_backbone
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_band, judged, mean_interval, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, make_loader, seed_network
 
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import nn
 
-EXAMPLES = ("python -m studies.inside", "python -m studies.inside --seeds 0-9")
 SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
 
 
@@ -37,12 +36,6 @@ def crop_at(data, right, down):
     return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
 
 
-def possible_shifts(data):
-    """Return the SHIFTS that keep a crop within the images; images of 48 pixels allow only 0."""
-    margin = (min(data["main_test_images"].shape[2:]) - 48) // 2
-    return [shift for shift in SHIFTS if shift <= margin]
-
-
 def measure(out, device, seed, network, epochs):
     """Return a network's accuracy, and the share of predictions that differ from those at the centre, by shift.
 
@@ -51,7 +44,7 @@ def measure(out, device, seed, network, epochs):
     data = resplit(load_data(out), seed)
     model = seed_network(network, data, out, seed, epochs, device).cpu()
     labels, predictions = data["main_test_labels"], []
-    for shift in possible_shifts(data):
+    for shift in SHIFTS:
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
         with torch.no_grad():
             predictions.append(torch.stack([model(crop_at(data, *way)).argmax(1) for way in ways]))
@@ -72,11 +65,11 @@ def summarise(rows):
     return {"networks": networks, "fcn_minus_cnn": mean_interval(np.subtract(furthest["fcn"], furthest["cnn"]))}
 
 
-def describe(summary, furthest):
-    """Return the answer in a sentence; furthest: the largest shift, in pixels."""
+def describe(summary):
+    """Return the answer in a sentence."""
     changed = {name: share_text(each["changed"][-1]) for name, each in summary["networks"].items()}
     return (
-        f"Shifting all test crops by {furthest} pixels changes {changed['fcn']} of the FCN's predictions and "
+        f"Shifting all test crops by {SHIFTS[-1]} pixels changes {changed['fcn']} of the FCN's predictions and "
         f"{changed['cnn']} of the CNN's: {judged(summary['fcn_minus_cnn'])}."
     )
 
@@ -89,12 +82,12 @@ def tables(record):
     return table_lines(("shift (pixels)", *titles), rows)
 
 
-def shifts_figure(networks, shifts, source):
+def shifts_figure(networks, source):
     """Return a figure of both networks by shift; networks: of `summarise`."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
         for (name, each), marker in zip(networks.items(), "os", strict=True):
-            draw_band(ax, shifts, each[key], COLOURS[name], name.upper(), marker=marker)
+            draw_band(ax, SHIFTS, each[key], COLOURS[name], name.upper(), marker=marker)
         ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
         ax.grid(alpha=0.25)
         ax.legend()
@@ -179,7 +172,6 @@ def features_figure(plane, labels, class_names, source):
 def main():
     args = get_args()
     data, folder = load_data(args.out), Path(args.out) / "studies"
-    shifts = possible_shifts(data)
     num_main, num_transfer = (len(names) for names in task_names(data).values())
     networks, notes = {name: make_network(num_main) for name, make_network in NETWORKS.items()}, []
     if num_transfer == 2:
@@ -201,14 +193,13 @@ def main():
         figures["features"] = features_figure(plane, labels, task_names(data)["transfer"], data["source"])
     for name, figure in figures.items():
         save_figure(figure, folder / f"inside_{name}.png")
-    figure = shifts_figure(summary["networks"], shifts, data["source"])
-    sentences = [describe(summary, shifts[-1]), *notes]
-    save_study(__file__, args, data, figure, sentences, shifts=shifts, **summary, confident_mistakes=confident)
+    figure = shifts_figure(summary["networks"], data["source"])
+    sentences = [describe(summary), *notes]
+    save_study(__file__, args, data, figure, sentences, shifts=SHIFTS, **summary, confident_mistakes=confident)
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
+    parser = study_parser(__doc__, "python -m studies.inside --seeds 0-9")
     cli.add_force(parser)
     return parser.parse_args(argv)
 

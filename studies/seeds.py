@@ -19,15 +19,8 @@ from common.galaxies.split import task_names
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import weights_hash
 from common.train import loss_and_accuracy, predict
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
-from studies.methods.statistics import (
-    draw_seeds,
-    judged,
-    mean_interval,
-    share_text,
-    table_lines,
-    variance_components,
-)
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
+from studies.methods.statistics import draw_seeds, judged, mean_interval, share_text, table_lines, variance_components
 from studies.methods.training import COLOURS, DEFAULTS, NETWORKS, make_loader, seed_network, train_network
 
 import matplotlib.pyplot as plt
@@ -38,7 +31,6 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 from torchvision.transforms.functional import center_crop
 
-EXAMPLES = ("python -m studies.seeds", "python -m studies.seeds --seeds 0-9 --split file")
 TITLES = {
     "majority": "majority class",
     "neighbours": "nearest neighbours",
@@ -64,7 +56,10 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
         return results
     num_main, num_transfer = (len(names) for names in task_names(data).values())
     train_loader = make_loader(data, "main_train", device, batch_size=DEFAULTS["fcn"].batch_size, shuffle=True)
-    make_softmax = partial(softmax_regression, num_main)
+
+    def make_softmax():
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_main))
+
     softmax = train_network(make_softmax, DEFAULTS["fcn"].lr, train_loader, epochs, seed, device)
     results |= {"softmax": evaluate(softmax, test_loader), "neighbours": nearest_neighbours(data, seed)}
     majorities = {"majority": "main"}
@@ -75,11 +70,6 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
         accuracy = majority_accuracy(data[f"{task}_train_labels"], data[f"{task}_test_labels"])
         results[name] = {"test_accuracy": accuracy, "test_count": len(data[f"{task}_test_labels"])}
     return results
-
-
-def softmax_regression(num_classes):
-    """Return one linear layer: crops, float32 (n, 3, 48, 48), to logits (n, num_classes)."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_classes))
 
 
 def nearest_neighbours(data, seed):
@@ -218,8 +208,7 @@ def main():
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
+    parser = study_parser(__doc__, "python -m studies.seeds --seeds 0-9 --split file")
     add, whole = parser.add_argument, cli.positive_int
     add("--grid", type=whole, default=3, metavar="N", help="seeds in the split × training grid; 1: none")
     add("--split", choices=("stratified", "file"), default="stratified", help="file: add the course's, in file order")

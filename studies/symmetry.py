@@ -12,14 +12,13 @@ from common import cli, plots
 from common.data import load_data
 from common.galaxies.split import stratified_split
 from common.symmetries import RandomSymmetry, SymmetryMean
-from studies.methods.runs import add_study_options, collect, number_list, resplit, save_study, select
+from studies.methods.runs import collect, number_list, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, accuracy_of, make_loader, seed_network, train_on_main
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-EXAMPLES = ("python -m studies.symmetry", "python -m studies.symmetry --seeds 0-9 --fractions 1")
 USES = ("none", "test-time", "train-time", "both")  # where the symmetries are applied
 LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
 
@@ -90,13 +89,10 @@ def symmetry_figure(networks, source):
     """Return a figure of accuracy against the number of training images, with and without the symmetries."""
     figure, axes = plt.subplots(1, len(networks), figsize=(10, 4.4), layout="constrained", sharey=True)
     for ax, (name, network) in zip(axes, networks.items(), strict=True):
-        counts = np.array(list(network["train_count"].values()))
+        counts = list(network["train_count"].values())
         for use, line, alpha in (("none", "--", 0.55), ("both", "-", 1.0)):
             intervals = [each[use] for each in network["accuracy"].values()]
             draw_band(ax, counts, intervals, COLOURS[name], LABELS[use], line=line, alpha=alpha)
-            for count, each in zip(counts, network["seeds"].values(), strict=True):
-                seeds = 100 * np.array(each[use])
-                ax.plot(np.full(len(seeds), count), seeds, ".", color=COLOURS[name], alpha=0.4, markersize=4)
         ax.set_xscale("log")
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.minorticks_off()
@@ -125,8 +121,7 @@ def main():
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
+    parser = study_parser(__doc__, "python -m studies.symmetry --seeds 0-9 --fractions 1")
     help = "train on 1/n of the images for each n in the list, with n times as many epochs"
     parser.add_argument("--fractions", type=number_list, default="1,2,4,8", metavar="LIST", help=help)
     args = parser.parse_args(argv)

@@ -22,7 +22,7 @@ from common.metrics import majority_accuracy
 from common.storage.checkpoint import load_backbone, weights_hash
 from common.train import predict
 from q3_cnn import make_backbone
-from studies.methods.runs import add_study_options, collect, resplit, save_study
+from studies.methods.runs import collect, resplit, save_study, study_parser
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import DEFAULTS, accuracy_of, head_accuracy, make_loader, train_network
 
@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from torch import nn
 
-EXAMPLES = ("python -m studies.transfer", "python -m studies.transfer --seeds 3")
 SIZES = (25, 50, 100, 200, 400)  # labelled galaxies, besides all
 LABELS = {
     "frozen": "trained backbone, frozen",
@@ -50,13 +49,14 @@ def sample(out, seed):
     return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
 
 
-def trained_backbone(out, expected_hash):
-    """Return Q3's backbone. Raises ValueError if its weights do not have the hash that `main` found."""
+def trained_backbone(out, force=True, expected_hash=None):
+    """Return Q3's backbone and the hash of its weights. Raises ValueError if that is not the expected one."""
     backbone = make_backbone()
-    load_backbone(backbone, Path(out) / "q3_cnn.pt", load_data(out), force=True)
-    if weights_hash(backbone.state_dict()) != expected_hash:
+    load_backbone(backbone, Path(out) / "q3_cnn.pt", load_data(out), force)
+    found_hash = weights_hash(backbone.state_dict())
+    if expected_hash not in (None, found_hash):
         raise ValueError("q3_cnn.pt was changed while the study ran: rerun it")
-    return backbone
+    return backbone, found_hash
 
 
 def backbone_features(backbone, data, task):
@@ -70,12 +70,6 @@ def epochs_for(size, whole_size, epochs, batch_size):
     return math.ceil(steps / math.ceil(size / batch_size))
 
 
-def labelled_sizes(data):
-    """Return the numbers of labelled galaxies to train on: SIZES, and all of the transfer task."""
-    whole = len(data["transfer_train_labels"])
-    return [size for size in SIZES if size < whole] + [whole]
-
-
 def fine_tune(network, data, size, epochs, seed, device):
     """Train all weights of `network` in place on the first `size` labelled galaxies; return its test accuracy."""
     whole = len(data["transfer_train_labels"])
@@ -86,12 +80,12 @@ def fine_tune(network, data, size, epochs, seed, device):
     return accuracy_of(network, make_loader(data, "transfer_test", device))
 
 
-def measure(out, device, seed, epochs, backbone):
-    """Return the accuracy of each method by size, in one sample; backbone: the hash of the trained one's weights."""
-    data, trained = sample(out, seed), trained_backbone(out, backbone)
+def measure(out, device, seed, epochs, backbone, sizes):
+    """Return the accuracy of each method by size, in one sample; backbone: hash of the trained one's weights."""
+    data, (trained, _) = sample(out, seed), trained_backbone(out, expected_hash=backbone)
     torch.manual_seed(seed)
     untrained = make_backbone()
-    sizes, labels = labelled_sizes(data), data["transfer_train_labels"]
+    labels = data["transfer_train_labels"]
     result = {"majority": majority_accuracy(labels, data["transfer_test_labels"])}
     for name, start in (("frozen", trained), ("untrained", untrained)):
         (features, _), test = backbone_features(start, data, "transfer")
@@ -161,20 +155,21 @@ def sizes_figure(record, source, classes):
 
 def main():
     args = get_args()
-    data, trained = load_data(args.out), make_backbone()
+    data = load_data(args.out)
     if not task_names(data)["transfer"]:
         raise ValueError(f"{args.out}: no classes are held back for this study: rerun q1_data.py with --hold-back")
-    load_backbone(trained, Path(args.out) / "q3_cnn.pt", data, args.force)
-    settings = {"epochs": args.epochs, "backbone": weights_hash(trained.state_dict())}
+    _, backbone = trained_backbone(args.out, args.force)
+    whole = len(data["transfer_train_labels"])
+    sizes = [size for size in SIZES if size < whole] + [whole]
+    settings = {"epochs": args.epochs, "backbone": backbone, "sizes": sizes}
     rows = collect(__file__, measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
-    record = summarise(rows, labelled_sizes(data))
+    record = summarise(rows, sizes)
     figure = sizes_figure(record, data["source"], in_words(len(task_names(data)["transfer"])))
     save_study(__file__, args, data, figure, [describe(record)], **record)
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser, seeds="0-9", epochs=30)
+    parser = study_parser(__doc__, "python -m studies.transfer --seeds 3", seeds="0-9", epochs=30)
     cli.add_force(parser)
     return parser.parse_args(argv)
 

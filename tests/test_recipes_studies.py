@@ -1,7 +1,6 @@
 """The README's recipes for studies, followed in a copy of the project."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -47,18 +46,32 @@ def edit(path, before, after):
 
 
 def test_another_network_or_learning_rate_then_a_study(project):
-    found = []
-    edits = (("# cnn_backbone", "# cnn_backbone"),) if False else ((None, None), ("nn.ReLU()", "nn.Tanh()"), ("lr=0.002", "lr=0.004"))
-    for before, after in edits:
-        if before:
-            edit(project / "q3_cnn.py", before, after)
+    folder, weights = project / "artifacts" / "studies", set()
+    for before, after in (("CNN", "CNN"), ("nn.ReLU()", "nn.Tanh()"), ("lr=0.002", "lr=0.004")):
+        edit(project / "q3_cnn.py", before, after)
         printed = python(project, *STUDY)
         python(project, "q3_cnn.py", *TINY)
         expected = load_json(project / "artifacts" / "q3_cnn.json")
-        result = load_json(project / "artifacts" / "studies" / "imbalance" / "seed-0-method-none.json")["result"]
+        result = load_json(folder / "imbalance" / "seed-0-method-none.json")["result"]
         assert result["predictions"] == expected["test_predictions"]
-        record = load_json(project / "artifacts" / "studies" / "imbalance.json")
-        assert record["answer"] in printed
+        record = load_json(folder / "imbalance.json")
         assert record["methods"]["none"]["value"]["accuracy"]["mean"] == pytest.approx(expected["test_accuracy"])
-        found.append(expected["weights_sha256"])
-    assert len(set(found)) == 3
+        assert record["answer"] in printed
+        weights.add(expected["weights_sha256"])
+    assert len(weights) == 3
+
+
+def test_a_new_study_is_a_copy_and_a_line_of_the_makefile(project):
+    study = project / "studies" / "imbalance.py"
+    study.with_name("mine.py").write_text(study.read_text().replace('"balanced sampler"', '"my sampler"'))
+    line = next(line for line in (project / "Makefile").read_text().splitlines() if "-m studies.imbalance" in line)
+    edit(project / "Makefile", line, line + "\n" + line.replace("studies.imbalance", "studies.mine"))
+    options = f"PYTHON={sys.executable}", "SEEDS=0", "EPOCHS=1", "DEVICE=cpu"
+    commands = run_in(project, "make", "--dry-run", "studies", *options).splitlines()
+    printed = run_in(project, "bash", "-c", next(each for each in commands if "studies.mine" in each))
+    assert printed.startswith("studies.mine · galaxies.h5")
+    folder = project / "artifacts" / "studies"
+    assert {path.name for path in folder.glob("*")} >= {"mine.json", "mine.png", "mine"}
+    assert not list(folder.glob("imbalance*"))
+    assert python(project, "-m", "studies.methods.page", "--docs", "artifacts") == ""
+    assert "| my sampler |" in (project / "artifacts" / "studies.md").read_text()

@@ -5,9 +5,7 @@ A run is a dict of the values that identify it, such as dict(seed=0, network="cn
 array can compute one seed per job.
 """
 
-import argparse
 import json
-import re
 from functools import partial
 from pathlib import Path
 
@@ -35,21 +33,23 @@ def number_list(text):
     """argparse type: whole numbers such as 0-4 or 0,3,7 or 0-2,8, as a sorted list without repeats."""
     numbers = set()
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if not match or int(match[1]) > int(match[2] or match[1]):
-            raise argparse.ArgumentTypeError(f"{text} is no list of whole numbers such as 0-4 or 0,3,7")
-        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise ValueError  # argparse names the option and the text
+        numbers.update(range(int(first), int(last or first) + 1))
     return sorted(numbers)
 
 
-def add_study_options(parser, seeds="0-4", epochs=DEFAULTS["cnn"].epochs):
-    """Add the options of every study: --out, --seeds, --epochs, --dask and --device. By default the epochs are Q3's."""
+def study_parser(description, *examples, seeds="0-4", epochs=DEFAULTS["cnn"].epochs):
+    """Return a Parser with the options of every study: --out, --seeds, --epochs (by default Q3's), --dask, --device."""
+    parser = cli.Parser(description, examples)
     add = parser.add_argument
     cli.add_out(parser)
     add("--seeds", type=number_list, default=seeds, metavar="LIST", help="random seeds, such as 0-4 or 0,3")
     add("--epochs", type=cli.positive_int, default=epochs, metavar="N", help="passes over the training set")
     add("--dask", metavar="ADDRESS", help=DASK_HELP)
     cli.add_device(parser)
+    return parser
 
 
 def resplit(data, seed, split="stratified"):
@@ -70,9 +70,10 @@ def resplit(data, seed, split="stratified"):
     labels = torch.cat(labels)[place].numpy()
     sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class if names[task]}
     in_train = None
-    if data.get("split_column"):
+    if data.get("own_split", data.get("split_column")):
         in_train = np.isin(np.arange(len(labels)), torch.cat([data[f"{task}_train_indices"] for task in names]))
-    new = {name: data[name] for name in ("class_names", "main_classes", "source", "split_column") if name in data}
+    per_subset = (*SUBSETS, "appearance")
+    new = {name: value for name, value in data.items() if not name.startswith(per_subset)}
     for subset, chosen in splits.split_indices(labels, sizes, split, seed, first_class["transfer"], in_train).items():
         new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
         new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]
@@ -93,55 +94,49 @@ def collect(study, measure, runs, args, data, **settings):
 
     Missing results are computed: measure(out, device, **run, **settings) returns a dict of plain values. A result is
     kept until the data, the settings, or the networks and their training change, see `training_settings`. On the CPU
-    each core runs a process, on a GPU one run follows another, and with --dask a cluster's workers compute.
-
-    study: path of its script, of which the stem is its name; args: its options; data: Q1's dict. Raises ValueError,
-    naming the run, if `measure` raises an error that a user can correct, and MemoryError if a process was killed.
+    each core runs a process, on a GPU one run follows another, and with --dask a cluster's workers compute. study: path
+    of its script; args: its options; data: Q1's dict. Raises ValueError, naming the run, if `measure` raises an error
+    that a user can correct, and MemoryError if a process was killed.
     """
     folder = Path(args.out) / "studies" / Path(study).stem
     described = {"fingerprint": data["fingerprint"], "networks": training_settings(), "args": settings}
     described = json.loads(json.dumps(described))  # as it is read from a file
-    found = [stored_result(folder, run, described) for run in runs]
-    missing = [run for run, result in zip(runs, found, strict=True) if result is None]
-    compute = partial(compute_run, folder=folder, described=described, measure=measure, device=args.device)
+    paths = [folder / f"{'-'.join(f'{key}-{value}' for key, value in run.items())}.json" for run in runs]
+    missing = [each for each in zip(runs, paths, strict=True) if stored_result(each[1], described) is None]
+    compute = partial(compute_run, described=described, measure=measure, out=args.out, device=args.device)
     processes = None if choose_device(args.device).type == "cpu" else 1
     with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=folder.name, unit="run", disable=None) as bar:
         for _ in side_by_side(compute, missing, processes, args.dask):
             bar.update()
-    found = [stored_result(folder, run, described) for run in runs]
+    found = [stored_result(path, described) for path in paths]
     if None in found:
         raise ValueError(f"{folder}: the results of the Dask workers are not here: use a shared folder as --out")
     return [run | result for run, result in zip(runs, found, strict=True)]
 
 
-def file_of(folder, run):
-    """Return the path of a run's result in `folder`."""
-    return folder / f"{'-'.join(f'{key}-{value}' for key, value in run.items())}.json"
-
-
-def stored_result(folder, run, described):
+def stored_result(path, described):
     """Return the result in a run's file, or None if there is none for these data, networks and settings."""
     try:
-        stored = load_json(file_of(folder, run))
+        stored = load_json(path)
     except (FileNotFoundError, ValueError):
         return None
     same = all(stored.get(key) == value for key, value in described.items())
     return stored.get("result") if same else None
 
 
-def compute_run(run, folder, described, measure, device):
+def compute_run(run_and_path, described, measure, out, device):
     """Compute a run's result and write its file, unless another process has just written it.
 
     Raises ValueError, naming the run, for an error that a user can correct.
     """
-    path = file_of(folder, run)
+    run, path = run_and_path
     try:
-        with exclusive_lock(folder, path.stem, timeout=-1):
-            if stored_result(folder, run, described) is None:
-                result = measure(out=folder.parents[1], device=choose_device(device), **run, **described["args"])
+        with exclusive_lock(path.parent, path.stem, timeout=-1):
+            if stored_result(path, described) is None:
+                result = measure(out=out, device=choose_device(device), **run, **described["args"])
                 save_json(described | {"result": result}, path)
     except (OSError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{folder.name}, {path.stem}: {one_line(error)}") from error
+        raise ValueError(f"{path.parent.name}, {path.stem}: {one_line(error)}") from error
 
 
 def select(rows, **values):
