@@ -50,8 +50,8 @@ def measure(out, device, seed, network, epochs, held_out, crops):
         views = [ensemble.views(batch)[1].cpu() for batch in data[f"{subset}_images"].split(64)]
         nine.append(torch.cat(views, dim=1).numpy())
     nine = fit_and_test(nine[0], test_labels, nine[1], held_labels)
-    held, _ = predict(model.cpu(), make_loader(data, "held_out"))
-    one = fit_and_test(test.numpy(), test_labels, held.numpy(), held_labels)
+    held_out_logits, _ = predict(model.cpu(), make_loader(data, "held_out"))
+    one = fit_and_test(test.numpy(), test_labels, held_out_logits.numpy(), held_labels)
     return one | {f"{NINE}{key}": value for key, value in nine.items()}
 
 

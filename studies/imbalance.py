@@ -132,24 +132,18 @@ def tables(record):
 
 def imbalance_figure(summary, class_names, train_counts, source):
     """Return a figure of the three metrics and the recall of each class, by method."""
-    none = summary["none"]["value"]
-    order = np.argsort(train_counts)[::-1]
-    classes = [label for label in order if np.isfinite(none["recall"][label]["mean"])]
+    recalls = summary["none"]["value"]["recall"]
+    classes = [label for label in np.argsort(train_counts)[::-1] if np.isfinite(recalls[label]["mean"])]
     figure, axes = plt.subplots(1, 2, figsize=(15, 5.4), layout="constrained", width_ratios=(1, 2.3), sharey=True)
     for ax, names in zip(axes, (METRICS, classes), strict=True):
         for place, (method, found) in enumerate(summary.items()):
-            value = found["value"]
-            mean, low, high = in_percent(
-                [value[name] if isinstance(name, str) else value["recall"][name] for name in names]
-            )
+            values = found["value"] if names is METRICS else found["value"]["recall"]
+            mean, low, high = in_percent([values[name] for name in names])
             x, spread = np.arange(len(names)) + 0.15 * (place - 2), np.nan_to_num([mean - low, high - mean])
             ax.errorbar(x, mean, spread, fmt="o", markersize=5, color=COLOURS[method], label=TITLES[method])
         ax.grid(alpha=0.25, axis="y")
     axes[0].set_xticks(range(len(METRICS)), [name.replace(" ", "\n") for name in METRICS])
-    lines = [
-        class_names[label].replace(", ", "\n").replace("-between ", "-between\n") + f"\n{train_counts[label]:,}"
-        for label in classes
-    ]
+    lines = [f"{plots.wrap_name(class_names[label])}\n{train_counts[label]:,}" for label in classes]
     axes[1].set_xticks(range(len(classes)), lines, fontsize=8.5)
     axes[0].set(ylabel="%", title="All classes", ylim=(-5, 105))
     axes[1].set(xlabel="class, and its training images", title="Recall by class")

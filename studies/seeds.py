@@ -157,10 +157,7 @@ def tables(record):
 
 
 def seeds_figure(protocols, course, source):
-    """Return a figure of each method's accuracy: a point per seed, the mean and its interval.
-
-    protocols: of `protocol`, by kind of split; course: (accuracy, loss) of the course's solution, by method.
-    """
+    """Return a figure of each method's accuracies; protocols: by kind of split; course: its accuracy and loss."""
     figure, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
     names = list(next(iter(protocols.values()))["accuracy"])
     rows = {name: len(names) - place for place, name in enumerate(names)}

@@ -134,10 +134,7 @@ def tables(record):
 
 
 def sizes_figure(record, source, classes):
-    """Return a figure of accuracy against the number of labelled galaxies, with 95% intervals over samples.
-
-    classes: how many new classes, in words.
-    """
+    """Return a figure of accuracy against the number of labelled galaxies; classes: how many new ones, in words."""
     figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
     sizes = record["sizes"]
     for name, intervals in record["accuracy"].items():
