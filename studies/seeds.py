@@ -62,13 +62,12 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
 
     softmax = train_network(make_softmax, DEFAULTS["fcn"].lr, train_loader, epochs, seed, device)
     results |= {"softmax": evaluate(softmax, test_loader), "neighbours": nearest_neighbours(data, seed)}
-    majorities = {"majority": "main"}
     if num_transfer:
         results["transfer"] = transfer_metrics(networks["cnn"][0], data, transfer_epochs, seed, device)
-        majorities["transfer_majority"] = "transfer"
-    for name, task in majorities.items():
-        accuracy = majority_accuracy(data[f"{task}_train_labels"], data[f"{task}_test_labels"])
-        results[name] = {"test_accuracy": accuracy, "test_count": len(data[f"{task}_test_labels"])}
+    for name, task in (("majority", "main"), ("transfer_majority", "transfer")):
+        labels, test_labels = data[f"{task}_train_labels"], data[f"{task}_test_labels"]
+        if len(labels):
+            results[name] = {"test_accuracy": majority_accuracy(labels, test_labels), "test_count": len(test_labels)}
     return results
 
 

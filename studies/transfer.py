@@ -70,13 +70,17 @@ def epochs_for(size, whole_size, epochs, batch_size):
     return math.ceil(steps / math.ceil(size / batch_size))
 
 
-def fine_tune(network, data, size, epochs, seed, device):
-    """Train all weights of `network` in place on the first `size` labelled galaxies; return its test accuracy."""
-    whole = len(data["transfer_train_labels"])
-    few = data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
+def fine_tune(backbone, data, size, epochs, seed, device):
+    """Return the test accuracy of a copy of `backbone` with a head, all trained on the first `size` galaxies."""
     lr, batch_size = DEFAULTS["cnn"].lr, DEFAULTS["cnn"].batch_size
+    few = data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
     loader = make_loader(few, "transfer_train", device, batch_size=batch_size, shuffle=True)
-    train_network(lambda: network, lr, loader, epochs_for(size, whole, epochs, batch_size), seed, device)
+    epochs = epochs_for(size, len(data["transfer_train_labels"]), epochs, batch_size)
+
+    def make_network():
+        return nn.Sequential(copy.deepcopy(backbone), nn.Linear(64, len(task_names(data)["transfer"])))
+
+    network = train_network(make_network, lr, loader, epochs, seed, device)
     return accuracy_of(network, make_loader(data, "transfer_test", device))
 
 
@@ -90,13 +94,8 @@ def measure(out, device, seed, epochs, backbone, sizes):
     for name, start in (("frozen", trained), ("untrained", untrained)):
         (features, _), test = backbone_features(start, data, "transfer")
         result[name] = [head_accuracy((features[:size], labels[:size]), test, seed) for size in sizes]
-    num_classes = len(task_names(data)["transfer"])
     for name, start in (("tuned", trained), ("scratch", untrained)):
-        result[name] = []
-        for size in sizes:
-            torch.manual_seed(seed)
-            network = nn.Sequential(copy.deepcopy(start), nn.Linear(64, num_classes)).to(device)
-            result[name].append(fine_tune(network, data, size, epochs, seed, device))
+        result[name] = [fine_tune(start, data, size, epochs, seed, device) for size in sizes]
     return result
 
 

@@ -9,6 +9,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import q1_data
 from common import cli, plots
 from common.data import MyDataset, RandomCrop
 from common.galaxies import split as splits
@@ -18,15 +19,13 @@ from common.hardware.parallel import DASK_HELP, side_by_side
 from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line
-from q1_data import channel_statistics
-from q1_data import get_args as q1_args
 from studies.methods.training import DEFAULTS, training_settings
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-STATS_IMAGES = q1_args([]).stats_images
+STATS_IMAGES = q1_data.get_args([]).stats_images
 
 
 def number_list(text):
@@ -86,7 +85,7 @@ def resplit(data, seed, split="stratified"):
 def first_statistics(data):
     """Return mean and std, float32 (3,) each, as q1_data.py measures them by default."""
     first = (data[f"main_train_{kind}"][:STATS_IMAGES] for kind in ("images", "labels"))
-    return channel_statistics(MyDataset(*first, RandomCrop(48)))
+    return q1_data.channel_statistics(MyDataset(*first, RandomCrop(48)))
 
 
 def collect(study, measure, runs, args, data, **settings):
