@@ -9,20 +9,28 @@ from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import load_json
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_well
 
 TINY = ("--epochs", "1", "--device", "cpu", "--out", "artifacts")
 STUDY = ("-m", "studies.imbalance", "--seeds", "0", *TINY)
 
 
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """A folder with Q1's data of a small synthetic set."""
+    folder = tmp_path_factory.mktemp("data")
+    write_synthetic(folder / "galaxies.h5", 500, seed=0)
+    run_well("q1_data.py", "--data", folder / "galaxies.h5", "--out", folder / "artifacts")
+    return folder / "artifacts"
+
+
 @pytest.fixture
-def project(tmp_path):
-    """A copy of the project's code, with Q1's data of a small synthetic set."""
+def project(artifacts, tmp_path):
+    """A copy of the project's code, with these artifacts."""
     for path in (ROOT / "Makefile", ROOT / "requirements.txt", ROOT / "common", *ROOT.glob("*.py")):
         (tmp_path / path.name).symlink_to(path)
     shutil.copytree(ROOT / "studies", tmp_path / "studies")
-    write_synthetic(tmp_path / "galaxies.h5", 500, seed=0)
-    python(tmp_path, "q1_data.py", "--data", "galaxies.h5", "--out", "artifacts")
+    shutil.copytree(artifacts, tmp_path / "artifacts")
     return tmp_path
 
 
@@ -47,7 +55,8 @@ def edit(path, before, after):
 
 def test_another_network_or_learning_rate_then_a_study(project):
     folder, weights = project / "artifacts" / "studies", set()
-    for before, after in (("CNN", "CNN"), ("nn.ReLU()", "nn.Tanh()"), ("lr=0.002", "lr=0.004")):
+    python(project, *STUDY)
+    for before, after in (("nn.ReLU()", "nn.Tanh()"), ("lr=0.002", "lr=0.004")):
         edit(project / "q3_cnn.py", before, after)
         printed = python(project, *STUDY)
         python(project, "q3_cnn.py", *TINY)
@@ -58,7 +67,7 @@ def test_another_network_or_learning_rate_then_a_study(project):
         assert record["methods"]["none"]["value"]["accuracy"]["mean"] == pytest.approx(expected["test_accuracy"])
         assert record["answer"] in printed
         weights.add(expected["weights_sha256"])
-    assert len(weights) == 3
+    assert len(weights) == 2
 
 
 def test_a_new_study_is_a_copy_and_a_line_of_the_makefile(project):

@@ -1,6 +1,7 @@
 """A larger encoder from timm, and its features of the galaxies, at the resolution of the file that Q1 has read."""
 
 from pathlib import Path
+from textwrap import shorten
 
 from common.galaxies.facts import SUBSETS
 from common.galaxies.hdf5 import dataset, open_hdf5, reading, resize, row_blocks
@@ -37,7 +38,7 @@ def load_encoder(name, weights=None):
             encoder.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(heads)})
     except Exception as error:  # timm and huggingface_hub raise a dozen types
         remedy = "check the name and the files, or download both and give --encoder local-dir:FOLDER"
-        raise ValueError(f"--encoder {name}: timm cannot load it ({error}): {remedy}") from None
+        raise ValueError(f"--encoder {name}: timm cannot load it ({shorten(str(error), 200)}): {remedy}") from None
     return encoder.eval().requires_grad_(False), timm.data.resolve_model_data_config(encoder)
 
 
