@@ -2,7 +2,7 @@ from common.data import Loader, MyDataset, RandomCrop, load_data
 from common.storage.artifacts import load_json
 from common.symmetries import RandomSymmetry, SymmetryMean, transformed
 from common.train import predict
-from studies.methods.training import crop_and_normalise, main_task, network_of, train_network
+from studies.methods.training import train_on_main
 
 import numpy as np
 import torch
@@ -74,8 +74,7 @@ def test_q3_trains_with_them_as_the_study_does_resumes_to_the_same_bits_and_test
     assert (tmp_path / "whole" / "q3_cnn.pt").read_bytes() == (tmp_path / "parts" / "q3_cnn.pt").read_bytes()
 
     data, record = load_data(tmp_path / "whole"), load_json(tmp_path / "whole" / "q3_cnn.json")
-    task = main_task(data, torch.device("cpu"), train_transform=crop_and_normalise(data, RandomSymmetry()))
-    study = train_network(*network_of("cnn", data), task.train_loader, 3, 3, torch.device("cpu"))
+    study = train_on_main("cnn", data, 3, 3, torch.device("cpu"), augmentations=[RandomSymmetry()])
     weights = torch.load(tmp_path / "whole" / "q3_cnn.pt", weights_only=True)
     assert all(torch.equal(weights[name], value) for name, value in study.state_dict().items())
     plain = Loader(MyDataset(*subset(data, "main_test"), crop_transform(data["mean"], data["std"])))
