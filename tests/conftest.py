@@ -79,6 +79,21 @@ def write_galaxy10(path, count=60, **changes):
     return path
 
 
+def products_of(network):
+    """Return how many products lead from a network's input to an output: the sum over its layers."""
+    return sum(weights[0].numel() for weights in network.parameters() if weights.dim() > 1)
+
+
+def float32_tolerance(products, values):
+    """Return how far two float32 computations of `values`, sums of so many products, may differ on any processor.
+
+    Rounding errors are independent of each other, so that they grow with the root of the number of products (Higham
+    and Mary, SIAM J. Sci. Comput. 41, 2019, A2815): root times eps times the largest magnitude. The probabilities of a
+    softmax differ by half as much as the logits at most.
+    """
+    return products**0.5 * torch.finfo(torch.float32).eps * torch.as_tensor(values).abs().max().item()
+
+
 class Harmful:
     """A pickle of this would write a file when it is loaded."""
 

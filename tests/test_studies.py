@@ -469,14 +469,15 @@ def test_the_decision_line_is_where_the_logits_are_equal():
     with torch.no_grad():
         plane = inside.features_in_a_plane(features, head)
         logits = head(features)
-    torch.testing.assert_close(plane[:, 0], logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-5)
+    limit = float32_tolerance(64, logits)
+    torch.testing.assert_close(plane[:, 0], logits[:, 1] - logits[:, 0], rtol=0, atol=limit)
     # Across it, no direction is wider: the first principal component of what is left, by numpy.
     unit = (head.weight[1] - head.weight[0]).detach()
     unit = unit / unit.norm()
     rest = features - features.mean(0)
     rest = rest - (rest @ unit)[:, None] * unit
     widest = np.linalg.eigvalsh(np.cov(rest.numpy().T))[-1]
-    assert plane[:, 1].var().item() == pytest.approx(widest, rel=1e-3)
+    assert plane[:, 1].var().item() == pytest.approx(widest, rel=float32_tolerance(50 * 64, 1))
 
 
 def test_the_numbers_in_the_readmes_studies_table_are_those_of_the_records():

@@ -10,7 +10,7 @@ from q5_transfer import compare_with_optimum
 import numpy as np
 import pytest
 import torch
-from conftest import crop_transform, loaders_of, run_well, subset, write_galaxy10
+from conftest import crop_transform, float32_tolerance, loaders_of, products_of, run_well, subset, write_galaxy10
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
@@ -81,6 +81,11 @@ def probabilities(head, features):
     return torch.from_numpy(logits).softmax(1).numpy()
 
 
+def rounding(head, features):
+    """How far the loss of float32 logits may differ: it is a logit and the log of a sum of others."""
+    return 2 * float32_tolerance(products_of(head), head(torch.from_numpy(features).float()))
+
+
 def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_optimum(transferred):
     (backbone, head), train_loader, test_loader = trained(transferred)
     features, labels = features_of(backbone, train_loader, EPOCHS)
@@ -100,7 +105,7 @@ def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_
     # What Q5 has recorded of the same comparison, with a regularisation that is practically none.
     recorded = json.loads((transferred / "q5_transfer.json").read_text())["logistic_regression"]
     assert recorded["train_loss"] == pytest.approx(lowest, abs=1e-4)
-    assert recorded["head_train_loss"] == pytest.approx(loss, rel=1e-5)
+    assert recorded["head_train_loss"] == pytest.approx(loss, abs=rounding(head, features))
     one_image = 1.01 / len(test_labels)  # as close to the boundary as the two solvers to each other
     assert recorded["agreement"] == pytest.approx((answers == expected).mean(), abs=one_image)
     assert recorded["accuracy"] == pytest.approx((expected == test_labels).mean(), abs=one_image)
@@ -112,4 +117,4 @@ def test_the_comparison_with_the_optimum_takes_a_criterion_with_class_weights(tr
     found = compare_with_optimum(model, nn.CrossEntropyLoss(weight=weights), *loaders, epochs=2, seed=SEED)
     features, labels = features_of(model[0], loaders[0], epochs=2)
     expected = log_loss(labels, probabilities(model[1], features), sample_weight=weights.numpy()[labels.astype(int)])
-    assert found["logistic_regression"]["head_train_loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["logistic_regression"]["head_train_loss"] == pytest.approx(expected, abs=rounding(model[1], features))
