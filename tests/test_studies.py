@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, crop_transform, heed_ctrl_c, write_galaxy10
+from conftest import ROOT, crop_transform, float32_tolerance, heed_ctrl_c, write_galaxy10
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 from torch import nn
 from torchvision import transforms
