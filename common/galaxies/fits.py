@@ -20,7 +20,7 @@ def read_cube(path, window):
     from astropy.utils.exceptions import AstropyUserWarning
 
     warnings.filterwarnings("ignore", category=AstropyUserWarning)  # the error says what is wrong with a file
-    with fits.open(path) as hdus:
+    with fits.open(path, memmap=False) as hdus:
         images = [hdu for hdu in hdus if hdu.is_image and hdu.shape]
         cubes = [hdu for hdu in images if len(hdu.shape) == 3 and hdu.shape[0] == 3]
         if not cubes:

@@ -99,7 +99,7 @@ def search(folder):
 
     def look_into(path, real):
         try:
-            entries = list(os.scandir(path))
+            entries = sorted(os.scandir(path), key=lambda entry: (entry.is_dir(follow_symlinks=False), entry.name))
         except OSError:
             found.append(path)
             return
@@ -268,7 +268,7 @@ def to_eight_bits(path, values):
 def check_pixels(width, height):
     """Raise ValueError for a picture in an HDF5 or FITS file with too many pixels."""
     if width * height > MAX_ARRAY_PIXELS:
-        raise ValueError(f"has {width:,} x {height:,} pixels, more than {MAX_ARRAY_PIXELS:,}: make it smaller")
+        raise ValueError(f"has {width * height:,} pixels, more than the {MAX_ARRAY_PIXELS:,} that are decoded")
 
 
 def hdf5_readers(path, size, field, wanted, ids):
