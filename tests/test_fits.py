@@ -57,6 +57,12 @@ def test_pixels_of_any_type_and_scale_give_the_picture_of_the_same_cube_as_float
     assert np.array_equal(picture, read(write(tmp_path / "b.fits", floats.astype(np.float32)), 0.37))
 
 
+def test_the_window_is_the_middle_of_the_cube(tmp_path):
+    cube = make_cube()
+    whole, middle = write(tmp_path / "a.fits", cube), write(tmp_path / "b.fits", cube[:, 24:72, 36:84])
+    assert np.array_equal(read(whole, 0.5), read(middle))
+
+
 def test_of_a_large_scaled_cube_only_the_window_is_read(tmp_path):
     cards = {"BITPIX": 16, "NAXIS": 3, "NAXIS1": 4000, "NAXIS2": 4000, "NAXIS3": 3, "BSCALE": 0.5, "BZERO": 7.0}
     header = "".join(f"{key:8}= {value:>20}".ljust(80) for key, value in {"SIMPLE": "T", **cards}.items()) + "END"
