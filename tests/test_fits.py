@@ -132,6 +132,7 @@ def test_damaged_files_say_so_and_the_rest_goes_on(tmp_path):
         "cut.fits": content[:60_000],
         "header.fits": content[:1000],
         "cut.fits.gz": gzip.compress(content)[:60_000],
+        "flipped.fits.gz": gzip.compress(content)[:-6] + b"??????",  # its checksum and length
         "flipped.fits.bz2": bz2.compress(content)[:-3] + b"???",
     }
     for name, part in damaged.items():

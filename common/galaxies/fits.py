@@ -1,5 +1,6 @@
 """Read a cube of three bands from a FITS file with astropy, and no more of it than is needed."""
 
+import gzip
 import warnings
 
 from common.storage.packages import require
@@ -13,13 +14,14 @@ def read_cube(path, window):
 
     Integers are scaled, and files that are compressed as a whole or in tiles are read, as astropy does it. window: a
     function that returns the window's left, top, right and bottom, given the width and height of the cube. Raises
-    ValueError if the file holds no such cube or astropy is not installed, and OSError as `fits.open` does.
+    ValueError if the file holds no such cube or astropy is not installed, and what `fits.open` and gzip raise.
     """
     require("reading a FITS file", "astropy")
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyUserWarning
 
     warnings.filterwarnings("ignore", category=AstropyUserWarning)  # the error says what is wrong with a file
+    check_gzip(path)
     with fits.open(path, memmap=False) as hdus:
         images = [hdu for hdu in hdus if hdu.is_image and hdu.shape]
         cubes = [hdu for hdu in images if len(hdu.shape) == 3 and hdu.shape[0] == 3]
@@ -38,3 +40,13 @@ def read_cube(path, window):
             # Whole rows of a band are one read. A read of a compressed file decompresses it from its beginning.
             bands = [cubes[0].section[band, top:bottom][:, left:right].astype(np.float32) for band in range(3)]
     return np.stack(bands)
+
+
+def check_gzip(path):
+    """Read a gzip file to its end, where its checksum is: astropy does not. Raises what gzip does if it is damaged."""
+    with open(path, "rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    if is_gzip:
+        with gzip.open(path) as file:
+            while file.read(1_000_000):
+                pass

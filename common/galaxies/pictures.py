@@ -9,6 +9,7 @@ import re
 import stat
 import threading
 import warnings
+import zlib
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -195,7 +196,7 @@ def read_file(path, size, field):
     except UnidentifiedImageError:
         try:
             return read_fits(path, size, field)
-        except (OSError, TypeError):  # astropy's
+        except (OSError, TypeError, EOFError, zlib.error):  # astropy's and gzip's
             raise ValueError("is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS") from None
     with image:
         return read_image(path, image, size, field)
