@@ -47,19 +47,21 @@ def test_onnxruntime_gives_the_logits_and_probabilities_of_torch(exported, name)
     session = onnxruntime.InferenceSession(exported / name / "model.onnx")
     network, record, _ = load_network(exported / f"{name}.pt")
     crops = real_crops()
-    for count in (1, 7, len(crops)):  # the batch size is free
+    for count in (len(crops), 7, 1):  # the batch size is free
         pixels = torch.from_numpy(crops[:count]).permute(0, 3, 1, 2).float()
         with torch.no_grad():
             pixels = Normalize(torch.tensor(record["mean"]), torch.tensor(record["std"]))(pixels)
             expected, features = network(pixels), network[0](pixels)
         logits, probabilities = session.run(["logits", "probabilities"], {"crops": crops[:count]})
-        limit = float32_tolerance(products_of(network), expected)
+        if count == len(crops):  # the terms are of one size for all crops, also where their sum is small
+            limit = float32_tolerance(products_of(network), expected)
         np.testing.assert_allclose(logits, expected, atol=limit, rtol=0)
         np.testing.assert_allclose(probabilities, expected.softmax(1), atol=limit, rtol=0)
         if name != "q2_fcn":
             [found] = session.run(["features"], {"crops": crops[:count]})
-            limit = float32_tolerance(products_of(network[0]), features)
-            np.testing.assert_allclose(found, features, atol=limit, rtol=0)
+            np.testing.assert_allclose(
+                found, features, atol=float32_tolerance(products_of(network[0]), features), rtol=0
+            )
     names = ["logits", "probabilities"] + ["features"] * (name != "q2_fcn")
     assert [each.name for each in session.get_outputs()] == names
     [taken] = session.get_inputs()

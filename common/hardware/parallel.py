@@ -45,29 +45,17 @@ def by_dask(function, items, address, ahead):
     """Yield function(item) of each item, in order, computed by Dask's workers, also by those that start later."""
     with dask_client(address) as client:
         import cloudpickle  # distributed depends on it
+        from distributed import TimeoutError, wait
 
         compute = worker_function(os.getcwd(), str(Path(__file__).resolve().parents[2]))
         tasks = (client.submit(compute, cloudpickle.dumps((function, item)), pure=False) for item in items)
-        said = set()
         for task in in_turn(tasks, ahead * sum(client.ncores().values())):
-            wait_for(task, client, said)
+            try:
+                wait([task], timeout=SILENCE)
+            except TimeoutError:
+                state = f"No result from Dask for {SILENCE} seconds (workers: {len(client.ncores())})"
+                print(f"{state}: if none follows, see the logs of scheduler and workers", file=sys.stderr)
             yield cloudpickle.loads(task.result())
-
-
-def wait_for(task, client, said):
-    """Wait until a Dask task has ended. After each SILENCE print where to look, in a sentence not yet in `said`."""
-    from distributed import TimeoutError, wait
-
-    while not task.done():
-        try:
-            wait([task], timeout=SILENCE)
-        except TimeoutError:
-            at_work = client.processing()
-            counts = f"workers: {len(at_work)}, tasks that they compute: {sum(map(len, at_work.values()))}"
-            sentence = f"No result from Dask for {SILENCE} seconds ({counts}): see the logs of scheduler and workers"
-            if sentence not in said:
-                print(sentence, file=sys.stderr)
-            said.add(sentence)
 
 
 def worker_function(folder, project):
@@ -96,11 +84,7 @@ def unseen(what):
 
 @contextmanager
 def dask_client(address):
-    """Give a Client of a Dask scheduler.
-
-    Raises ConnectionError when there is no scheduler or no worker, or the connection is lost, and ValueError without
-    the package.
-    """
+    """Give a Client of a Dask scheduler. Raises ConnectionError without a scheduler, workers or a connection."""
     require("--dask", "distributed")
     import distributed
 
@@ -108,14 +92,11 @@ def dask_client(address):
     try:
         asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
         client = distributed.Client(address, timeout=10)
+        client.wait_for_workers(1, timeout=10)
     except Exception as error:  # whatever another kind of server makes of it
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"--dask {address}: no Dask scheduler answers there ({reason})") from None
+        raise ConnectionError(f"--dask {address}: no scheduler with workers answers there ({reason})") from None
     with client:
-        try:
-            client.wait_for_workers(1, timeout=10)
-        except distributed.TimeoutError:
-            raise ConnectionError(f"--dask {address}: has no workers: start some (dask worker {address})") from None
         try:
             yield client
         except (distributed.CancelledError, distributed.comm.CommClosedError):
