@@ -7,7 +7,7 @@ HOLD_BACK      =## classes for Q5, as 8,9 or names, or none; empty: 8,9 of Galax
 SOURCE         = auto## auto, real or synthetic
 DATASET        = sdss## the real set to download without DATA: sdss or decals
 COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS has
-SPLIT          =## stratified by class and seed, or file for the file's order; empty: the file's dataset split, or else stratified
+SPLIT          = auto## stratified by class and seed, or file for the file's order; auto: the file's dataset split, or else stratified
 SEED           = 0## random seed
 EPOCHS         =## of all three training runs; empty: the assignment's 50, 50 and 20
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
@@ -54,7 +54,7 @@ endif
 quote  = '$(subst ','\'',$(1))'
 option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 galaxies = $(if $(DATA),--data $(call quote,$(DATA)),--source '$(SOURCE)' --dataset '$(DATASET)' $(call option,--count,$(COUNT))) \
-    $(call option,--hold-back,$(HOLD_BACK)) $(call option,--split,$(SPLIT)) \
+    $(call option,--hold-back,$(HOLD_BACK)) --split '$(SPLIT)' \
     $(call option,--main-train,$(MAIN_TRAIN)) $(call option,--transfer-train,$(TRANSFER_TRAIN))
 training = --device '$(DEVICE)' --precision '$(PRECISION)' $(call option,--epochs,$(EPOCHS))
 Q1 = --out '$(OUT)' --seed '$(SEED)' $(galaxies)

@@ -67,7 +67,7 @@ def main():
     with reading(galaxies.path), h5py.File(galaxies.path) as file:
         images, labels = np.array(file["images"]), np.array(file["ans"])
         ids = catalogue_ids(galaxies.path, file, len(labels))
-        in_train = read_split(galaxies.path, file, len(labels)) if args.split is None else None
+        in_train = read_split(galaxies.path, file, len(labels)) if args.split == "auto" else None
 
     # Tensors: channels first, labels int64. The classes that are held back for Q5 get the last numbers.
     classes = split.hold_back(galaxies.class_names, args.hold_back, labels)
@@ -77,7 +77,8 @@ def main():
     # The split into both tasks, each for training and test. In the transfer task classes 8 and 9 become 0 and 1.
     given = {"main": args.main_train, "transfer": args.transfer_train}
     sizes = split.train_sizes(labels, given, classes.main, in_train)
-    indices = split.split_indices(labels, sizes, args.split or "stratified", args.seed, classes.main, in_train)
+    kind = "stratified" if args.split == "auto" else args.split
+    indices = split.split_indices(labels, sizes, kind, args.seed, classes.main, in_train)
     data = {"class_names": list(classes.names), "main_classes": classes.main, "source": galaxies.source}
     for subset, chosen in indices.items():
         data[f"{subset}_images"] = images[chosen]
@@ -116,8 +117,8 @@ def get_args(argv=None):
     add("--count", type=count, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
     add("--main-train", type=count, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
     add("--transfer-train", type=count, metavar="N", help="training images of 8 and 9 (default: 1000, see above)")
-    help = "by class and seed, or in the file's order (default: the file's dataset split, or else stratified)"
-    add("--split", choices=tuple(split.SPLITS), help=help)
+    help = "by class and seed, or in the file's order; auto: the file's dataset split, or else stratified"
+    add("--split", choices=("auto", *split.SPLITS), default="auto", help=help)
     add("--stats-images", type=count, default=1000, metavar="N", help="training images that mean and std come from")
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)

@@ -162,7 +162,7 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
     if in_train is not None:
         if any(given.values()):
             reason = "the split in the file decides what trains"
-            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or name another --split")
+            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or use --split stratified")
         return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:

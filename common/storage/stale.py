@@ -21,7 +21,7 @@ DEFAULTS = {
         "count": 21785,
         "main_train": None,
         "transfer_train": None,
-        "split": None,
+        "split": "auto",
         "stats_images": 1000,
         "seed": 0,
     },
