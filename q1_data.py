@@ -9,7 +9,7 @@ the same fractions of the images of any other file.
 from common import cli, plots
 from common.data import Normalize, RandomCrop, make_loader
 from common.galaxies import split
-from common.galaxies.appearance import appearance_range, image_hashes
+from common.galaxies.appearance import appearance_range
 from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.hdf5 import catalogue_ids, read_split, reading
 from common.galaxies.source import find_galaxies
@@ -40,17 +40,8 @@ def channel_statistics(loader):
     return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
 
 
-def print_results(data, record):
-    """Print the images per class, those in both subsets, and the statistics, before and after normalising."""
-    print(f"{record['source']}: images per class, training + test")
-    counts = record["counts"]
-    train, test = (counts[f"main_{subset}"] + counts[f"transfer_{subset}"] for subset in ("train", "test"))
-    for label, name in enumerate(record["class_names"]):
-        print(f"  {label}  {name:30} {train[label]:6,} + {test[label]:5,}")
-    for task in ("main", "transfer"):
-        train, test = (image_hashes(data[f"{task}_{subset}_images"]) for subset in ("train", "test"))
-        if repeated := sum(map(set(train).__contains__, test)):
-            print(f"{repeated:,} of {len(test):,} test images ({task}) are equal to a training image, byte for byte.")
+def print_statistics(record):
+    """Print mean and standard deviation, before and after normalising, and how far the latter are from 0 and 1."""
     for key in ("mean", "std", "normalised_mean", "normalised_std"):
         print(f"{key.replace('_', ' '):16}", " ".join(f"{value:8.3f}" for value in record[key]))
     off = max(abs(np.array(record["normalised_mean"])).max(), abs(np.array(record["normalised_std"]) - 1).max())
@@ -102,7 +93,8 @@ def main():
     record = {key: data[key] for key in ("source", "fingerprint", "class_names")}
     record |= {"args": vars(args), "counts": split.class_counts(data), "mean": mean.tolist(), "std": std.tolist()}
     record |= {"normalised_mean": normalised_mean.tolist(), "normalised_std": normalised_std.tolist()}
-    print_results(data, record)
+    print(split.describe_split(data))
+    print_statistics(record)
     save_question(args.out, "q1_data", data, plots.class_gallery(data), record)
 
 
