@@ -16,8 +16,9 @@ from benchmarks.pictures import run_many, untrained, write_jpegs
 from common import cli
 from common.hardware.parallel import side_by_side
 from common.storage.artifacts import save_json
-from use.output import CsvFile
+from use.output import Columns
 from use.pieces import AHEAD, PIECE, predictions
+from use.rows import Rows
 
 import torch
 
@@ -57,18 +58,16 @@ def written_per_second(files, classifier, folder):
     """Return how many pictures per second one process can take from workers and write as CSV."""
     batches = list(predictions(files[:PIECE], classifier))
     sent = pickle.dumps([batch._replace(images=None) for batch in batches])
-    file = CsvFile(folder / "written.csv", len(batches[0].records[0]["probabilities"]), None)
-    file.open()
+    classes = len(batches[0].records[0]["probabilities"])
+    columns, rows = Columns([], range(classes), has_truth=False), Rows(folder / "written.csv")
 
     def take():
         for batch in pickle.loads(sent):
-            for record in batch.records:
-                file.write(record, None)
-            file.flush()
+            rows.append({"": columns.rows(batch.records, {})}, len(batch.records), batch.piece, batch.done)
 
-    took = min(seconds(take, torch.device("cpu")) for _ in range(5))
-    file.file.close()
-    file.part.unlink()
+    with rows.writing({}, columns.header(), resume=False):
+        took = min(seconds(take, torch.device("cpu")) for _ in range(5))
+        rows.end()
     return sum(len(batch.records) for batch in batches) / took
 
 
