@@ -251,4 +251,4 @@ def get_args(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main, resumes=True)
+    cli.run(main, resumes="--resume")

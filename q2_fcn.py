@@ -5,8 +5,8 @@ and on the way q2_fcn.resume.pt, from which --resume continues.
 """
 
 from common import cli, plots
-from common.data import Normalize, RandomCrop, load_data, make_loaders
-from common.hardware.device import adam_options, place
+from common.data import Loader, MyDataset, RandomCrop, class_names_of, load_data
+from common.hardware.device import adam_options
 from common.sentences import describe_curves, describe_result
 from common.storage.artifacts import save_question
 from common.storage.checkpoint import cpu_state_dict
@@ -21,7 +21,6 @@ EXAMPLES = (
     "python q2_fcn.py",
     "python q2_fcn.py --epochs 10 --lr 0.0005 --device cpu",
     "python q2_fcn.py --resume  # after an interruption",
-    "torchrun --nproc-per-node=2 q2_fcn.py  # two processes, the same steps",
 )
 
 
@@ -39,20 +38,23 @@ def main():
     args = get_args()
     device = cli.start("q2_fcn", args.out, args.device, args.deterministic)  # locks q2_fcn.* while this runs
     data = load_data(args.out)
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    # The test images get random crops too, but the same ones in every evaluation.
-    task = place(make_loaders(data, "main", transform, args.batch_size), device)
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
+    main_train = MyDataset(data["main_train_images"], data["main_train_labels"], transform)
+    main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
+    train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
+    test_loader = Loader(main_test, device=device)  # random crops too, but the same ones in every evaluation
 
     torch.manual_seed(args.seed)  # for the initial weights
-    fcn = make_fcn(len(task.class_names)).to(device)
+    fcn = make_fcn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(fcn)
-    # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
-    checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data)
-    history = train(fcn, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
+    definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}
+    checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data, **definitions)
+    history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
-    record = training_record(vars(args), data, task, fcn, criterion, history)
+    record = training_record(vars(args), data, "main", fcn, criterion, train_loader, test_loader, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
     save_question(args.out, "q2_fcn", cpu_state_dict(fcn), figure, record)

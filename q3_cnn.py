@@ -7,9 +7,8 @@ classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and on the way q
 from pathlib import Path
 
 from common import cli, plots
-from common.calibration import calibrate, hold_out
-from common.data import Normalize, RandomCrop, load_data, make_loaders
-from common.hardware.device import adam_options, place
+from common.data import Loader, MyDataset, RandomCrop, class_names_of, load_data
+from common.hardware.device import adam_options
 from common.metrics import mcnemar
 from common.sentences import describe_comparison, describe_curves, describe_result
 from common.storage.artifacts import load_json, save_question
@@ -27,8 +26,7 @@ EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
     "python q3_cnn.py --resume  # after an interruption",
-    "torchrun --nproc-per-node=2 q3_cnn.py  # two processes, the same steps; and on each of two machines:",
-    "torchrun --nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint=node1:29500 q3_cnn.py",
+    "python q3_cnn.py --symmetries  # a better network to publish",
 )
 
 
@@ -85,25 +83,27 @@ def compare_with_fcn(path, record, labels):
 def main():
     args = get_args()
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
-    # Without --calibrate no training images are held out.
-    data, held_out = hold_out(load_data(args.out), args.calibrate, args.seed)
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    turned = transforms.Compose([*transform.transforms, RandomSymmetry()]) if args.symmetries else None
-    # The test images get random crops too, but the same ones in every evaluation.
-    task = place(make_loaders(data, "main", transform, args.batch_size, train_transform=turned), device)
+    data = load_data(args.out)
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
+    symmetries = [RandomSymmetry()] if args.symmetries else []
+    train_transform = transforms.Compose([*transform.transforms, *symmetries])
+    main_train = MyDataset(data["main_train_images"], data["main_train_labels"], train_transform)
+    main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
+    train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
+    test_loader = Loader(main_test, device=device)  # random crops too, but the same ones in every evaluation
 
     torch.manual_seed(args.seed)  # for the initial weights
-    cnn = make_cnn(len(task.class_names)).to(device)
+    cnn = make_cnn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(cnn)
-    # The loop over epochs and batches, and the step of forward, loss, backward and update, are in common/train.py.
-    checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data)
-    history = train(cnn, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
+    definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}
+    checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data, **definitions)
+    history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
-    record = training_record(vars(args), data, task, cnn, criterion, history)
+    record = training_record(vars(args), data, "main", cnn, criterion, train_loader, test_loader, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
-    record |= calibrate(cnn, record, held_out)  # a temperature, fitted on the images that were held out
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))
     save_question(args.out, "q3_cnn", cpu_state_dict(cnn), figure, record)
@@ -113,7 +113,6 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     cli.add_training(parser, epochs=50, lr=0.002)
     parser.add_argument("--symmetries", action="store_true", help="flip and rotate each training image at random")
-    parser.add_argument("--calibrate", type=cli.fraction, metavar="F", help="calibrate on F of the training images")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)
     return parser.parse_args(argv)

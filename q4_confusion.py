@@ -7,10 +7,8 @@ matrices on the whole test set, and each class's recall against its training ima
 from pathlib import Path
 
 from common import cli, metrics, plots
-from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.data import Loader, MyDataset, RandomCrop, class_names_of, load_data
 from common.galaxies.facts import branches_of, short_name
-from common.galaxies.split import task_names
-from common.hardware.device import place
 from common.sentences import describe_confusion, interval, percent
 from common.storage.artifacts import save_question, without_nan
 from common.storage.checkpoint import load_trained, weights_hash
@@ -57,12 +55,14 @@ def main():
     args = get_args()
     device = cli.start("q4_confusion", args.out, args.device)
     data = load_data(args.out)
-    num_classes = len(task_names(data)["main"])
+    class_names = class_names_of(data, "main")
+    num_classes = len(class_names)
     networks = {"fcn": make_fcn(num_classes), "cnn": make_cnn(num_classes)}
     for script, network in zip(("q2_fcn", "q3_cnn"), networks.values(), strict=True):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    task = place(make_loaders(data, "main", transform), device)
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
+    main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
+    test_loader = Loader(main_test, device=device)
 
     train_counts, test_counts = (
         data[f"main_{subset}_labels"].bincount(minlength=num_classes) for subset in ("train", "test")
@@ -71,7 +71,8 @@ def main():
         "source": data["source"],
         "fingerprint": data["fingerprint"],
         "args": vars(args),
-        "class_names": task.class_names,
+        "defaults": vars(get_args([])),
+        "class_names": class_names,
         "train_counts": train_counts.tolist(),
         "test_counts": test_counts.tolist(),
         "models": {},
@@ -79,7 +80,7 @@ def main():
     # Groups of similar classes: branches of the tree of questions by which Galaxy Zoo's volunteers sorted the images.
     branches = branches_of(data["class_names"])  # None where there is no such tree
     for name, network in networks.items():
-        logits, labels = predict(network.to(device), task.test_loader)
+        logits, labels = predict(network.to(device), test_loader)
         matrix = confusion_matrix(labels, logits.argmax(1), labels=range(num_classes))  # rows true, columns predicted
         within_branch, expected = metrics.errors_within_branch(matrix, branches)
         record["models"][name] = {

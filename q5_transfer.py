@@ -9,9 +9,9 @@ import copy
 from pathlib import Path
 
 from common import cli, plots
-from common.data import Normalize, RandomCrop, load_data, make_loaders
+from common.data import Loader, MyDataset, RandomCrop, class_names_of, load_data
 from common.galaxies.facts import in_words
-from common.hardware.device import adam_options, place
+from common.hardware.device import adam_options
 from common.metrics import accuracy_interval
 from common.sentences import describe_curves, describe_result, describe_transfer
 from common.storage.artifacts import save_question
@@ -55,7 +55,7 @@ def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
     return features, labels, logits, test_labels, torch.from_numpy(optimum.predict(test_features))
 
 
-def compare_with_optimum(model, criterion, task, epochs, seed):
+def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, seed):
     """Return how the head compares with the optimum on the same features, and the optimum on untrained features.
 
     train_loss and head_train_loss are the mean losses of both on the features of all crops that the head was trained
@@ -63,11 +63,11 @@ def compare_with_optimum(model, criterion, task, epochs, seed):
     the features of a backbone with the initial weights of `seed`.
     """
     cnn_backbone, classifier_head = model
-    arguments = task.train_loader, task.test_loader, epochs, seed
+    arguments = train_loader, test_loader, epochs, seed
     features, labels, logits, test_labels, predictions = fit_optimum(cnn_backbone, *arguments)
     with torch.no_grad():
         head_logits = copy.deepcopy(classifier_head).cpu()(features)  # a copy: `cpu` moves a module in place
-    head_predictions = predict(model, task.test_loader)[0].argmax(1)
+    head_predictions = predict(model, test_loader)[0].argmax(1)
     torch.manual_seed(seed)
     untrained = make_backbone().to(next(model.parameters()).device)
     *_, untrained_predictions = fit_optimum(untrained, *arguments)
@@ -101,28 +101,32 @@ def main():
     args = get_args()
     device = cli.start("q5_transfer", args.out, args.device, args.deterministic)  # locks q5_transfer.* while this runs
     data = load_data(args.out)
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    # The test images get random crops too, but the same ones in every evaluation.
-    task = place(make_loaders(data, "transfer", transform, args.batch_size), device)
+    names = class_names_of(data, "transfer")
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
+    transfer_train = MyDataset(data["transfer_train_images"], data["transfer_train_labels"], transform)
+    transfer_test = MyDataset(data["transfer_test_images"], data["transfer_test_labels"], transform)
+    train_loader = Loader(transfer_train, args.batch_size, shuffle=True, device=device)
+    test_loader = Loader(transfer_test, device=device)  # random crops too, but the same ones in every evaluation
     cnn_backbone = make_backbone()
     path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
     found = load_backbone(cnn_backbone, path, data, args.force)
     print(f"{path}: {found}")
     hash_before = weights_hash(cnn_backbone.state_dict())
-    checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, backbone=hash_before)
 
     for parameter in cnn_backbone.parameters():
         parameter.requires_grad = False
     torch.manual_seed(args.seed)  # for the initial weights of the head
-    classifier_head = nn.Linear(64, len(task.class_names))
+    classifier_head = nn.Linear(64, len(names))
     model = nn.Sequential(cnn_backbone, classifier_head).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
-    history = train(model, criterion, optimizer, task, args.epochs, args.seed, args.precision, checkpoint)
+    definitions = {"backbone": hash_before, "network": model, "loss": criterion, "transform": transform}
+    checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, **definitions)
+    history = train(model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     check_unchanged(cnn_backbone, hash_before)
-    record = training_record(vars(args), data, task, model, criterion, history)
-    names = task.class_names
+    record = training_record(vars(args), data, "transfer", model, criterion, train_loader, test_loader, history)
+    record["defaults"] = vars(get_args([]))  # with which make compares the options
     matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(len(names)))
     record |= {"confusion": matrix.tolist(), "backbone": str(path), "backbone_sha256": hash_before}
     print(describe_result("Transfer", record))
@@ -130,7 +134,7 @@ def main():
         counts = ", ".join(f"{count:5,} as {other}" for count, other in zip(row, names, strict=True))
         print(f"  {name:30} {counts.replace(' as ', ' predicted as ', 1)}")
     print(describe_curves(record))
-    record |= compare_with_optimum(model, criterion, task, args.epochs, args.seed)
+    record |= compare_with_optimum(model, criterion, train_loader, test_loader, args.epochs, args.seed)
     print(describe_transfer(record))
     figure = transfer_figure(history, matrix, names, data["source"])
     save_question(args.out, "q5_transfer", cpu_state_dict(model), figure, record)

@@ -5,6 +5,7 @@ The baseline and the notebook have a process of their own, in which nothing is s
 
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -14,10 +15,10 @@ from unittest import mock
 
 from benchmarks import baseline
 from benchmarks.measure import ROOT, alternate, seconds
-from common.data import Normalize, RandomCrop, load_data, make_loaders, seed_epoch
+from common.data import Loader, MyDataset, RandomCrop, load_data
 from common.galaxies.facts import MAIN_CLASSES, SUBSETS
-from common.hardware import device as hardware  # by its name, as benchmarks.pieces replaces parts of it
-from common.train import epoch_means, predict, train_epoch, train_step
+from common.hardware.device import adam_options
+from common.train import train
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
@@ -27,23 +28,22 @@ from torch import nn
 from torchvision import transforms
 
 
-def start(model, device, lr=0.001, precision="float32"):
-    """Return the optimizer of a network's trainable parameters, and what `accelerate` makes of the network."""
+def loaders_of(data, task, device):
+    """Return the training and the test loader of a task of Q1's data, as the scripts make them."""
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
+    train_set, test_set = (
+        MyDataset(data[f"{task}_{half}_images"], data[f"{task}_{half}_labels"], transform) for half in ("train", "test")
+    )
+    return Loader(train_set, shuffle=True, device=device), Loader(test_set, device=device)
+
+
+def epoch_seconds(model, loaders, device):
+    """Return how long an epoch with its evaluation takes: the median of several on a GPU, whose first one is slower."""
     trainable = [parameter for parameter in model.to(device).parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=lr, **hardware.adam_options(device))
-    return optimizer, *hardware.accelerate(model, train_step, train_epoch, precision)
-
-
-def our_epoch(model, task, device):
-    """Return a function that trains and evaluates for an epoch, as common.train does."""
-    optimizer, network, run_epoch = start(model, device)
-
-    def epoch():
-        seed_epoch(task.train_loader, 0, 1)
-        epoch_means(*run_epoch(network, nn.CrossEntropyLoss(), optimizer, task.train_loader))
-        predict(model, task.test_loader)
-
-    return epoch
+    optimizer = torch.optim.Adam(trainable, lr=0.001, **adam_options(device))
+    epochs = 1 if device.type == "cpu" else 5
+    history = train(model, nn.CrossEntropyLoss(), optimizer, *loaders, epochs, seed=0, quiet=True)
+    return statistics.median(history["epoch_seconds"])
 
 
 def make_frozen():
@@ -52,14 +52,13 @@ def make_frozen():
 
 
 def our_tasks(data, device):
-    """Return functions that do what is timed, by name."""
-    transform = transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"])])
-    main, transfer = (hardware.place(make_loaders(data, task, transform), device) for task in ("main", "transfer"))
+    """Return functions that return how long each part takes here, by name."""
+    main, transfer = (loaders_of(data, task, device) for task in ("main", "transfer"))
     return {
-        "loading alone": lambda: [None for _ in main.train_loader],
-        "FCN": our_epoch(make_fcn(), main, device),
-        "CNN": our_epoch(make_cnn(), main, device),
-        "transfer": our_epoch(make_frozen(), transfer, device),
+        "loading alone": partial(seconds, lambda: [None for _ in main[0].batches(0, 1)], device),
+        "FCN": partial(epoch_seconds, make_fcn(), main, device),
+        "CNN": partial(epoch_seconds, make_cnn(), main, device),
+        "transfer": partial(epoch_seconds, make_frozen(), transfer, device),
     }
 
 
@@ -150,7 +149,7 @@ def time_everything(out, data, rounds, device):
         with mock.patch.dict(os.environ, GOMP_SPINCOUNT="300000"):  # OpenMP's default; ours is in common/__init__.py
             process.submit(int).result()
         for name, task in our_tasks(data, device).items():
-            ways = {"seconds": partial(seconds, task, device)}
+            ways = {"seconds": task}
             for way, make_tasks in (("baseline_seconds", baseline_tasks), ("notebook_seconds", notebook_tasks)):
                 ways[way] = partial(in_process, process, run_elsewhere, make_tasks, out, name, device)
             for way in ways.values():

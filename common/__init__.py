@@ -2,10 +2,9 @@
 
 import os
 
-# Threads that wait soon give up their core. Spinning, as is the default, they keep it from other processes, and an
-# epoch of the CNN beside one busy process takes over 3.5 times as long as alone: so it takes 2 times (2 cores). GNU's
-# OpenMP, that of torch on Linux, spins a thousand times first, some 10 µs: without, an epoch of the FCN alone takes
-# 1.15 times as long. OpenMP reads this when torch is imported. What is set already stays.
+# Threads that wait soon give up their core: beside one busy process an epoch of the CNN takes 1.9 times as long as
+# alone, with OpenMP's default 2.7 times (docs/speed.md). GNU's OpenMP spins a thousand times first, some 10 µs, without
+# which the FCN is slower. OpenMP reads this when torch is imported. What is already set stays.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

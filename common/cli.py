@@ -8,13 +8,12 @@ import sys
 from contextlib import ExitStack
 
 from common.hardware.device import choose_device
-from common.hardware.distributed import process_group
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line, safe_streams
 
 until_exit = ExitStack()  # what `start` holds until `run` ends
 
-# What torch says, on a CPU or a GPU, in RuntimeErrors of several kinds.
+# Substrings of torch's out-of-memory errors, which are RuntimeErrors of several kinds.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
@@ -42,48 +41,32 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action) if has_one else action.help
 
 
-def number(text, kind, is_valid, description):
-    """Return `text` as a number of the type `kind`. Raises ArgumentTypeError unless `is_valid` says so."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not is_valid(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
-    return value
+def number(kind, is_valid, description):
+    """Return an argparse type: a number of the type `kind` for which `is_valid` is true."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+        return value
+
+    return parse
 
 
-def positive_int(text):
-    """argparse type: a whole number above 0."""
-    return number(text, int, lambda value: value > 0, "a whole number above 0")
+positive_int = number(int, lambda value: value > 0, "a whole number above 0")
+positive_float = number(float, lambda value: 0 < value < float("inf"), "a finite number above 0")
+fraction = number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+seed = number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")  # as torch requires
 
 
-def positive_float(text):
-    """argparse type: a finite number above 0."""
-    return number(text, float, lambda value: 0 < value < float("inf"), "a finite number above 0")
-
-
-def fraction(text):
-    """argparse type: a number above 0 and at most 1."""
-    return number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-
-
-def seed(text):
-    """argparse type: a whole number from 0 to 2^63 - 1, as torch requires."""
-    return number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
-
-
-def path(text, remedy="download it first, as with curl -LO, and give the file"):
-    """argparse type: a path on this machine, with ~ for the home folder. An address is refused with the `remedy`."""
+def path(text):
+    """argparse type: a path on this machine, with ~ for the home folder."""
     if "://" in text and not os.path.exists(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is an address, not a file or folder of this machine: {remedy}")
+        raise argparse.ArgumentTypeError(f"{text!r} is an address, not a file or folder of this machine")
     return os.path.expanduser(text)
-
-
-def data_path(text):
-    """argparse type: the `path` of a file of galaxies."""
-    remedy = "without --data (make: DATA) q1_data.py downloads Galaxy10 itself, from $GALAXY10_URL where that is set"
-    return path(text, f"{remedy}; download other files first")
 
 
 def add_out_and_seed(parser):
@@ -98,20 +81,6 @@ def add_out(parser):
     parser.add_argument("--out", type=path, default="artifacts", metavar="DIR", help=help)
 
 
-def add_table(parser):
-    """Add the options for a folder of pictures with a table of their classes: --labels, --id, --class and so on."""
-    add = parser.add_argument
-    add(
-        "--labels",
-        type=path,
-        metavar="TABLE",
-        help="table of the classes, .csv, .fits or .ecsv, of the pictures in folder --data",
-    )
-    add("--id", metavar="COLUMN", help="its column of the pictures' names; unset: objid, id, name or file")
-    add("--class", metavar="COLUMN", help="its column of classes; unset: class, class_name or label")
-    add("--split-column", metavar="COLUMN", help="its column that says train or test, instead of --split")
-
-
 def add_device(parser):
     """Add the option of every script that computes: --device."""
     choices = ("auto", "cpu", "cuda", "mps")
@@ -123,8 +92,6 @@ def add_training(parser, epochs, lr):
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
-    help = "bf16: mixed precision; slow on CPUs without bf16 instructions"
-    parser.add_argument("--precision", default="float32", choices=("float32", "bf16"), help=help)
     help = "continue an interrupted run after its last saved epoch; if-same: only if its settings match"
     choices = ("always", "if-same")
     parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
@@ -141,19 +108,18 @@ def add_force(parser):
 def start(name, out, device="cpu", deterministic=False):
     """Return the torch.device called `device`; until `run` ends, no other process may write {name}.* in `out`.
 
-    Under torchrun the process also joins its group. Raises ValueError, OSError and ConnectionError as `choose_device`,
-    `exclusive_lock` and `process_group` do.
+    Raises ValueError and OSError as `choose_device` and `exclusive_lock` do.
     """
-    chosen = until_exit.enter_context(process_group(choose_device(device, deterministic)))
+    chosen = choose_device(device, deterministic)
     until_exit.enter_context(exclusive_lock(out, name))
     return chosen
 
 
-def run(main, trains=False, resumes=False):
+def run(main, trains=False, resumes=None):
     """Run `main`; report errors that a user can correct in one line, with exit status 2; Ctrl-C exits with 130.
 
-    trains: whether it takes --batch-size and --resume; resumes: whether it takes --resume alone. `python -X dev SCRIPT`
-    shows the traceback instead.
+    trains: whether it takes --batch-size and --resume. resumes: the option with which the same command resumes after
+    Ctrl-C, "" if it does without one. `python -X dev SCRIPT` shows the traceback instead.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends as an error does, and leaves nothing half written
     with safe_streams() as stdout:
@@ -162,7 +128,8 @@ def run(main, trains=False, resumes=False):
                 main()
             stdout.check()
         except KeyboardInterrupt:
-            print(f"interrupted; to resume: {how_to_resume(trains or resumes)}", file=sys.stderr)
+            resumes = "--resume" if trains else resumes
+            print("interrupted" if resumes is None else f"interrupted; to resume: {again(resumes)}", file=sys.stderr)
             sys.exit(130)
         except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
             sentence = one_line(error)
@@ -176,11 +143,10 @@ def run(main, trains=False, resumes=False):
             sys.exit(2)
 
 
-def how_to_resume(resumable):
-    """Return the command that continues after Ctrl-C: the same again, after the last saved epoch of a training."""
-    resumes = any(argument.startswith("--resume") for argument in sys.argv)
-    resume = ["--resume"] if resumable and not resumes else []
-    make = " (or the same make again)" if "MAKELEVEL" in os.environ else ""
+def again(option):
+    """Return this command with `option`, and that make does it too where make has started it."""
     module = sys.modules["__main__"].__spec__  # of `python -m`
-    script = ["-m", module.name] if module else sys.argv[:1]
-    return f"python {shlex.join([*script, *sys.argv[1:], *resume])}{make}"
+    words = [*(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
+    if option and not any(word.startswith(option) for word in words):
+        words.append(option)
+    return f"python {shlex.join(words)}{' (or the same make again)' if 'MAKELEVEL' in os.environ else ''}"

@@ -2,13 +2,14 @@
 
 import math
 
-from common.data import Normalize
+from common.data import normalize_rows
 from common.hardware.layers import memory_format, reorder_layers
 from common.symmetries import transformed
 
 import numpy as np
 import torch
 from torch import nn
+from torchvision import transforms
 
 CROP_SIZE = 48  # pixels: what all networks of the assignment see of an image
 
@@ -63,7 +64,7 @@ class CropEnsemble:
 
     def __init__(self, network, mean, std, size, crops=9, all_symmetries=False, device="cpu"):
         network = reorder_layers(network.to(device).eval())
-        self.normalize = Normalize(torch.tensor(mean), torch.tensor(std)).to(device)
+        self.normalize = normalize_rows(transforms.Normalize(mean, std), size, device)
         self.shared, rest, self.corners, self.side = share_layers(network, np.array(grid(size, crops)), size)
         self.rest, self.head = rest[:-1], rest[-1]
         self.all_symmetries = all_symmetries

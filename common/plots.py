@@ -17,6 +17,7 @@ COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
 MOST_ROWS = 50  # of a gallery
 MOST_CELLS = 40  # classes of a confusion matrix whose cells show their counts
 plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+plt.rcParams["text.parse_math"] = False  # a $ in the name of a class or a file is a $
 
 
 def titled(title, source):

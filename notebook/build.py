@@ -16,9 +16,9 @@ from pathlib import Path
 
 from common import cli
 from common.galaxies.download import PUBLISHED, fetch
-from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE, HELD_BACK
-from common.galaxies.hdf5 import check_galaxy10, open_hdf5
-from common.galaxies.source import galaxies_file
+from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE
+from common.galaxies.hdf5 import check_galaxy10
+from common.galaxies.source import cache_folder, galaxies_file
 from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import load_json, save_text
 from notebook.discussion import discussions
@@ -139,7 +139,7 @@ def find_data(out):
         raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
     record = load_json(path)
     if record["source"] == "galaxy10-sdss" and not record["args"]["data"]:
-        return fetch(record["args"]["cache"], PUBLISHED["sdss"])
+        return fetch(cache_folder(record["args"]["cache"]), PUBLISHED["sdss"])
     return galaxies_file(record, out)
 
 
@@ -158,11 +158,9 @@ def make_submission(out, data, epochs, seed):
     """
     import nbformat
 
-    names, book = check_galaxy10(data, HELD_BACK), new_notebook(read_cells("galaxies.py"))
+    (names, size), book = check_galaxy10(data), new_notebook(read_cells("galaxies.py"))
     if len(names) != len(CLASS_NAMES):
         raise ValueError(f"{data}: has {len(names)} classes, and the notebook is the assignment's, of ten")
-    with open_hdf5(Path(data)) as file:
-        size = file["images"].shape[1]
     if size == DECALS_SIZE:
         found = f"{data}: has pictures of {size} pixels, as Galaxy10 DECaLS"
         raise ValueError(f"{found}, but the notebook is about Galaxy10 SDSS: name that with --data (make: DATA=)")
@@ -247,7 +245,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to make")
     help = "the Galaxy10 HDF5 file that the submission is run on; unset: the data of q1_data.json under --out"
-    parser.add_argument("--data", type=cli.data_path, metavar="PATH", help=help)
+    parser.add_argument("--data", type=cli.path, metavar="PATH", help=help)
     help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
     parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)
     cli.add_out_and_seed(parser)

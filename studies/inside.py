@@ -1,33 +1,30 @@
 """What do the networks see? Shifted crops, over seeds; and of one run confident mistakes, filters and features.
 
-For each seed, the networks of `OMP_NUM_THREADS=1 make all SEED=s` predict its test images with all crops shifted off
+For each seed, the networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images with all crops shifted off
 the centre by the same number of pixels, in four directions.
 
-Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes, in its folder studies/, inside.json,
-inside.png (the shifts), inside_mistakes.png, inside_filters.png, inside_features.png and a file per run.
+Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes inside.json, inside.png (the shifts),
+inside_mistakes.png, inside_filters.png, inside_features.png and a file per run into {out}/studies.
 """
 
 from pathlib import Path
 
 from common import cli, plots
-from common.data import load_data, make_loaders
+from common.data import load_data
 from common.galaxies.split import task_names
 from common.storage.artifacts import save_figure
 from common.storage.checkpoint import load_trained
 from common.train import predict
-from q2_fcn import make_fcn
-from q3_cnn import make_backbone, make_cnn
-from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
-from studies.methods.statistics import judged, mean_interval, paired_difference, percent
-from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, seed_network
+from q3_cnn import make_backbone
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
+from studies.methods.statistics import draw_band, judged, mean_interval, share_text, table_lines
+from studies.methods.training import COLOURS, NETWORKS, make_loader, seed_network
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import nn
 
-EXAMPLES = ("python -m studies.inside", "python -m studies.inside --seeds 0-9")
 SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
 
 
@@ -39,21 +36,15 @@ def crop_at(data, right, down):
     return (crops - data["mean"][:, None, None]) / data["std"][:, None, None]
 
 
-def possible_shifts(data):
-    """Return those of SHIFTS with which a crop stays within the images; images of 48 pixels allow none but 0."""
-    margin = (min(data["main_test_images"].shape[2:]) - 48) // 2
-    return [shift for shift in SHIFTS if shift <= margin]
-
-
 def measure(out, device, seed, network, epochs):
-    """Return a network's accuracy, and the share of its predictions that differ from those at the centre, by shift.
+    """Return a network's accuracy, and the share of predictions that differ from those at the centre, by shift.
 
-    Both are means over images and the four directions.
+    Both are means over the images and the four directions.
     """
     data = resplit(load_data(out), seed)
     model = seed_network(network, data, out, seed, epochs, device).cpu()
     labels, predictions = data["main_test_labels"], []
-    for shift in possible_shifts(data):
+    for shift in SHIFTS:
         ways = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
         with torch.no_grad():
             predictions.append(torch.stack([model(crop_at(data, *way)).argmax(1) for way in ways]))
@@ -65,24 +56,20 @@ def measure(out, device, seed, network, epochs):
 
 
 def summarise(rows):
-    """Return each network's accuracy and changed predictions by shift, and FCN minus CNN of these, with intervals."""
-    values = {name: select(rows, network=name) for name in NETWORKS}
-    networks = {
-        name: {
-            key: [mean_interval(column) for column in zip(*(row[key] for row in mine), strict=True)]
-            for key in ("accuracy", "changed")
-        }
-        for name, mine in values.items()
-    }
-    furthest = {name: [row["changed"][-1] for row in mine] for name, mine in values.items()}
-    return {"networks": networks, "fcn_minus_cnn": paired_difference(furthest["fcn"], furthest["cnn"])}
+    """Return accuracy and changed predictions by network and shift, and FCN minus CNN of the latter, with intervals."""
+    networks, furthest = {}, {}
+    for name in NETWORKS:
+        values = {key: np.array([row[key] for row in select(rows, network=name)]) for key in ("accuracy", "changed")}
+        networks[name] = {key: [mean_interval(column) for column in each.T] for key, each in values.items()}
+        furthest[name] = values["changed"][:, -1]
+    return {"networks": networks, "fcn_minus_cnn": mean_interval(np.subtract(furthest["fcn"], furthest["cnn"]))}
 
 
-def describe(summary, furthest):
-    """Return the answer in a sentence; furthest: the largest shift, in pixels."""
-    changed = {name: percent(each["changed"][-1]) for name, each in summary["networks"].items()}
+def describe(summary):
+    """Return the answer in a sentence."""
+    changed = {name: share_text(each["changed"][-1]) for name, each in summary["networks"].items()}
     return (
-        f"Shifting all test crops by {furthest} pixels changes {changed['fcn']} of the FCN's predictions and "
+        f"Shifting all test crops by {SHIFTS[-1]} pixels changes {changed['fcn']} of the FCN's predictions and "
         f"{changed['cnn']} of the CNN's: {judged(summary['fcn_minus_cnn'])}."
     )
 
@@ -90,21 +77,17 @@ def describe(summary, furthest):
 def tables(record):
     """Return the table of docs/studies.md: both networks by the shift of the test crops."""
     columns = [each[key] for each in record["networks"].values() for key in ("accuracy", "changed")]
-    rows = [(shift, *map(percent, each)) for shift, *each in zip(record["shifts"], *columns, strict=True)]
+    rows = [(shift, *map(share_text, each)) for shift, *each in zip(record["shifts"], *columns, strict=True)]
     titles = [f"{name.upper()}, {what}" for name in record["networks"] for what in ("accuracy", "changed")]
-    return table(("shift (pixels)", *titles), rows)
+    return table_lines(("shift (pixels)", *titles), rows)
 
 
-def shifts_figure(networks, shifts, source):
-    """Return a figure of both networks under shifted crops; networks: of `summarise`."""
+def shifts_figure(networks, source):
+    """Return a figure of both networks by shift; networks: of `summarise`."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
         for (name, each), marker in zip(networks.items(), "os", strict=True):
-            mean, low, high = (
-                100 * np.array([interval[side] for interval in each[key]]) for side in ("mean", "low", "high")
-            )
-            ax.fill_between(shifts, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-            ax.plot(shifts, mean, color=COLOURS[name], marker=marker, label=name.upper())
+            draw_band(ax, SHIFTS, each[key], COLOURS[name], name.upper(), marker=marker)
         ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
         ax.grid(alpha=0.25)
         ax.legend()
@@ -113,14 +96,14 @@ def shifts_figure(networks, shifts, source):
 
 
 def confident_mistakes(logits, labels, most=6):
-    """Return (index, predicted class, probability) of the misclassified images with the most confident predictions."""
+    """Return (index, predicted class, probability) of the most confident wrong predictions, in descending order."""
     probability, predicted = logits.softmax(1).max(1)
     surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:most].tolist()
     return [(i, predicted[i].item(), probability[i].item()) for i in surest if predicted[i] != labels[i]]
 
 
 def mistakes_figure(confident, data):
-    """Return a figure of each network's most confident mistakes; confident: (index, predicted, probability) by name."""
+    """Return a figure of the most confident mistakes; confident: `confident_mistakes` by network."""
     columns = 6
     figure, grid = plt.subplots(len(confident), columns, figsize=(12, 6.4), layout="constrained", squeeze=False)
     for row, (name, mistakes) in zip(grid, confident.items(), strict=True):
@@ -130,9 +113,9 @@ def mistakes_figure(confident, data):
             text = f"{name.upper()}, {probability:.0%} sure:\n{plots.wrap_name(data['class_names'][predicted])}"
             ax.set_title(text, fontsize=9.5, color=plots.TEST_COLOUR)
             ax.set_xlabel(f"is {plots.wrap_name(true)}", fontsize=9.5)
+        for ax in row:
             ax.set(xticks=[], yticks=[])
-        for ax in row[len(mistakes) :]:
-            ax.axis("off")
+            ax.spines[:].set_visible(False)
     figure.suptitle(plots.titled("The most confident mistakes", data["source"]))
     return figure
 
@@ -162,7 +145,7 @@ def filters_figure(cnn, data):
 def features_in_a_plane(features, head):
     """Project features, float32 (n, 64), onto the head's decision direction and the widest one across it: (n, 2).
 
-    The first coordinate is the difference of the two logits, so that the decision line is at zero.
+    The first coordinate is the difference of the two logits, so the decision line is at zero.
     """
     direction = head.weight[1] - head.weight[0]
     logit_difference = features @ direction + head.bias[1] - head.bias[0]
@@ -177,8 +160,8 @@ def features_figure(plane, labels, class_names, source):
     """Return a figure of test features, (n, 2), by class, with the decision line."""
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     for label, (name, colour, marker) in enumerate(zip(class_names, plots.COLOURS, "os", strict=True)):
-        points = plane[labels == label]
-        ax.scatter(points[:, 0], points[:, 1], s=16, alpha=0.6, color=colour, marker=marker, label=name)
+        of_class = plane[labels == label]
+        ax.scatter(of_class[:, 0], of_class[:, 1], s=16, alpha=0.6, color=colour, marker=marker, label=name)
     ax.axvline(0, color="black", linestyle="--", label="decision line")
     ax.set(xlabel=f"logit of {class_names[1]} minus the other's", ylabel="widest direction across it")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
@@ -189,40 +172,37 @@ def features_figure(plane, labels, class_names, source):
 def main():
     args = get_args()
     data, folder = load_data(args.out), Path(args.out) / "studies"
-    shifts = possible_shifts(data)
     num_main, num_transfer = (len(names) for names in task_names(data).values())
-    networks, notes = {"fcn": make_fcn(num_main), "cnn": make_cnn(num_main)}, []
+    networks, notes = {name: make_network(num_main) for name, make_network in NETWORKS.items()}, []
     if num_transfer == 2:
         networks["transfer"] = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     else:
-        notes = [f"inside_features.png shows two classes held back: of {num_transfer} it is left out."]
+        notes = [f"inside_features.png needs two classes held back: with {num_transfer} it is left out."]
     for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=False):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
-    summary = summarise(collect("inside", measure, runs, args, data, epochs=args.epochs))
+    summary = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs))
 
-    test_loader = make_loaders(data, "main", crop_and_normalise(data)).test_loader
-    confident = {name: confident_mistakes(*predict(networks[name], test_loader)) for name in NETWORKS}
+    main_test, transfer_test = (make_loader(data, f"{task}_test") for task in ("main", "transfer"))
+    confident = {name: confident_mistakes(*predict(networks[name], main_test)) for name in NETWORKS}
     figures = {"mistakes": mistakes_figure(confident, data), "filters": filters_figure(networks["cnn"], data)}
     if "transfer" in networks:
-        transfer = make_loaders(data, "transfer", crop_and_normalise(data))
-        features, labels = predict(networks["transfer"][0], transfer.test_loader)
+        features, labels = predict(networks["transfer"][0], transfer_test)
         with torch.no_grad():
             plane = features_in_a_plane(features, networks["transfer"][1])
-        figures["features"] = features_figure(plane, labels, transfer.class_names, data["source"])
+        figures["features"] = features_figure(plane, labels, task_names(data)["transfer"], data["source"])
     for name, figure in figures.items():
         save_figure(figure, folder / f"inside_{name}.png")
-    figure = shifts_figure(summary["networks"], shifts, data["source"])
-    answer = describe(summary, shifts[-1])
-    save_study("inside", args, data, figure, answer, notes, shifts=shifts, **summary, confident_mistakes=confident)
+    figure = shifts_figure(summary["networks"], data["source"])
+    sentences = [describe(summary), *notes]
+    save_study(__file__, args, data, figure, sentences, shifts=SHIFTS, **summary, confident_mistakes=confident)
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
+    parser = study_parser(__doc__, "python -m studies.inside --seeds 0-9")
     cli.add_force(parser)
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes="")

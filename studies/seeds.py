@@ -1,28 +1,27 @@
 """How much do the results vary from seed to seed, and does the split or the training make them vary?
 
-For each seed, FCN, CNN and transfer as `OMP_NUM_THREADS=1 make all SEED=s` trains them: its own split, initial weights
-and crops. Beside them three baselines on the same images: the majority class, softmax regression (one linear layer,
-trained like the FCN) and the k nearest neighbours of downsampled pixels (scikit-learn; k by cross-validation on the
-training images). The first --grid seeds are also crossed, each split with each training seed, which separates the
-split's variance from the training's. With --split file the file's own order, the course's, stands beside.
+For each seed, FCN, CNN and transfer are trained as in `OMP_NUM_THREADS=1 make all SEED=s`, with the same split, initial
+weights and crops. Three baselines use the same images: the majority class, softmax regression (one linear layer,
+trained like the FCN) and k nearest neighbours of downsampled pixels (scikit-learn, k by cross-validation on the
+training images). Each split of the first --grid seeds is also combined with each of their training seeds, to separate
+the variance between splits from the variance between training runs. --split file adds the course's split.
 
-Reads q1_data.pt under --out. Writes, in its folder studies/, seeds.json, seeds.png and a file per run.
+Reads q1_data.pt under --out. Writes seeds.json, seeds.png and a file per run into {out}/studies.
 """
 
 from functools import partial
+from itertools import permutations
 
 from common import cli, plots
-from common.data import load_data, make_loaders
+from common.data import load_data
 from common.galaxies.facts import CLASS_NAMES, COURSE, MAIN_CLASSES
 from common.galaxies.split import task_names
-from common.hardware.device import place
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import weights_hash
 from common.train import loss_and_accuracy, predict
-from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, resplit, save_study, select
-from studies.methods.statistics import judged, mean_interval, paired_difference, percent, variance_components
-from studies.methods.training import COLOURS, NETWORKS, crop_and_normalise, main_task, seed_network, train_network
+from studies.methods.runs import collect, resplit, save_study, select, study_parser
+from studies.methods.statistics import draw_seeds, judged, mean_interval, share_text, table_lines, variance_components
+from studies.methods.training import COLOURS, DEFAULTS, NETWORKS, make_loader, seed_network, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,12 +29,8 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.transforms.functional import center_crop
 
-EXAMPLES = (
-    "python -m studies.seeds",
-    "python -m studies.seeds --seeds 0-9 --split file  # the course's protocol beside ours",
-    "python -m studies.seeds --seeds 3  # one of them, as a job of its own",
-)
 TITLES = {
     "majority": "majority class",
     "neighbours": "nearest neighbours",
@@ -49,127 +44,119 @@ COURSE_NAMES = {"fcn": "q2", "cnn": "q3", "transfer": "q5"}
 
 
 def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
-    """Return the results of a run by name, each with test_accuracy and more.
+    """Return the results of each method by name, each with test_accuracy and more.
 
-    split: stratified, by `split_seed`, or file. Where split_seed is not `seed`, the networks alone are trained.
+    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, only FCN and CNN are trained.
     """
     data = resplit(load_data(out), split_seed, split)
     networks = {name: seed_network(name, data, out, seed, epochs, device) for name in NETWORKS}
-    task = main_task(data, device)
-    results = {name: tested(network, task.test_loader) for name, network in networks.items()}
+    test_loader = make_loader(data, "main_test", device)
+    results = {name: evaluate(network, test_loader) for name, network in networks.items()}
     if split_seed != seed:
         return results
-    make_softmax = partial(softmax_regression, len(task.class_names))
-    softmax = train_network(make_softmax, NETWORKS["fcn"][1], task.train_loader, epochs, seed, device)
-    results |= {"softmax": tested(softmax, task.test_loader), "neighbours": nearest_neighbours(data, seed)}
-    majorities = {"majority": "main"}
-    if task_names(data)["transfer"]:
-        results["transfer"] = transfer(networks["cnn"][0], data, transfer_epochs, seed, device)
-        majorities["transfer_majority"] = "transfer"
-    for name, task in majorities.items():
-        accuracy = majority_accuracy(data[f"{task}_train_labels"], data[f"{task}_test_labels"])
-        results[name] = {"test_accuracy": accuracy, "test_count": len(data[f"{task}_test_labels"])}
+    num_main, num_transfer = (len(names) for names in task_names(data).values())
+    train_loader = make_loader(data, "main_train", device, batch_size=DEFAULTS["fcn"].batch_size, shuffle=True)
+
+    def make_softmax():
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_main))
+
+    softmax = train_network(make_softmax, DEFAULTS["fcn"].lr, train_loader, epochs, seed, device)
+    results |= {"softmax": evaluate(softmax, test_loader), "neighbours": nearest_neighbours(data, seed)}
+    if num_transfer:
+        results["transfer"] = transfer_metrics(networks["cnn"][0], data, transfer_epochs, seed, device)
+    for name, task in (("majority", "main"), ("transfer_majority", "transfer")):
+        labels, test_labels = data[f"{task}_train_labels"], data[f"{task}_test_labels"]
+        if len(labels):
+            results[name] = {"test_accuracy": majority_accuracy(labels, test_labels), "test_count": len(test_labels)}
     return results
 
 
-def softmax_regression(num_classes):
-    """Return one linear layer: crops, float32 (n, 3, 48, 48), to logits (n, num_classes)."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, num_classes))
-
-
 def nearest_neighbours(data, seed):
-    """Return the metrics of k nearest neighbours on 12 x 12 means of the central 48 x 48 pixels.
+    """Return the metrics of k nearest neighbours on the central 48 x 48 pixels, averaged to 12 x 12.
 
-    k is chosen by cross-validation on the training images. data: Q1's dict; seed: of the division into five.
+    k is chosen by five-fold cross-validation on the training images. data: Q1's dict; seed: for the folds.
     """
-    features = {}
+    features, labels = {}, {}
     for subset in ("train", "test"):
-        images = data[f"main_{subset}_images"]
-        top, left = ((side - 48) // 2 for side in images.shape[2:])
-        centre = images[:, :, top : top + 48, left : left + 48].float()
+        centre = center_crop(data[f"main_{subset}_images"], 48).float()
         features[subset] = adaptive_avg_pool2d(centre, 12).flatten(1).numpy()
-    labels = {subset: data[f"main_{subset}_labels"].numpy() for subset in features}
-    parts = KFold(5, shuffle=True, random_state=seed)
+        labels[subset] = data[f"main_{subset}_labels"].numpy()
+    folds = KFold(5, shuffle=True, random_state=seed)
     largest = int(0.8 * len(labels["train"])) - 1
     ks = [k for k in (1, 3, 5, 10, 20, 40) if k <= largest]
-    search = GridSearchCV(KNeighborsClassifier(), {"n_neighbors": ks}, cv=parts).fit(features["train"], labels["train"])
+    search = GridSearchCV(KNeighborsClassifier(), {"n_neighbors": ks}, cv=folds).fit(features["train"], labels["train"])
     accuracy = float(search.score(features["test"], labels["test"]))
     return {"test_accuracy": accuracy, "test_count": len(labels["test"]), "k": search.best_params_["n_neighbors"]}
 
 
-def tested(network, test_loader):
-    """Return the metrics of a network, and its hash."""
+def evaluate(network, test_loader):
+    """Return the test metrics of a network and the hash of its weights."""
     logits, labels = predict(network, test_loader)
     loss, accuracy = loss_and_accuracy(nn.CrossEntropyLoss(), logits, labels)
     weights = weights_hash(network.state_dict())
     return {"test_accuracy": accuracy, "test_loss": loss, "test_count": len(labels), "weights_sha256": weights}
 
 
-def transfer(cnn_backbone, data, epochs, seed, device):
-    """Return the metrics of a new head on the frozen backbone, trained as q5_transfer.py does with `--seed SEED`."""
-    task = place(make_loaders(data, "transfer", crop_and_normalise(data)), device)
+def transfer_metrics(cnn_backbone, data, epochs, seed, device):
+    """Return the test metrics of a new head on the frozen backbone, trained as in `q5_transfer.py --seed SEED`."""
+    defaults = DEFAULTS["transfer"]
+    loader = make_loader(data, "transfer_train", device, batch_size=defaults.batch_size, shuffle=True)
+    head = partial(nn.Linear, 64, len(task_names(data)["transfer"]))
     cnn_backbone.requires_grad_(False)
-    head = partial(nn.Linear, 64, len(task.class_names))
-    network = train_network(lambda: nn.Sequential(cnn_backbone, head()), 0.005, task.train_loader, epochs, seed, device)
-    return tested(network, task.test_loader)
+    network = train_network(lambda: nn.Sequential(cnn_backbone, head()), defaults.lr, loader, epochs, seed, device)
+    return evaluate(network, make_loader(data, "transfer_test", device))
 
 
 def protocol(rows):
-    """Return mean and interval of each method, each seed's accuracy, and CNN minus FCN, of one kind of split."""
-    names = [name for name in TITLES if name in rows[0]]  # without transfer where no classes are held back
+    """Return, for one kind of split, each method's accuracies and losses with intervals, and CNN minus FCN."""
+    names = [name for name in TITLES if name in rows[0]]  # without transfer if no classes are held back
     accuracies = {name: [row[name]["test_accuracy"] for row in rows] for name in names}
     losses = {name: [row[name]["test_loss"] for row in rows] for name in names if "test_loss" in rows[0][name]}
     return {
         "accuracy": {name: mean_interval(values) for name, values in accuracies.items()},
         "loss": {name: mean_interval(values) for name, values in losses.items()},
         "seeds": accuracies,
-        "cnn_minus_fcn": paired_difference(accuracies["cnn"], accuracies["fcn"]),
+        "cnn_minus_fcn": mean_interval(np.subtract(accuracies["cnn"], accuracies["fcn"])),
         "test_count": {name: rows[0][name]["test_count"] for name in names},
     }
 
 
-def describe(protocols):
-    """Return the answer in a sentence."""
+def describe(protocols, variance):
+    """Return the answer, and a sentence per network on why its accuracy varies."""
     found = protocols["stratified"]
     accuracy = found["accuracy"]
-    return (
-        f"Over {accuracy['cnn']['n']} seeds the FCN reaches {percent(accuracy['fcn'])} and the CNN "
-        f"{percent(accuracy['cnn'])}; CNN minus FCN is {judged(found['cnn_minus_fcn'])}."
-    )
-
-
-def describe_variance(variance):
-    """Return a sentence per network on what makes its accuracy vary; variance: of `variance_components`, by name."""
-    sentences = []
+    sentences = [
+        f"Over {accuracy['cnn']['n']} seeds the FCN reaches {share_text(accuracy['fcn'])} and the CNN "
+        f"{share_text(accuracy['cnn'])}; CNN minus FCN is {judged(found['cnn_minus_fcn'])}."
+    ]
     for name, parts in variance.items():
-        if np.isnan(parts["share"]):
-            sentences.append(f"{name.upper()}: all crossed runs have the same accuracy.")
-        else:
-            sentences.append(
-                f"{name.upper()}: standard deviation {100 * parts['between_sd']:.1f} points between splits and "
-                f"{100 * parts['within_sd']:.1f} between training runs on one split; the split's share of the variance "
-                f"is {parts['share']:.0%} [{100 * parts['low']:.0f}, {100 * parts['high']:.0f}]."
-            )
+        sentence = (
+            f"standard deviation {100 * parts['between_sd']:.1f} points between splits and "
+            f"{100 * parts['within_sd']:.1f} between training runs on one split; the split's share of the variance is "
+            f"{parts['share']:.0%} [{100 * parts['low']:.0f}, {100 * parts['high']:.0f}]."
+        )
+        same = np.isnan(parts["share"])
+        sentences.append(f"{name.upper()}: {'all crossed runs have the same accuracy.' if same else sentence}")
     return sentences
 
 
 def tables(record):
-    """Return the tables of docs/studies.md: each method's accuracy, of each kind of split."""
+    """Return the tables of docs/studies.md: the accuracy of each method, for each kind of split."""
     lines = []
     for kind, found in record["protocols"].items():
         lines += ["The file's own order:" if kind == "file" else "Stratified splits, one per seed:", ""]
-        rows = [
-            (TITLES[name], percent(each), f"{100 * each['sd']:.1f}" if each["n"] > 1 else "–",
-             f"{100 * each['lowest']:.1f} – {100 * each['highest']:.1f}", found["test_count"][name])
-            for name, each in found["accuracy"].items()
-        ]  # fmt: skip
+        rows = []
+        for name, each in found["accuracy"].items():
+            sd = f"{100 * each['sd']:.1f}" if each["n"] > 1 else "–"
+            ends = f"{100 * each['lowest']:.1f} – {100 * each['highest']:.1f}"
+            rows.append((TITLES[name], share_text(each), sd, ends, found["test_count"][name]))
         header = ("method", "accuracy, mean over seeds", "standard deviation", "lowest – highest", "test images")
-        lines += table(header, rows)
+        lines += table_lines(header, rows)
     return lines
 
 
 def seeds_figure(protocols, course, source):
-    """Return a figure of each method's accuracy: a point per seed, the mean and its interval."""
+    """Return a figure of each method's accuracies; protocols: by kind of split; course: its accuracy and loss."""
     figure, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
     names = list(next(iter(protocols.values()))["accuracy"])
     rows = {name: len(names) - place for place, name in enumerate(names)}
@@ -178,23 +165,15 @@ def seeds_figure(protocols, course, source):
         for name, row in rows.items():
             interval = found["accuracy"][name]
             colour = COLOURS.get(name, COLOURS["cnn"] if name == "transfer" else "0.45")
-            values, mean = 100 * np.array(found["seeds"][name]), 100 * interval["mean"]
-            ax.plot(values, np.full(len(values), row + shift), "o", color=colour, alpha=0.35, markersize=5)
-            low, high = 100 * interval["low"], 100 * interval["high"]
-            ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=2)
-            ax.plot(mean, row + shift, "|", color=colour, markersize=14, markeredgewidth=2)
-            label = f"{mean:.1f}%" + (", file's order" if kind == "file" else "")
-            right = np.nanmax([values.max(), min(high, 100)])
-            ax.annotate(label, (right, row + shift), xytext=(10, 0), textcoords="offset points", va="center")
+            right = draw_seeds(ax, row + shift, found["seeds"][name], interval, colour)
+            label = f"{interval['mean']:.1%}" + (", file's order" if kind == "file" else "")
+            ax.text(right, row + shift, f"  {label}", va="center")
             furthest = max(furthest, right)
     for name, (accuracy, _) in course.items():
         ax.plot(100 * accuracy, rows[name] + 0.25, "v", color="black", markersize=6)
-        ax.annotate(
-            "course", (100 * accuracy, rows[name] + 0.25), xytext=(7, 0), textcoords="offset points", va="center"
-        )
+        ax.text(100 * accuracy, rows[name] + 0.25, "  course", va="center")
     ax.set_yticks(list(rows.values()), [TITLES[name] for name in names])
-    xlabel = "test accuracy (%): a point per seed; the line is the 95% interval of their mean"
-    ax.set(xlabel=xlabel, xlim=(0, furthest + 19))
+    ax.set_xlim(0, furthest + 19)
     ax.grid(alpha=0.25, axis="x")
     figure.suptitle(plots.titled("How much the results vary", source))
     return figure
@@ -205,36 +184,34 @@ def main():
     data = load_data(args.out)
     kinds = ["stratified", "file"] if args.split == "file" else ["stratified"]
     runs = [{"split": kind, "split_seed": seed, "seed": seed} for kind in kinds for seed in args.seeds]
-    grid = args.seeds[: args.grid] if min(args.grid, len(args.seeds)) > 1 else []
-    crossed = [(split_seed, seed) for split_seed in grid for seed in grid if split_seed != seed]
-    runs += [{"split": "stratified", "split_seed": split_seed, "seed": seed} for split_seed, seed in crossed]
-    rows = collect("seeds", measure, runs, args, data, epochs=args.epochs, transfer_epochs=args.transfer_epochs)
+    grid = args.seeds[: args.grid]
+    runs += [{"split": "stratified", "split_seed": split, "seed": seed} for split, seed in permutations(grid, 2)]
+    rows = collect(__file__, measure, runs, args, data, epochs=args.epochs, transfer_epochs=args.transfer_epochs)
 
     protocols = {
         kind: protocol([row for row in select(rows, split=kind) if row["split_seed"] == row["seed"]]) for kind in kinds
     }
     variance = {}
-    for name in NETWORKS if grid else ():
-        accuracies = {
-            (row["split_seed"], row["seed"]): row[name]["test_accuracy"] for row in select(rows, split="stratified")
-        }
-        variance[name] = variance_components([[accuracies[split, seed] for seed in grid] for split in grid])
+    for name in NETWORKS if len(grid) > 1 else ():
+        groups = [[row for seed in grid for row in select(rows, split="stratified", split_seed=split, seed=seed)]
+                  for split in grid]  # fmt: skip
+        variance[name] = variance_components([[row[name]["test_accuracy"] for row in group] for group in groups])
     comparable = data["source"] == "galaxy10-sdss" and task_names(data)["transfer"] == list(CLASS_NAMES[MAIN_CLASSES:])
     course = {name: COURSE[q] for name, q in COURSE_NAMES.items()} if comparable else {}
     figure = seeds_figure(protocols, course, data["source"])
-    notes = describe_variance(variance)
-    save_study("seeds", args, data, figure, describe(protocols), notes, protocols=protocols, variance=variance)
+    sentences = describe(protocols, variance)
+    save_study(__file__, args, data, figure, sentences, protocols=protocols, variance=variance)
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
+    parser = study_parser(__doc__, "python -m studies.seeds --seeds 0-9 --split file")
     add, whole = parser.add_argument, cli.positive_int
     add("--grid", type=whole, default=3, metavar="N", help="seeds in the split × training grid; 1: none")
-    add("--split", choices=("stratified", "file"), default="stratified", help="file: the file's order, beside ours")
-    add("--transfer-epochs", type=whole, default=20, metavar="N", help="passes over the transfer training set")
+    add("--split", choices=("stratified", "file"), default="stratified", help="file: add the course's, in file order")
+    epochs = DEFAULTS["transfer"].epochs
+    add("--transfer-epochs", type=whole, default=epochs, metavar="N", help="passes over the transfer training set")
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes="")

@@ -1,132 +1,98 @@
 """A galaxy has no right way up: what is that worth to the networks, in points and in labelled galaxies?
 
 FCN and CNN are trained with and without the eight symmetries of the square, a random one per image and epoch, and
-predict with and without the mean over the eight; on an eighth, a quarter, half and all of the training images.
-The fewer images, the more epochs, so that all training runs take about the same number of steps: what differs is the
-images. The split, initial weights and crops of seed s are those of `make all SEED=s`.
+predict with and without averaging over the eight; on an eighth, a quarter, half and all of the training images.
+Fewer images get more epochs, so that all training runs take about the same number of steps and differ only in their
+images. Seed s has the split, initial weights and crops of `make all SEED=s`.
 
-Reads q1_data.pt under --out. Writes, in its folder studies/, symmetry.json, symmetry.png and a file per run.
+Reads q1_data.pt under --out. Writes symmetry.json, symmetry.png and a file per run into {out}/studies.
 """
 
 from common import cli, plots
 from common.data import load_data
 from common.galaxies.split import stratified_split
 from common.symmetries import RandomSymmetry, SymmetryMean
-from common.train import predict
-from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, number_list, resplit, save_study, select
-from studies.methods.statistics import judged, mean_interval, paired_difference, percent, points
-from studies.methods.training import (
-    COLOURS,
-    NETWORKS,
-    crop_and_normalise,
-    main_task,
-    network_of,
-    seed_network,
-    train_network,
-)
+from studies.methods.runs import collect, number_list, resplit, save_study, select, study_parser
+from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
+from studies.methods.training import COLOURS, NETWORKS, accuracy_of, make_loader, seed_network, train_on_main
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-EXAMPLES = (
-    "python -m studies.symmetry",
-    "python -m studies.symmetry --seeds 0-9 --fractions 1",
-    "python -m studies.symmetry --seeds 3  # one of them, as a job of its own",
-)
-USES = ("none", "test-time", "train-time", "both")  # of the symmetries
+USES = ("none", "test-time", "train-time", "both")  # where the symmetries are applied
 LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
 
 
 def measure(out, device, seed, network, fraction, epochs):
-    """Return the accuracies of a network with each of USES, on one `fraction`-th of the images, and `train_count`."""
+    """Return a network's accuracy with each of USES, trained on 1 / `fraction` of the images, and their number."""
     data = resplit(load_data(out), seed)
     if fraction > 1:
         labels = data["main_train_labels"]
         kept, _ = stratified_split(labels.numpy(), len(labels) // fraction, seed)
         data |= {"main_train_images": data["main_train_images"][kept], "main_train_labels": labels[kept]}
-    result = {"train_count": len(data["main_train_labels"])}
-    for uses, train_transform in ((USES[:2], None), (USES[2:], crop_and_normalise(data, RandomSymmetry()))):
-        task = main_task(data, device, train_transform=train_transform)
-        if fraction == 1 and train_transform is None:
-            trained = seed_network(network, data, out, seed, epochs, device)
-        else:
-            trained = train_network(*network_of(network, data), task.train_loader, fraction * epochs, seed, device)
-        for use, model in zip(uses, (trained, SymmetryMean(trained)), strict=True):
-            logits, labels = predict(model, task.test_loader)
-            result[use] = (logits.argmax(1) == labels).double().mean().item()
-    return result
+    if fraction == 1:
+        plain = seed_network(network, data, out, seed, epochs, device)
+    else:
+        plain = train_on_main(network, data, fraction * epochs, seed, device)
+    turned = [RandomSymmetry()]
+    augmented = train_on_main(network, data, fraction * epochs, seed, device, augmentations=turned)
+    models = plain, SymmetryMean(plain), augmented, SymmetryMean(augmented)
+    test_loader = make_loader(data, "main_test", device)
+    accuracies = {use: accuracy_of(model, test_loader) for use, model in zip(USES, models, strict=True)}
+    return {"train_count": len(data["main_train_labels"])} | accuracies
 
 
 def summarise(rows, fractions):
-    """Return per network and fraction the accuracies with intervals, the gains, and what the symmetries are worth."""
+    """Return, per network and fraction, accuracies, gains and worth of the symmetries, with intervals."""
     networks = {}
     for name in NETWORKS:
-        by_fraction = {fraction: select(rows, network=name, fraction=fraction) for fraction in fractions}
-        values = {fraction: {use: [row[use] for row in mine] for use in USES} for fraction, mine in by_fraction.items()}
-        networks[name] = {
-            "train_count": {fraction: mine[0]["train_count"] for fraction, mine in by_fraction.items()},
-            "seeds": values,
-            "accuracy": {
-                fraction: {use: mean_interval(each[use]) for use in USES} for fraction, each in values.items()
-            },
-            "gain": {
-                fraction: {use: paired_difference(each[use], each["none"]) for use in USES[1:]}
-                for fraction, each in values.items()
-            },
-            # With the symmetries on an n-th of the images, minus without them on all.
-            "worth": {
-                fraction: paired_difference(each["both"], values[1]["none"])
-                for fraction, each in values.items()
-                if fraction > 1
-            },
-        }
+        found = {"train_count": {}, "seeds": {}, "accuracy": {}, "gain": {}, "worth": {}}
+        for n in fractions:
+            mine = select(rows, network=name, fraction=n)
+            values = {use: [row[use] for row in mine] for use in USES}
+            found["train_count"][n], found["seeds"][n] = mine[0]["train_count"], values
+            found["accuracy"][n] = {use: mean_interval(values[use]) for use in USES}
+            found["gain"][n] = {use: mean_interval(np.subtract(values[use], values["none"])) for use in USES[1:]}
+            if n > 1:  # with the symmetries on 1/n of the images, minus without them on all
+                found["worth"][n] = mean_interval(np.subtract(values["both"], found["seeds"][1]["none"]))
+        networks[name] = found
     return networks
 
 
 def describe(networks):
-    """Return the answer in a sentence."""
+    """Return the answer, and a sentence per network on what the symmetries are worth in labelled galaxies."""
     gains = {name: judged(network["gain"][1]["both"]) for name, network in networks.items()}
-    return f"Trained on the symmetries and averaged over them, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
-
-
-def describe_worth(networks):
-    """Return a sentence on what the symmetries are worth in labelled galaxies, per network."""
-    return [
-        f"{name.upper()}, with the symmetries on fewer images minus without them on all: "
-        + "; ".join(f"{network['train_count'][n]:,} images {judged(each)}" for n, each in network["worth"].items())
-        + "."
-        for name, network in networks.items()
-        if network["worth"]
+    sentences = [
+        f"Trained on the symmetries and averaged over them, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
     ]
+    for name, network in networks.items():
+        parts = [f"{network['train_count'][n]:,} images {judged(each)}" for n, each in network["worth"].items()]
+        if parts:
+            what = f"{name.upper()}, with the symmetries on fewer images minus without them on all"
+            sentences.append(f"{what}: {'; '.join(parts)}.")
+    return sentences
 
 
 def tables(record):
-    """Return the tables of docs/studies.md: accuracies and gains by network and training images."""
+    """Return the tables of docs/studies.md: accuracies and gains by network and number of training images."""
     lines = []
     for name, network in record["networks"].items():
-        rows = [
-            (network["train_count"][n], *map(percent, network["accuracy"][n].values()), points(gain["both"]))
-            for n, gain in network["gain"].items()
-        ]
-        lines += table((f"{name.upper()}: training images", *USES, "both minus none"), rows)
+        rows = []
+        for n, count in network["train_count"].items():
+            accuracies = map(share_text, network["accuracy"][n].values())
+            rows.append((count, *accuracies, points(network["gain"][n]["both"])))
+        lines += table_lines((f"{name.upper()}: training images", *USES, "both minus none"), rows)
     return lines
 
 
 def symmetry_figure(networks, source):
-    """Return a figure of accuracy against training images, with and without the symmetries."""
+    """Return a figure of accuracy against the number of training images, with and without the symmetries."""
     figure, axes = plt.subplots(1, len(networks), figsize=(10, 4.4), layout="constrained", sharey=True)
-    styles = {"none": ("--", "o", 0.55), "both": ("-", "o", 1.0)}
     for ax, (name, network) in zip(axes, networks.items(), strict=True):
-        counts = np.array(list(network["train_count"].values()))
-        for use, (line, marker, alpha) in styles.items():
+        counts = list(network["train_count"].values())
+        for use, line, alpha in (("none", "--", 0.55), ("both", "-", 1.0)):
             intervals = [each[use] for each in network["accuracy"].values()]
-            mean, low, high = (100 * np.array([each[side] for each in intervals]) for side in ("mean", "low", "high"))
-            ax.plot(counts, mean, line, marker=marker, color=COLOURS[name], alpha=alpha, label=LABELS[use])
-            ax.fill_between(counts, low.clip(0, 100), high.clip(0, 100), color=COLOURS[name], alpha=0.15, linewidth=0)
-            for count, each in zip(counts, network["seeds"].values(), strict=True):
-                seeds = 100 * np.array(each[use])
-                ax.plot(np.full(len(seeds), count), seeds, ".", color=COLOURS[name], alpha=0.4, markersize=4)
+            draw_band(ax, counts, intervals, COLOURS[name], LABELS[use], line=line, alpha=alpha)
         ax.set_xscale("log")
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.minorticks_off()
@@ -141,23 +107,22 @@ def symmetry_figure(networks, source):
 def main():
     args = get_args()
     data = load_data(args.out)
-    # The longest first, so that no core waits for another at the end.
+    # The longest first, so that no core waits for another.
     runs = [
         {"seed": seed, "network": name, "fraction": fraction}
         for name in ("cnn", "fcn")
         for seed in args.seeds
         for fraction in args.fractions
     ]
-    rows = collect("symmetry", measure, runs, args, data, epochs=args.epochs)
+    rows = collect(__file__, measure, runs, args, data, epochs=args.epochs)
     networks = summarise(rows, args.fractions)
     figure = symmetry_figure(networks, data["source"])
-    save_study("symmetry", args, data, figure, describe(networks), describe_worth(networks), networks=networks)
+    save_study(__file__, args, data, figure, describe(networks), networks=networks)
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser)
-    help = "train on one n-th of the images, for each n of the list; on an n-th, --epochs are multiplied by n"
+    parser = study_parser(__doc__, "python -m studies.symmetry --seeds 0-9 --fractions 1")
+    help = "train on 1/n of the images for each n in the list, with n times as many epochs"
     parser.add_argument("--fractions", type=number_list, default="1,2,4,8", metavar="LIST", help=help)
     args = parser.parse_args(argv)
     if args.fractions[0] != 1:
@@ -166,4 +131,4 @@ def get_args(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes="")

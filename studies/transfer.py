@@ -1,124 +1,114 @@
 """What is the pretrained backbone worth, in labelled galaxies of the two new classes?
 
-Four networks of the same layers: the trained backbone of Q3 frozen, and an untrained one frozen, both with a head at
-its optimum (scikit-learn's logistic regression, its regularisation by cross-validation); the network from scratch; and
-the trained one with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies, in ten
-samples: seed s takes the split, and so the test images, of `make all SEED=s`, the first n of its training images, and
-its own initial weights. Whole networks run 30 epochs at Q3's rate, 0.002; fewer galaxies are repeated until the number
-of steps is that of all.
+Four networks with the same layers: Q3's trained backbone and an untrained one, both frozen, with scikit-learn's
+logistic regression as head (regularisation by cross-validation); the network trained from scratch; and the trained one
+with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies, in ten samples: seed s
+has the split and test images of `make all SEED=s`, the first n of its training images, and its own initial weights.
+Whole networks train for 30 epochs at Q3's learning rate; with fewer galaxies there are more epochs, so that the number
+of steps is the same.
 
-Reads q1_data.pt and q3_cnn.pt. Writes, in studies/ under --out, transfer.json, transfer.png and a file per run.
+Reads q1_data.pt and q3_cnn.pt under --out. Writes transfer.json, transfer.png and a file per run into {out}/studies.
 """
 
 import copy
+import math
 from pathlib import Path
 
 from common import cli, plots
-from common.data import load_data, make_loader, make_loaders
+from common.data import load_data
 from common.galaxies.facts import in_words
 from common.galaxies.split import task_names
-from common.hardware.device import place
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import load_backbone, weights_hash
 from common.train import predict
 from q3_cnn import make_backbone
-from studies.methods.heads import epochs_for, head_accuracy
-from studies.methods.page import table
-from studies.methods.runs import add_study_options, collect, resplit, save_study
-from studies.methods.statistics import judged, mean_interval, percent, points
-from studies.methods.training import crop_and_normalise, train_network
+from studies.methods.runs import collect, resplit, save_study, study_parser
+from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
+from studies.methods.training import DEFAULTS, accuracy_of, head_accuracy, make_loader, train_network
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import nn
 
-EXAMPLES = (
-    "python -m studies.transfer",
-    "python -m studies.transfer --seeds 3  # one of them, as a job of its own",
-)
-SIZES = (25, 50, 100, 200, 400)  # labelled galaxies, and all
+SIZES = (25, 50, 100, 200, 400)  # labelled galaxies, besides all
 LABELS = {
     "frozen": "trained backbone, frozen",
     "untrained": "untrained backbone, frozen",
     "tuned": "trained backbone, all fine-tuned",
     "scratch": "from scratch",
 }
-# The CNN's own colour for Q5's network, as in studies.seeds; the others are of Okabe & Ito too.
+# The CNN's colour for Q5's network, as in studies.seeds; the others are also from Okabe & Ito.
 COLOURS = {"frozen": plots.TEST_COLOUR, "untrained": "#777777", "tuned": "#CC79A7", "scratch": "#009E73"}
 PAIRS = (("frozen", "untrained"), ("frozen", "scratch"), ("tuned", "scratch"), ("tuned", "frozen"))
 
 
 def sample(out, seed):
-    """Return Q1's dict in the split of `seed`, with the mean and std that the backbone was trained with."""
+    """Return Q1's dict, split by `seed`, with the mean and std that Q3's backbone was trained with."""
     original = load_data(out)
     return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
 
 
-def trained_backbone(out, expected_hash):
-    """Return Q3's backbone, of which `main` has checked where it comes from. Raises ValueError if it has changed."""
+def trained_backbone(out, force=True, expected_hash=None):
+    """Return Q3's backbone and the hash of its weights. Raises ValueError if that is not the expected one."""
     backbone = make_backbone()
-    load_backbone(backbone, Path(out) / "q3_cnn.pt", load_data(out), force=True)
-    if weights_hash(backbone.state_dict()) != expected_hash:
+    load_backbone(backbone, Path(out) / "q3_cnn.pt", load_data(out), force)
+    found_hash = weights_hash(backbone.state_dict())
+    if expected_hash not in (None, found_hash):
         raise ValueError("q3_cnn.pt was changed while the study ran: rerun it")
-    return backbone
+    return backbone, found_hash
 
 
 def backbone_features(backbone, data, task):
-    """Return a frozen backbone's features of one crop per image, and the labels, of training and test images."""
-    transform = crop_and_normalise(data)
-    pairs = ((data[f"{task}_{subset}_images"], data[f"{task}_{subset}_labels"]) for subset in ("train", "test"))
-    return [predict(backbone, make_loader(*pair, transform)) for pair in pairs]
+    """Return a frozen backbone's features of one crop per image, and the labels, for training and test images."""
+    return [predict(backbone, make_loader(data, f"{task}_{subset}")) for subset in ("train", "test")]
 
 
-def labelled_sizes(data):
-    """Return the numbers of labelled galaxies of the transfer task to train on: SIZES, and all."""
-    whole = len(data["transfer_train_labels"])
-    return [size for size in SIZES if size < whole] + [whole]
+def epochs_for(size, whole_size, epochs, batch_size):
+    """Return how many epochs of `size` images take as many steps as `epochs` of `whole_size`, rounded up."""
+    steps = epochs * math.ceil(whole_size / batch_size)
+    return math.ceil(steps / math.ceil(size / batch_size))
 
 
-def fine_tune(network, data, size, epochs, seed, device):
-    """Train all weights of `network` in place on the first `size` labelled galaxies, and return its test accuracy."""
-    whole = len(data["transfer_train_labels"])
+def fine_tune(backbone, data, size, epochs, seed, device):
+    """Return the test accuracy of a copy of `backbone` with a head, all trained on the first `size` galaxies."""
+    lr, batch_size = DEFAULTS["cnn"].lr, DEFAULTS["cnn"].batch_size
     few = data | {name: data[name][:size] for name in ("transfer_train_images", "transfer_train_labels")}
-    task = place(make_loaders(few, "transfer", crop_and_normalise(data)), device)
-    train_network(lambda: network, 0.002, task.train_loader, epochs_for(size, whole, epochs), seed, device)
-    logits, labels = predict(network, task.test_loader)
-    return (logits.argmax(1) == labels).double().mean().item()
+    loader = make_loader(few, "transfer_train", device, batch_size=batch_size, shuffle=True)
+    epochs = epochs_for(size, len(data["transfer_train_labels"]), epochs, batch_size)
+
+    def make_network():
+        return nn.Sequential(copy.deepcopy(backbone), nn.Linear(64, len(task_names(data)["transfer"])))
+
+    network = train_network(make_network, lr, loader, epochs, seed, device)
+    return accuracy_of(network, make_loader(data, "transfer_test", device))
 
 
-def measure(out, device, seed, epochs, backbone):
-    """Return the accuracies of one sample, of each method by size; backbone: the hash of the trained one's weights."""
-    data, trained = sample(out, seed), trained_backbone(out, backbone)
+def measure(out, device, seed, epochs, backbone, sizes):
+    """Return the accuracy of each method by size, in one sample; backbone: hash of the trained one's weights."""
+    data, (trained, _) = sample(out, seed), trained_backbone(out, expected_hash=backbone)
     torch.manual_seed(seed)
     untrained = make_backbone()
-    sizes, labels = labelled_sizes(data), data["transfer_train_labels"]
+    labels = data["transfer_train_labels"]
     result = {"majority": majority_accuracy(labels, data["transfer_test_labels"])}
     for name, start in (("frozen", trained), ("untrained", untrained)):
         (features, _), test = backbone_features(start, data, "transfer")
         result[name] = [head_accuracy((features[:size], labels[:size]), test, seed) for size in sizes]
-    num_classes = len(task_names(data)["transfer"])
     for name, start in (("tuned", trained), ("scratch", untrained)):
-        result[name] = []
-        for size in sizes:
-            torch.manual_seed(seed)
-            network = nn.Sequential(copy.deepcopy(start), nn.Linear(64, num_classes)).to(device)
-            result[name].append(fine_tune(network, data, size, epochs, seed, device))
+        result[name] = [fine_tune(start, data, size, epochs, seed, device) for size in sizes]
     return result
 
 
 def summarise(rows, sizes):
-    """Return the mean accuracies and paired differences by size, with intervals, and the majority class's accuracy."""
-    accuracy = {name: np.array([row[name] for row in rows]) for name in LABELS}
+    """Return mean accuracies and paired differences by size, with intervals, and the majority class's accuracy."""
+    values = {name: np.array([row[name] for row in rows]) for name in LABELS}  # (samples, sizes)
+    differences = {f"{first} - {second}": values[first] - values[second] for first, second in PAIRS}
     return {
         "sizes": sizes,
         "samples": len(rows),
         "majority": float(np.mean([row["majority"] for row in rows])),
-        "accuracy": {name: [mean_interval(column) for column in values.T] for name, values in accuracy.items()},
-        "differences": {
-            f"{first} - {second}": [mean_interval(column) for column in (accuracy[first] - accuracy[second]).T]
-            for first, second in PAIRS
-        },
+        "accuracy": {name: [mean_interval(column) for column in each.T] for name, each in values.items()},
+        "differences": {name: [mean_interval(column) for column in each.T] for name, each in differences.items()},
     }
 
 
@@ -133,26 +123,21 @@ def describe(record):
 
 
 def tables(record):
-    """Return the tables of docs/studies.md: accuracies and differences by the number of labelled galaxies."""
+    """Return the tables of docs/studies.md: accuracies and differences by number of labelled galaxies."""
     lines = []
-    for found, write in ((record["accuracy"], percent), (record["differences"], points)):
+    for found, write in ((record["accuracy"], share_text), (record["differences"], points)):
         rows = [(size, *map(write, each)) for size, *each in zip(record["sizes"], *found.values(), strict=True)]
         titles = [" minus ".join(LABELS[part] for part in name.split(" - ")) for name in found]
-        lines += table(("labelled galaxies", *titles), rows)
+        lines += table_lines(("labelled galaxies", *titles), rows)
     return lines
 
 
-def transfer_figure(record, source, classes):
-    """Return a figure of accuracy against the number of labelled galaxies, with 95% bands over samples.
-
-    classes: their number in words.
-    """
+def sizes_figure(record, source, classes):
+    """Return a figure of accuracy against the number of labelled galaxies; classes: how many new ones, in words."""
     figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
     sizes = record["sizes"]
     for name, intervals in record["accuracy"].items():
-        mean, low, high = (100 * np.array([each[key] for each in intervals]) for key in ("mean", "low", "high"))
-        ax.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-        ax.plot(sizes, mean, color=COLOURS[name], marker="o", label=LABELS[name])
+        draw_band(ax, sizes, intervals, COLOURS[name], LABELS[name])
     ax.axhline(100 * record["majority"], color="0.6", linestyle="--", label="majority class")
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -166,23 +151,24 @@ def transfer_figure(record, source, classes):
 
 def main():
     args = get_args()
-    data, trained = load_data(args.out), make_backbone()
+    data = load_data(args.out)
     if not task_names(data)["transfer"]:
         raise ValueError(f"{args.out}: no classes are held back for this study: rerun q1_data.py with --hold-back")
-    load_backbone(trained, Path(args.out) / "q3_cnn.pt", data, args.force)
-    settings = {"epochs": args.epochs, "backbone": weights_hash(trained.state_dict())}
-    rows = collect("transfer", measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
-    record = summarise(rows, labelled_sizes(data))
-    figure = transfer_figure(record, data["source"], in_words(len(task_names(data)["transfer"])))
-    save_study("transfer", args, data, figure, describe(record), **record)
+    _, backbone = trained_backbone(args.out, args.force)
+    whole = len(data["transfer_train_labels"])
+    sizes = [size for size in SIZES if size < whole] + [whole]
+    settings = {"epochs": args.epochs, "backbone": backbone, "sizes": sizes}
+    rows = collect(__file__, measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
+    record = summarise(rows, sizes)
+    figure = sizes_figure(record, data["source"], in_words(len(task_names(data)["transfer"])))
+    save_study(__file__, args, data, figure, [describe(record)], **record)
 
 
 def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    add_study_options(parser, seeds="0-9", epochs=30)
+    parser = study_parser(__doc__, "python -m studies.transfer --seeds 3", seeds="0-9", epochs=30)
     cli.add_force(parser)
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes="")

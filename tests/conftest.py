@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from common.data import Normalize, RandomCrop
+from common.data import Loader, MyDataset, RandomCrop
 
 import forked
 import h5py
@@ -79,6 +79,21 @@ def write_galaxy10(path, count=60, **changes):
     return path
 
 
+def products_of(network):
+    """Return how many products lead from a network's input to an output: the sum over its layers."""
+    return sum(weights[0].numel() for weights in network.parameters() if weights.dim() > 1)
+
+
+def float32_tolerance(products, values):
+    """Return how far two float32 computations of `values`, sums of so many products, may differ on any processor.
+
+    Rounding errors are independent of each other, so that they grow with the root of the number of products (Higham
+    and Mary, SIAM J. Sci. Comput. 41, 2019, A2815): root times eps times the largest magnitude. The probabilities of a
+    softmax differ by half as much as the logits at most.
+    """
+    return products**0.5 * torch.finfo(torch.float32).eps * torch.as_tensor(values).abs().max().item()
+
+
 class Harmful:
     """A pickle of this would write a file when it is loaded."""
 
@@ -91,7 +106,17 @@ class Harmful:
 
 def crop_transform(mean, std):
     """The assignment's transform: random crops, normalised."""
-    return transforms.Compose([RandomCrop(48), Normalize(mean, std)])
+    return transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
+
+
+def loaders_of(train, test, transform, **options):
+    """Return the training and the test loader of two pairs of images and labels, as the scripts make them."""
+    return Loader(MyDataset(*train, transform), shuffle=True, **options), Loader(MyDataset(*test, transform))
+
+
+def subset(data, name):
+    """Return images and labels of a subset of Q1's data."""
+    return data[f"{name}_images"], data[f"{name}_labels"]
 
 
 def random_data(count=100, size=69, num_classes=8):

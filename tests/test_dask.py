@@ -1,71 +1,55 @@
-"""Dask's workers compute what one process computes, also when one of them is killed."""
+"""Dask, started by the commands of docs/scale.md in another folder: its workers compute what one process computes."""
 
 import os
-import runpy
+import re
+import shlex
 import shutil
-import sys
+import signal
+import subprocess
+import sysconfig
 import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from common.hardware.parallel import compute_one
+from common.hardware import parallel
 from use.pieces import Classifier, Piece, classify_there
 
 import pytest
-from conftest import error_of, run, run_well
-from forked import CONTEXT, start
+from conftest import ROOT, error_of, run, run_well
+from forked import start
 from networks import save_cutouts, save_network, save_pictures
 
-pytest.importorskip("distributed")
-ROWS = 6000  # of which a worker gets 2048 at a time
+distributed = pytest.importorskip("distributed")
+ROWS = 4200  # of which a worker gets 2048 at a time
 
 
-def serve(script, log, *args):
-    """In the new process: run one of Dask's programs."""
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
-    sys.argv = [script, *args]
-    runpy.run_module(f"distributed.cli.dask_{script}", run_name="__main__")
-
-
-def launch(script, folder, number, *args):
-    """Start a scheduler or a worker; return its process and the file of what it prints."""
-    log = folder / f"{script}-{number}.log"
-    process = CONTEXT.Process(target=serve, args=(script, log, *args, "--no-dashboard"), daemon=True)
-    process.start()
-    return process, log
-
-
-def address_in(log, words):
-    """Wait for a line with `words` in a log; return the address at its end."""
-    for _ in range(600):
-        for line in log.read_text().splitlines() if log.exists() else ():
-            if words in line:
-                return line.split()[-1]
-        time.sleep(0.1)
-    raise TimeoutError(log.read_text())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(folder, tmp_path_factory):
-    """A run whose scheduler is not there, which it finds out in ten seconds, and its output."""
-    out = tmp_path_factory.mktemp("alone")
-    command = ("predict.py", folder / "few" / "00.png", "--model", folder / "q3_cnn.pt", "--csv", out / "a.csv")
-    return start(*command, "--dask", "tcp://127.0.0.1:1", log="/dev/null", errors=out / "errors"), out
+@contextmanager
+def service(name, folder, ready, address=""):
+    """Run the page's command `dask NAME` in `folder`, with one worker; give the word after `ready` in its log."""
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    [command] = re.findall(rf"^    dask ({name}.*?)(?: *#.*)?$", page, re.MULTILINE)
+    words = shlex.split(command.replace("tcp://10.0.0.1:8786", address).replace("--nworkers 16", "--nworkers 1"))
+    words += ["--host", "127.0.0.1", "--no-dashboard", *(["--port", "0"] if name == "scheduler" else [])]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    log = folder / f"{time.time_ns()}.log"
+    with log.open("w") as stream, ExitStack() as stack:
+        program = Path(sysconfig.get_path("scripts")) / "dask"
+        started = subprocess.Popen([program, *words], cwd=folder, env=environment, stdout=stream, stderr=stream)
+        stack.callback(started.wait)
+        stack.callback(started.terminate)
+        deadline = time.monotonic() + 120
+        while not (found := re.search(rf"{ready} +(\S+)", log.read_text())):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield found[1]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """The address of a scheduler, with two workers in other folders, and these as processes with their addresses."""
-    folder = tmp_path_factory.mktemp("cluster")
-    scheduler, log = launch("scheduler", folder, 0, "--host", "127.0.0.1", "--port", "0")
-    address = address_in(log, "Scheduler at:")
-    options = ("--no-nanny", "--nthreads", "1", "--host", "127.0.0.1", "--local-directory", str(folder))
-    workers = [launch("worker", folder, number, address, *options) for number in range(2)]
-    addresses = [address_in(log, "Start worker at:") for _, log in workers]
-    for _, log in workers:
-        address_in(log, "Registered to:")
-    yield address, [process for process, _ in workers], addresses
-    for process in (scheduler, *(process for process, _ in workers)):
-        process.kill()
-        process.join()
+def scheduler(tmp_path_factory):
+    """The address of a scheduler with one worker, both in a folder outside the project."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with service("scheduler", folder, "Scheduler at:") as address, service("worker", folder, "Registered to:", address):
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -79,83 +63,109 @@ def folder(tmp_path_factory):
     return folder
 
 
+def asked(address, question):
+    """What each worker answers, by its address."""
+    with distributed.Client(address) as client:
+        return client.run(question)
+
+
+def executed(address):
+    """How many tasks the workers have executed."""
+    return sum(asked(address, lambda dask_worker: dask_worker.state.executed_count).values())
+
+
 def predict(folder, out, *pictures_and_options):
     outputs = [part for kind in ("csv", "json", "html") for part in (f"--{kind}", out / f"a.{kind}")]
     return ("predict.py", *pictures_and_options, "--model", folder / "q3_cnn.pt", *outputs)
 
 
-def test_a_study_gives_the_results_of_one_process(cluster, synthetic_run, tmp_path):
-    options = ("--epochs", 1, "--transfer-epochs", 1, "--grid", 1, "--device", "cpu")
-    found = {}
-    for name, runs in (("here", (("0",), ("1",))), ("there", (("0,1", "--dask", cluster[0]),))):
+def test_one_worker_computes_a_study_with_the_results_of_one_process(scheduler, synthetic_run, tmp_path):
+    before = executed(scheduler)
+    options = ("--seeds", 0, "--epochs", 1, "--transfer-epochs", 1, "--grid", 1, "--device", "cpu")
+    found = []
+    for name, more in (("here", ()), ("there", ("--dask", scheduler))):
         (tmp_path / name).mkdir()
         shutil.copy(synthetic_run[0] / "q1_data.pt", tmp_path / name)
-        for seeds, *more in runs:  # one alone is computed in the process itself
-            run_well("studies/seeds.py", "--seeds", seeds, *options, *more, "--out", tmp_path / name)
+        run_well("studies/seeds.py", *options, *more, "--out", tmp_path / name)
         studies = tmp_path / name / "studies"
-        found[name] = {path.name: path.read_text() for path in (studies / "seeds").glob("*.json")}
-        found[name] |= {path.name: path.read_bytes() for path in (studies / "networks").glob("*.pt")}
-    assert len(found["here"]) == 6
-    assert found["here"] == found["there"]
+        found.append(
+            {path.name: path.read_bytes() for kind in ("seeds/*.json", "networks/*.pt") for path in studies.glob(kind)}
+        )
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
+    assert executed(scheduler) == before + 1
 
 
-def test_pictures_get_the_rows_of_one_process(cluster, folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(folder)  # names that are relative to it, where the workers are not
-    found = []
-    for more in ((), ("--dask", cluster[0])):
+def test_one_worker_computes_the_rows_of_one_process(scheduler, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)  # names that are relative to it, where the worker is not
+    before, found = executed(scheduler), []
+    for more in ((), ("--dask", scheduler)):
         options = ("--symmetries", "--crops", 1, "--features", tmp_path / "a.npz", *more)
         done = run(*predict(folder, tmp_path, "few", "none.png", *options))
         assert done.returncode == 2
         written = ((tmp_path / f"a.{kind}").read_bytes() for kind in ("csv", "json", "npz"))
         found.append((done.stdout, done.stderr, *written))
     assert found[0] == found[1]
+    assert executed(scheduler) == before + 1
 
 
-def test_when_a_worker_is_killed_nothing_is_lost(cluster, folder, tmp_path):
-    """Nor of what a run without a cluster has done, which was interrupted and resumes on one."""
-    address, workers, _ = cluster
+def test_when_a_worker_is_killed_nothing_is_lost(scheduler, folder, tmp_path):
+    """Nor what an interrupted run without Dask had written, which resumes with it."""
     (tmp_path / "here").mkdir()
     run_well(*predict(folder, tmp_path / "here", folder / "cutouts.h5", "--quiet"))
-    command = predict(folder, tmp_path, folder / "cutouts.h5", "--quiet")
-    part, journal, log = tmp_path / "a.csv.part", tmp_path / "a.csv.resume", tmp_path / "log"
-    process = start(*command, log="/dev/null")
-    while process.is_alive() and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
-        time.sleep(0.02)
+    command, part, log = (
+        predict(folder, tmp_path, folder / "cutouts.h5", "--quiet"),
+        tmp_path / "a.csv.part",
+        tmp_path / "log",
+    )
+
+    def run_until(size, *options):
+        process = start(*command, *options, log=log)
+        while process.is_alive() and not (part.exists() and part.stat().st_size > size):
+            time.sleep(0.02)
+        return process
+
+    process = run_until(50_000)
     process.terminate()
     process.join()
-    before = part.stat().st_size
-    process = start(*command, "--resume", "--dask", address, log=log)
-    while process.is_alive() and not (part.exists() and part.stat().st_size > before + 1000):
-        time.sleep(0.02)
-    workers[0].kill()
-    process.join(120)
+    with service("worker", tmp_path, "Registered to:", scheduler):
+        process = run_until(part.stat().st_size + 1000, "--resume", "--dask", scheduler)
+        os.kill(max(asked(scheduler, os.getpid).values()), signal.SIGKILL)
+        process.join(120)
     assert process.exitcode == 0, log.read_text()
     assert "Resuming" in log.read_text()
     for kind in ("csv", "json", "html"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / "here" / f"a.{kind}").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.resume", "a.html", "a.json", "here", "log"]
+    assert not part.exists()
 
 
-def test_a_wrong_address_is_one_sentence(cluster, folder, tmp_path, alone):
-    picture = folder / "few" / "00.png"
-    for address, reason in (("nowhere", "missing port number"), ("", "missing port"), (cluster[2][1], "but a Worker")):
-        error = error_of(run(*predict(folder, tmp_path, picture, "--dask", address)))
-        assert error.startswith(f"error: --dask {address}: no Dask scheduler answers there (")
+def test_a_wrong_address_is_one_sentence(scheduler, folder, tmp_path):
+    [worker, *_] = asked(scheduler, os.getpid)
+    wrong = {
+        "nowhere": "missing port number",
+        "": "missing port",
+        worker: "but a Worker",
+        "tcp://127.0.0.1:1": "Timed out",
+    }
+    for address, reason in wrong.items():
+        error = error_of(run(*predict(folder, tmp_path, folder / "few" / "00.png", "--dask", address)))
+        assert error.startswith(f"error: --dask {address}: no scheduler with workers answers there (")
         assert reason in error
-    assert "--explain" in error_of(run(*predict(folder, tmp_path, picture, "--dask", "a:1", "--explain", tmp_path)))
     assert list(tmp_path.iterdir()) == []
-    process, out = alone
-    process.join(60)
-    assert process.exitcode == 2
-    error = (out / "errors").read_text()
-    assert error.startswith("error: --dask tcp://127.0.0.1:1: no Dask scheduler answers there (Timed out")
-    assert error.count("\n") == 1
-    assert [path.name for path in out.iterdir()] == ["errors"]
+
+
+def test_while_nothing_comes_back_a_line_says_where_to_look(scheduler, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "SILENCE", 0.5)
+    assert list(parallel.side_by_side(time.sleep, [2], dask=scheduler)) == [None]
+    sentence = (
+        "No result from Dask for 0.5 seconds (workers: 1): if none follows, see the logs of scheduler and workers\n"
+    )
+    assert capsys.readouterr().err == sentence
 
 
 def test_what_a_worker_does_not_see_is_named_in_one_sentence(folder):
     with pytest.raises(OSError, match=r"the Dask worker on .* does not see this folder"):
-        compute_one("/no/where", print, "a")
+        parallel.worker_function("/no/where", str(ROOT))(b"")
     classifier = Classifier("/no/where/q3_cnn.pt", "", 9, False, "cpu", 1.0, False)
     with pytest.raises(FileNotFoundError, match=r"the Dask worker on .* does not see this file"):
         classify_there(classifier, (Piece(0, ["/no/where/1.jpg"]), "/no/where/1.jpg"))

@@ -1,12 +1,17 @@
-from common.data import MyDataset, Normalize, PerImage, RandomCrop, make_loader, make_loaders, seed_epoch
+"""Crops, normalisation and loader, against slices of images, torchvision and torch's own DataLoader."""
+
+from common.data import Loader, MyDataset, RandomCrop, normalize_rows
+from common.symmetries import RandomSymmetry
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_data
+from conftest import crop_transform, random_data
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, WeightedRandomSampler
 from torchvision import transforms
 
 CROP = transforms.Compose([RandomCrop(48)])
+MEAN, STD = torch.tensor([10.0, 20, 30]), torch.tensor([3.0, 4, 5])
 
 
 def numbered_images(count):
@@ -18,30 +23,27 @@ def numbered_images(count):
     return images
 
 
-def crop_at_random(images, indices, seed):
-    crop = RandomCrop(48)
-    generator = torch.Generator().manual_seed(seed)
-    return crop.crop_batch(images, indices, *crop.get_params(69, 69, len(indices), generator))
-
-
-def corners(crops):
-    return crops[:, :2, 0, 0].long()
+def epoch_of(loader, seed=0, epoch=1):
+    """All crops and labels of an epoch."""
+    return tuple(map(torch.cat, zip(*loader.batches(seed, epoch), strict=True)))
 
 
 def test_every_crop_is_a_whole_window_of_its_own_image():
     images = random_data(40)[0]
-    crops = crop_at_random(images, np.array([7, 7, 3, 39]), seed=0)
+    index = [7, 7, 3, 39]
+    crops, _ = MyDataset(images, torch.zeros(40), CROP)[index]
     assert crops.shape == (4, 3, 48, 48)
     assert crops.dtype == torch.float32
-    for crop, index in zip(crops, [7, 7, 3, 39], strict=True):
-        windows = [images[index, :, top : top + 48, left : left + 48] for top in range(22) for left in range(22)]
+    for crop, place in zip(crops, index, strict=True):
+        windows = [images[place, :, top : top + 48, left : left + 48] for top in range(22) for left in range(22)]
         assert sum(torch.equal(crop, window.float()) for window in windows) == 1
 
 
 def test_crops_of_one_batch_differ_and_all_offsets_occur_equally_often():
     images, counts = numbered_images(2), torch.zeros(484, dtype=torch.float64)
-    for seed in range(50):
-        top, left = corners(crop_at_random(images, np.zeros(484, int), seed)).T
+    torch.manual_seed(0)
+    for _ in range(50):
+        top, left = RandomCrop(48)(images[:1].expand(484, -1, -1, -1))[:, :2, 0, 0].long().T
         assert left.max() <= 21
         counts += torch.bincount(top * 22 + left, minlength=484)
     chi_square = ((counts - 50) ** 2 / 50).sum().item()
@@ -49,95 +51,118 @@ def test_crops_of_one_batch_differ_and_all_offsets_occur_equally_often():
     assert abs(chi_square - 483) < 5 * np.sqrt(2 * 483)  # mean and deviation of chi-square with 483 degrees
 
 
-def test_item_and_batch_access_give_what_transform_gives():
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_the_dataset_gives_torchs_dataloader_what_the_transform_gives(order):
     images, labels = random_data(10)
-    mean, std = torch.tensor([10.0, 20, 30]), torch.tensor([3.0, 4, 5])
-    dataset = MyDataset(images, labels, transforms.Compose([RandomCrop(48), Normalize(mean, std)]))
-    assert len(dataset) == 10
+    dataset = MyDataset(images.contiguous(memory_format=order), labels, crop_transform(MEAN, STD))
     torch.manual_seed(5)
-    crop, label = dataset[4]
-    dataset.crop_generator.manual_seed(5)
-    crops, batch_labels = dataset.__getitems__([4])
-    assert torch.equal(crop, crops[0])
-    assert label == batch_labels[0] == labels[4]
+    expected = [transforms.Normalize(MEAN, STD)(RandomCrop(48)(image)) for image in images]
+    for options in ({"batch_size": 4}, {"batch_size": None, "sampler": range(10)}):
+        torch.manual_seed(5)
+        loader = DataLoader(dataset, generator=torch.Generator(), **options)
+        crops, found = zip(*loader, strict=True)
+        assert torch.equal(torch.cat([crop.view(-1, 3, 48, 48) for crop in crops]), torch.stack(expected))
+        assert torch.cat([each.view(-1) for each in found]).tolist() == labels.tolist()
+    batches = BatchSampler(SequentialSampler(dataset), 4, drop_last=False)
     torch.manual_seed(5)
-    window = RandomCrop(48)(images[4])
-    # Three roundings of numbers up to 85, by 85 / 2**24 each: x * scale + shift in place of (x - mean) / std.
-    torch.testing.assert_close(crop, (window - mean[:, None, None]) / std[:, None, None], rtol=0, atol=2e-5)
+    crops, found = zip(*DataLoader(dataset, batch_size=None, sampler=batches), strict=True)
+    assert [crop.shape for crop in crops] == [(4, 3, 48, 48), (4, 3, 48, 48), (2, 3, 48, 48)]
+    assert torch.cat(found).tolist() == labels.tolist()
 
 
-def test_dataset_takes_either_memory_order():
-    images, labels = random_data(6)
-    crops = []
-    for order in (torch.contiguous_format, torch.channels_last):
-        dataset = MyDataset(images.contiguous(memory_format=order), labels, CROP)
-        dataset.crop_generator.manual_seed(1)
-        crops.append(dataset.__getitems__([5, 0])[0])
-    assert torch.equal(*crops)
-    assert crops[0].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_loader_drops_nothing_and_shuffles_only_when_asked():
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_loader_gives_every_image_once_cropped_and_normalised(shuffle):
     images, labels = numbered_images(150), torch.arange(150)
-    for shuffle in (False, True):
-        batches = list(make_loader(images, labels, CROP, batch_size=64, shuffle=shuffle))
-        assert [len(batch) for _, batch in batches] == [64, 64, 22]
-        order = torch.cat([batch for _, batch in batches])
-        assert torch.equal(order.sort().values, labels)
-        assert torch.equal(order, labels) != shuffle
-        assert torch.equal(torch.cat([crops[:, 2, 0, 0] for crops, _ in batches]).long(), order)
+    loader = Loader(MyDataset(images, labels, CROP), 64, shuffle)
+    assert [len(batch) for _, batch in loader.batches(0, 1)] == [64, 64, 22]
+    assert len(loader) == 3
+    crops, order = epoch_of(loader)
+    assert torch.equal(order.sort().values, labels)
+    assert torch.equal(order, labels) != shuffle
+    assert torch.equal(crops[:, 2, 0, 0].long(), order)
+    assert crops.is_contiguous(memory_format=torch.channels_last)
+    normalised, _ = epoch_of(Loader(MyDataset(images, labels, crop_transform(MEAN, STD)), 64, shuffle))
+    for crop, each in zip(crops, normalised, strict=True):
+        window = images[int(crop[2, 0, 0]), :, int(crop[0, 0, 0]) :, int(crop[1, 0, 0]) :][:, :48, :48]
+        assert torch.equal(crop, window.float())
+        torch.testing.assert_close(each, transforms.Normalize(MEAN, STD)(window.float()), rtol=1e-6, atol=1e-5)
 
 
-def test_what_an_epoch_draws_depends_on_seed_and_epoch_alone():
-    images, labels = numbered_images(100), torch.arange(100)
-    loader = make_loader(images, labels, CROP, shuffle=True)
+def test_an_epochs_random_numbers_depend_on_seed_and_epoch_alone():
+    loader = Loader(MyDataset(numbered_images(100), torch.arange(100), CROP), shuffle=True)
 
-    def draw(seed, epoch):
-        seed_epoch(loader, seed, epoch)
-        return torch.cat([crops.flatten(1)[:, :1] for crops, _ in loader])
+    def corners(seed, epoch):
+        return epoch_of(loader, seed, epoch)[0][:, :, 0, 0]
 
     state = torch.get_rng_state()
-    first = draw(0, 3)
+    first = corners(0, 3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    list(loader)
-    assert torch.equal(draw(0, 3), first)
-    assert not torch.equal(draw(0, 4), first)
-    assert not torch.equal(draw(1, 3), first)
-    draws = {tuple(draw(seed, epoch).flatten().tolist()) for seed in range(5) for epoch in range(6)}
-    assert len(draws) == 30
+    different = {tuple(corners(seed, epoch).flatten().tolist()) for seed in range(5) for epoch in range(6)}
+    assert len(different) == 30
+    assert torch.equal(corners(0, 3), first)
 
 
-def test_test_loader_has_the_same_batches_whatever_the_batch_size():
-    images, labels = random_data(90)
-    data = {f"main_{half}_{kind}": value for half in ("train", "test") for kind, value in
-            (("images", images), ("labels", labels))} | {"class_names": list("abcdefghij")}  # fmt: skip
-    task = make_loaders(data, "main", CROP, batch_size=30)
-    assert len(task.train_loader) == 3
-    assert [len(labels) for _, labels in task.test_loader] == [64, 26]
-    assert task.class_names == list("abcdefgh")
+def test_batches_of_another_size_have_the_same_crops():
+    loader = Loader(MyDataset(*random_data(200), crop_transform(MEAN, STD)), shuffle=True)
+    batches = list(loader.batches(3, 1, batch_size=150))
+    assert [len(labels) for _, labels in batches] == [150, 50]
+    for found, expected in zip(map(torch.cat, zip(*batches, strict=True)), epoch_of(loader, 3), strict=True):
+        assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("transform", [transforms.RandomResizedCrop(32), transforms.RandomErasing(value="random")])
-def test_a_transform_by_image_takes_the_random_numbers_of_torch_manual_seed(transform):
-    by_image = PerImage(transform)
-    images, seeds = torch.rand(5, 3, 48, 48), by_image.sample_params(5, torch.Generator().manual_seed(1))
-    state = torch.get_rng_state()
-    transformed = by_image(images.clone(), seeds)
-    assert torch.equal(torch.get_rng_state(), state)
-    for image, seed, result in zip(images, seeds.tolist(), transformed, strict=True):
-        torch.manual_seed(seed)
-        assert torch.equal(transform(image), result)
+def test_weights_sample_as_torchs_sampler_does():
+    weights = torch.tensor([0.1] * 50 + [0.9] * 50, dtype=torch.double)
+    loader = Loader(MyDataset(*random_data(100), CROP), weights=weights)
+    loader.labels = torch.arange(100)
+    order = epoch_of(loader)[1]
+    state = np.random.SeedSequence([0, 1]).generate_state(3, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    assert order.tolist() == list(WeightedRandomSampler(weights, 100, generator=generator))
+    assert (order >= 50).sum() > 75  # 90 expected, standard deviation 3
+
+
+class RandomShift:
+    """Add a random integer to all pixels of each crop."""
+
+    def sample_params(self, count, generator):
+        return torch.randint(1, 1000, (count,), generator=generator)
+
+    def __call__(self, crops, shift):
+        return crops + shift[:, None, None, None]
+
+
+@pytest.mark.parametrize("extra", [RandomShift(), RandomSymmetry()])
+def test_a_random_transform_of_batches_leaves_the_crops_and_depends_on_the_epoch_alone(extra):
+    dataset = MyDataset(*random_data(150), transforms.Compose([RandomCrop(48), extra]))
+    plain, changed = (epoch_of(Loader(each))[0] for each in (MyDataset(*random_data(150), CROP), dataset))
+    params = Loader(dataset).sample_epoch(0, 1)[3]
+    assert params.unique().numel() > 7
+    assert torch.equal(changed, extra(plain, params))
+    assert torch.equal(epoch_of(Loader(dataset))[0], changed)
+    assert not torch.equal(Loader(dataset).sample_epoch(0, 2)[3], params)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (
+            [transforms.RandomHorizontalFlip(), RandomCrop(48)],
+            r"must be common\.data\.RandomCrop, not RandomHor",
+        ),
+        ([RandomCrop(48), transforms.RandomHorizontalFlip()], "would treat all images of a batch alike: see README"),
+    ],
+)
+def test_transforms_that_would_treat_a_batch_alike_are_refused(steps, words):
+    with pytest.raises(ValueError, match=words):
+        Loader(MyDataset(*random_data(10), transforms.Compose(steps)))
 
 
 # x * scale + shift and (x - mean) / std each round at most four times, by half a unit in the last place, 6e-8, of at
 # most 255 / 3: below 2e-5 where the result is large, and 2e-6 where x is near the mean and the result near zero.
-def test_normalize_is_torchvisions_but_for_rounding():
-    mean, std = torch.tensor([10.0, 20, 30]), torch.tensor([3.0, 4, 5])
+def test_rows_are_normalised_as_by_torchvision_but_for_rounding():
     crops = torch.rand(5, 3, 48, 48) * 255
-    expected = transforms.Normalize(mean, std)(crops)
+    normalize = transforms.Normalize(MEAN, STD)
     for order in (torch.contiguous_format, torch.channels_last):
-        normalised = Normalize(mean, std)(crops.clone(memory_format=order))
-        torch.testing.assert_close(normalised, expected, rtol=1e-6, atol=1e-5)
-    single = Normalize(mean, std)(crops[0].clone())
-    torch.testing.assert_close(single, expected[0], rtol=1e-6, atol=1e-5)
+        normalised = normalize_rows(normalize, 48, "cpu")(crops.clone(memory_format=order))
+        torch.testing.assert_close(normalised, normalize(crops), rtol=1e-6, atol=1e-5)

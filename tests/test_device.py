@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 
 from common.hardware import gpu, layers
-from common.hardware.device import accelerate, choose_device
-from common.train import train_epoch, train_step
+from common.hardware.device import bind_step, choose_device
+from common.train import train_step
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 
 class Elsewhere(nn.Linear):
-    """A network that says it is on another device, in the wrong memory format."""
+    """A network that says it is on another device."""
 
     def __init__(self, device):
         super().__init__(1, 1)
@@ -22,6 +22,9 @@ class Elsewhere(nn.Linear):
 
     def parameters(self, recurse=True):
         return iter([SimpleNamespace(device=self.device, ndim=4, is_contiguous=lambda memory_format: False)])
+
+    def to(self, **options):
+        return self
 
 
 def test_the_cpu_is_chosen_without_asking_for_a_gpu(monkeypatch):
@@ -53,12 +56,9 @@ def test_mps_computes_in_the_plain_memory_format():
     assert layers.memory_format(CPU) == layers.memory_format(torch.device("cuda")) == torch.channels_last
 
 
-def test_each_device_has_its_epochs_and_mps_trains_in_float32_only():
+def test_only_a_gpu_replays_its_steps_and_mps_keeps_the_layers():
     model = Elsewhere(MPS)
-    assert accelerate(model, train_step, train_epoch) == (model, train_epoch)
-    assert isinstance(accelerate(Elsewhere(torch.device("cuda")), train_step, train_epoch)[1], gpu.GraphedEpoch)
-    network, run_epoch = accelerate(nn.Linear(1, 1), train_step, train_epoch, "bf16")
-    assert isinstance(network, layers.Autocast)
-    assert run_epoch is train_epoch
-    with pytest.raises(ValueError, match="--precision bf16: on MPS networks train in float32 only"):
-        accelerate(model, train_step, train_epoch, "bf16")
+    assert layers.reorder_layers(model) is model
+    arguments = nn.CrossEntropyLoss(), None
+    assert isinstance(bind_step(train_step, Elsewhere(torch.device("cuda")), *arguments), gpu.CapturedStep)
+    assert not isinstance(bind_step(train_step, Elsewhere(CPU), *arguments), gpu.CapturedStep)

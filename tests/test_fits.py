@@ -2,7 +2,6 @@ import bz2
 import gzip
 import tracemalloc
 
-from common.galaxies import fits as reader
 from common.galaxies.pictures import find_pictures, read_pictures
 
 import numpy as np
@@ -58,6 +57,12 @@ def test_pixels_of_any_type_and_scale_give_the_picture_of_the_same_cube_as_float
     assert np.array_equal(picture, read(write(tmp_path / "b.fits", floats.astype(np.float32)), 0.37))
 
 
+def test_the_window_is_the_middle_of_the_cube(tmp_path):
+    cube = make_cube()
+    whole, middle = write(tmp_path / "a.fits", cube), write(tmp_path / "b.fits", cube[:, 24:72, 36:84])
+    assert np.array_equal(read(whole, 0.5), read(middle))
+
+
 def test_of_a_large_scaled_cube_only_the_window_is_read(tmp_path):
     cards = {"BITPIX": 16, "NAXIS": 3, "NAXIS1": 4000, "NAXIS2": 4000, "NAXIS3": 3, "BSCALE": 0.5, "BZERO": 7.0}
     header = "".join(f"{key:8}= {value:>20}".ljust(80) for key, value in {"SIMPLE": "T", **cards}.items()) + "END"
@@ -93,28 +98,13 @@ def test_images_in_compressed_tiles_are_read_as_the_plain_ones(tmp_path, kind, d
     assert np.array_equal(read(path, 0.37), read(write(tmp_path / "b.fits", stored), 0.37))
 
 
-def test_a_compressed_bomb_is_not_decompressed(tmp_path, monkeypatch):
-    plain = write(tmp_path / "plain.fits", make_cube()).read_bytes()
-    zeros = bytes(10_000_000)
-    monkeypatch.setattr(reader, "MAX_DECOMPRESSED", 50_000_000)
-    for suffix, module in (("gz", gzip), ("bz2", bz2)):
-        path = tmp_path / f"bomb.fits.{suffix}"
-        path.write_bytes(module.compress(plain) + 100 * module.compress(zeros))
-        tracemalloc.start()
-        with pytest.raises(ValueError, match="holds more than the 50,000,000 bytes that are decompressed"):
-            read(path)
-        assert tracemalloc.get_traced_memory()[1] < 10e6
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize(("hdus", "holds"), [
-    (lambda band: [band, band[:4], ("R", band)], "3 images of different sizes in its extensions (-, -, R)"),
-    (lambda band: [("G", band), ("R", band), ("Z", band)], "3 images of 120 x 96 in its extensions (G, R, Z)"),
-    (lambda band: [band] * 7, "7 images of 120 x 96 in its extensions (-, -, -, -, -, …)"),
-    (lambda band: [np.stack([band] * 4)], "4 bands of 120 x 96"),
-    (lambda band: [band], "one image of 120 x 96"),
-    (lambda band: [band[None, None]], "one image of 120 x 96 x 1 x 1"),
-    (lambda band: [], "headers or tables"),
+    (lambda band: [band, band[:4], ("R", band)], "120 x 96, 120 x 4, R 120 x 96"),
+    (lambda band: [("G", band), ("R", band), ("Z", band)], "G 120 x 96, R 120 x 96, Z 120 x 96"),
+    (lambda band: [("G", band)] * 7, ", ".join(["G 120 x 96"] * 5) + " and 2 more"),
+    (lambda band: [np.stack([band] * 4)], "120 x 96 x 4"),
+    (lambda band: [band[None, None]], "120 x 96 x 1 x 1"),
+    (lambda band: [], "no image"),
 ])  # fmt: skip
 def test_without_a_cube_of_three_bands_it_says_what_a_file_holds_and_what_is_needed(tmp_path, hdus, holds):
     named = [hdu if isinstance(hdu, tuple) else (None, hdu) for hdu in hdus(make_cube()[0])]
@@ -123,7 +113,7 @@ def test_without_a_cube_of_three_bands_it_says_what_a_file_holds_and_what_is_nee
     path = write(tmp_path / "a.fits", [fits.PrimaryHDU(), *images, table])
     [(_, error)] = read_pictures([path], 69)
     needed = "which is needed: width x height x 3, the bluest band first"
-    assert str(error) == f"holds {holds} but no cube of three bands, {needed}"
+    assert str(error) == f"holds {holds}, but no cube of three bands, {needed}"
 
 
 def test_of_several_cubes_the_first_is_read_and_said(tmp_path, capsys):
@@ -138,16 +128,15 @@ def test_of_several_cubes_the_first_is_read_and_said(tmp_path, capsys):
 def test_damaged_files_say_so_and_the_rest_goes_on(tmp_path):
     whole = write(tmp_path / "whole.fits", make_cube().astype(np.float32))
     content = whole.read_bytes()
-    packed = gzip.compress(content)
     damaged = {
         "cut.fits": content[:60_000],
         "header.fits": content[:1000],
-        "cut.fits.gz": packed[:60_000],
-        "flipped.fits.gz": packed[:-3] + b"???",
+        "cut.fits.gz": gzip.compress(content)[:60_000],
+        "flipped.fits.gz": gzip.compress(content)[:-6] + b"??????",  # its checksum and length
         "flipped.fits.bz2": bz2.compress(content)[:-3] + b"???",
     }
     for name, part in damaged.items():
         (tmp_path / name).write_bytes(part)
     found = list(read_pictures([path for name in damaged for path in (tmp_path / name, whole)], 69))
-    assert all("damaged" in str(picture) or "corrupt" in str(picture) for _, picture in found[::2])
+    assert all(isinstance(picture, Exception) and str(picture) for _, picture in found[::2])
     assert all(np.array_equal(picture, found[1][1]) for _, picture in found[1::2])

@@ -79,7 +79,7 @@ def test_ctrl_c_ends_the_kernel_too_and_is_no_error(tmp_path):
     process.join(60)
     assert process.exitcode == 130
     errors = (tmp_path / "errors").read_text()
-    assert errors.startswith("interrupted; ")
+    assert errors.startswith("interrupted")
     assert errors.count("\n") == 1
 
 

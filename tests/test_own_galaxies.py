@@ -1,6 +1,5 @@
-"""Your own galaxies: pictures and a table, any number of classes, and what is held back for transfer."""
+"""Your own galaxies: cutouts.py, any number of classes, what is held back for transfer, and docs/own-galaxies.md."""
 
-import csv
 import json
 import os
 import re
@@ -10,8 +9,7 @@ import sys
 from pathlib import Path
 
 from common.data import load_data, make_loaders
-from common.galaxies.cutouts import Cutouts, write_cutouts
-from common.galaxies.facts import BRANCHES, CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, branches_of
+from common.galaxies.facts import BRANCHES, CLASS_NAMES, DECALS_CLASS_NAMES, branches_of
 from common.galaxies.split import hold_back, task_names
 from common.galaxies.synthetic import synthetic_galaxy10
 from q3_cnn import make_backbone
@@ -24,10 +22,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, crop_transform, error_of, made_once, random_data, run, run_well, write_galaxy10
+from conftest import ROOT, crop_transform, error_of, made_once, random_data, run, run_well
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -35,43 +32,43 @@ KINDS = ("disk", "smooth", "smooth", "smooth", "edge-on", "edge-on", "edge-on", 
 OWN = ("irregular", "smooth", "spiral", "edge-on", "disk")
 COUNT = 100
 OBJID = 1237648720693755918
+HEADER = "objid,ra,dec,class_name,subset"
 
 
 def own_galaxies(folder):
-    """Write 100 synthetic galaxies as cutouts/*.jpg, and their five classes as table.csv; return the table's rows."""
+    """Write 100 synthetic galaxies as pictures/*.jpg, and their five classes as table.csv; return the table's rows."""
     labels, blocks = synthetic_galaxy10(COUNT, seed=3)
-    (folder / "cutouts" / "south").mkdir(parents=True)
+    (folder / "pictures" / "south").mkdir(parents=True)
     rows = []
     for index, (pixels, label) in enumerate(zip(np.concatenate(list(blocks)), labels, strict=True)):
         kind = "irregular" if index % 7 == 0 else KINDS[label]
         name = f"{'south/' if index % 3 == 0 else ''}{OBJID + index}.jpg"
-        Image.fromarray(pixels).save(folder / "cutouts" / name, quality=95)
-        subset = "test" if index % 5 == 0 else "train"
-        rows.append([str(OBJID + index), f"{index}.5", "-1", kind, subset])
+        Image.fromarray(pixels).save(folder / "pictures" / name, quality=95)
+        rows.append([str(OBJID + index), f"{index}.5", "-1", kind, "test" if index % 5 == 0 else "Train"])
     write_table(folder / "table.csv", rows)
     return rows
 
 
-def write_table(path, rows, header=("objid", "ra", "dec", "class_name", "subset"), delimiter=","):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+def write_table(path, rows):
+    path.write_text("\n".join([HEADER, *map(",".join, rows), ""]))
     return path
 
 
 @pytest.fixture(scope="session")
 def own(tmp_path_factory):
-    """The folder of cutouts/ and table.csv, and the rows of the latter; in out/ what Q1 makes of them."""
+    """The folder of pictures/, table.csv and own.h5, and the rows of the table; in out/ what Q1 makes of them."""
 
     def make(folder):
         rows = own_galaxies(folder)
-        q1(folder / "cutouts", folder / "table.csv", folder / "out")
+        cutouts(folder, folder / "own.h5", "--split-column", "subset")
+        run_well("q1_data.py", "--data", folder / "own.h5", "--split", "stratified", "--out", folder / "out")
         return rows
 
     return made_once(tmp_path_factory, "own", make)
 
 
-def q1(folder, table, out, *options):
-    return run_well("q1_data.py", "--data", folder, "--labels", table, "--out", out, *options)
+def cutouts(folder, to, *options, table=None):
+    return run_well("cutouts.py", folder / "pictures", table or folder / "table.csv", "--to", to, *options)
 
 
 def read(out, name="q1_data"):
@@ -82,11 +79,10 @@ def images_by_id(data):
     """Return the image and the class name of each id in Q1's data."""
     found = {}
     for task, names in task_names(data).items():
-        for half in ("train", "test"):
-            kinds = (data[f"{task}_{half}_{kind}"] for kind in ("ids", "images", "labels"))
-            found |= {
-                key: (image.permute(1, 2, 0).numpy(), names[label]) for key, image, label in zip(*kinds, strict=True)
-            }
+        for subset in ("train", "test"):
+            kinds = (data[f"{task}_{subset}_{kind}"] for kind in ("ids", "images", "labels"))
+            for key, image, label in zip(*kinds, strict=True):
+                found[key] = image.permute(1, 2, 0).numpy(), names[label]
     return found
 
 
@@ -95,10 +91,9 @@ def test_each_picture_of_the_table_comes_with_its_class_and_id(own):
     data = load_data(folder / "out")
     assert data["class_names"] == sorted(OWN)
     found = images_by_id(data)
-    assert list(found) != sorted(found)
     assert found.keys() == {row[0] for row in rows}
     for key, *_, kind, _ in rows:
-        [path] = (folder / "cutouts").rglob(f"{key}.jpg")
+        [path] = (folder / "pictures").rglob(f"{key}.jpg")
         assert (found[key][0] == np.asarray(Image.open(path))).all()
         assert found[key][1] == kind
     for subset in ("train", "test"):  # the place in the table
@@ -110,135 +105,107 @@ def test_each_picture_of_the_table_comes_with_its_class_and_id(own):
     assert counts["transfer_train"] == counts["transfer_test"] == []
 
 
-def other_tables(folder, rows):
-    """The same table in other forms, each with the options that it needs."""
-    short = [row[:4] for row in rows]
-    yield write_table(folder / "semicolons.csv", short, ("OBJID", "ra", "dec", "Class"), ";"), ()
-    yield write_table(folder / "tabs.txt", [[f"{row[0]}.jpg", row[3]] for row in rows], ("file", "label"), "\t"), ()
-    (folder / "bom.csv").write_text((folder / "semicolons.csv").read_text(), encoding="utf-8-sig")
-    yield folder / "bom.csv", ()
-    columns = ("number", "picture", "class", "kind")  # the usual name is of other values
-    renamed = [[n, row[0], n % 2, row[3]] for n, row in enumerate(rows)]
-    yield write_table(folder / "renamed.csv", renamed, columns), ("--id", "picture", "--class", "kind")
-
-
-def astropy_tables(folder, rows):
-    Table = pytest.importorskip("astropy.table").Table
-    ids, names = np.array([int(row[0]) for row in rows]), [row[3] for row in rows]
-    table = Table({"objid": ids, "ra": np.zeros(COUNT), "class_name": names})
-    table["image"] = np.zeros((COUNT, 3))  # no column of texts or numbers
-    for name in ("table.fits", "table.fits.gz"):
-        table.write(folder / name)
-        yield folder / name
-    del table["image"]
-    table.write(folder / "table.ecsv")
-    yield folder / "table.ecsv"
-
-
-@pytest.mark.parametrize("kind", ["csv", "astropy"])
-def test_a_table_in_another_form_gives_the_same_file(kind, own, tmp_path):
+def test_the_field_is_the_central_part_as_in_predict(own, tmp_path):
     folder, rows = own
-    tables = other_tables if kind == "csv" else lambda *args: ((path, ()) for path in astropy_tables(*args))
-    for path, options in tables(tmp_path, rows):
-        columns = dict(zip(options[::2], options[1::2], strict=True))
-        cutouts = Cutouts(path, columns.get("--id"), columns.get("--class"))
-        write_cutouts(tmp_path / "cutouts.h5", folder / "cutouts", cutouts)
-        with h5py.File(folder / "out" / "cutouts.h5") as expected, h5py.File(tmp_path / "cutouts.h5") as found:
-            for key in ("images", "ans", "class_names"):
-                assert (expected[key][:] == found[key][:]).all(), path
+    cutouts(folder, tmp_path / "own.h5", "--field", 0.5)
+    [path] = (folder / "pictures").rglob(f"{rows[1][0]}.jpg")
+    middle = Image.open(path).resize((69, 69), Image.Resampling.BILINEAR, (17.25, 17.25, 51.75, 51.75))
+    with h5py.File(tmp_path / "own.h5") as file:
+        assert (file["images"][1] == np.asarray(middle)).all()
 
 
 def test_what_does_not_fit_is_counted_and_left_out(own, tmp_path):
     folder, rows = own
-    changed = [*rows[:90], rows[0], ["77", "", "", "spiral", "train"], [*rows[90][:3], " ", "train"]]
-    printed = q1(folder / "cutouts", write_table(tmp_path / "t.csv", changed), tmp_path / "out")
-    assert f"{tmp_path / 't.csv'}: 90 pictures of {folder / 'cutouts'}; left out: 1 row repeated; " in printed
-    assert "1 row without a picture; 1 row without a class; 10 pictures without a row\n" in printed
-    assert images_by_id(load_data(tmp_path / "out")).keys() == {row[0] for row in rows[:90]}
+    changed = [*rows[:90], rows[0], ["77", "", "", "spiral", "train"], [*rows[90][:3], "nan", "train"]]
+    table = write_table(tmp_path / "t.csv", changed)
+    printed = cutouts(folder, tmp_path / "own.h5", table=table)
+    assert f"{table}: 90 pictures of {folder / 'pictures'}; left out: 1 row without a class; 1 row wi" in printed
+    assert "1 row without a picture; 1 row repeated; 10 pictures without a row\n" in printed
+    with h5py.File(tmp_path / "own.h5") as file:
+        assert [key.decode() for key in file["id"]] == [row[0] for row in rows[:90]]
+
+
+def test_ids_may_be_paths_within_the_folder_or_with_it(own, tmp_path):
+    folder, rows = own
+    (tmp_path / "pictures" / "copy").mkdir(parents=True)
+    for index, row in enumerate(rows[:8]):  # the same names in two folders
+        name = f"{'south/' if index % 3 == 0 else ''}{row[0]}.jpg"
+        for copy in ("", "copy/"):
+            (tmp_path / "pictures" / copy / f"{index}.jpg").write_bytes((folder / "pictures" / name).read_bytes())
+    for prefix in ("", "pictures/", f"{tmp_path}/pictures/"):
+        lines = [f"{prefix}{copy}{index}.JPG,{len(copy)}" for index in range(8) for copy in ("", "copy\\")]
+        (tmp_path / "t.csv").write_text("\n".join(["file,class", *lines]))
+        os.chdir(tmp_path)
+        place = tmp_path if prefix.startswith("/") else Path()
+        printed = run_well("cutouts.py", place / "pictures", tmp_path / "t.csv", "--to", tmp_path / "own.h5")
+        os.chdir(ROOT)
+        assert "8 pictures equal to another one, byte for byte, 8 of another class\n" in printed
+        with h5py.File(tmp_path / "own.h5") as file:
+            assert file["ans"][:].tolist() == [0, 1] * 8
 
 
 FAULTS = {
     "two classes of one picture": (lambda rows: [*rows, [*rows[0][:3], "disk", "train"]], (),
-                                   r"the picture \d+ is both irregular and disk: leave one row for it"),
+                                   rf"lines 2 \({OBJID}\) and 102 .*jpg is both irregular and disk: leave one row for"),
     "no such column": (lambda rows: rows, ("--class", "morphology"), "has no column morphology: name one with --class"),
-    "a column of ids": (lambda rows: rows, ("--id", "ra"), "no row names one of the 100 pictures"),
+    "a column of ids": (lambda rows: rows, ("--id", "ra"), "no row names one of the 100 pic.*; name another"),
     "a column of numbers as classes": (lambda rows: rows, ("--class", "ra"), "100 different classes, such as"),
     "one class": (lambda rows: [[*row[:3], "galaxy", "train"] for row in rows], (), "1 different classes"),
-    "no rows": (lambda rows: [], (), "there are none"),
-    "ragged": (lambda rows: [*rows[:3], rows[3][:2]], (), "line 5: has 2 columns, the header 5"),
-    "no split": (lambda rows: rows, ("--split-column", "ra"), "ra must be train or test for each picture: found"),
-    "a split of one": (lambda rows: [[*row[:4], "train"] for row in rows], ("--split-column", "subset"),
-                       "there are no images for main_test: see --split-column"),
-    "sizes too": (lambda rows: rows, ("--split-column", "subset", "--main-train", 30), "leave out --main-train"),
-    "a class held back that is none": (lambda rows: rows, ("--hold-back", "disk,ring"),
-                                       "--hold-back ring: no such class: give numbers or names of 0 disk; 1 edge-on;"),
-    "one class held back": (lambda rows: rows, ("--hold-back", "disk"), "is one class, and Q5 needs at least two"),
-    "one class left": (lambda rows: rows, ("--hold-back", "1,2,3,disk"), "leaves one for Q2"),
-    "sizes of nothing": (lambda rows: rows, ("--transfer-train", 9), "no classes are held back"),
+    "no rows": (lambda rows: [], (), "it has no rows"),
+    "no split": (lambda rows: rows, ("--split-column", "ra"), "must be train or test for each picture, not"),
+    "no split of one": (lambda rows: [*rows[:-1], [*rows[-1][:4], ""]], ("--split-column", "subset"), r"not \[''\]"),
+    "an address of something else": (lambda rows: rows, ("--to", "table.csv"), "the name of an HDF5 file ends in .h5"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_table_that_cannot_be_used_is_one_line_and_the_data_stay(case, own, tmp_path):
-    folder, rows = own
+def test_a_table_that_cannot_be_used_is_one_line_and_the_file_stays(case, own, tmp_path):
     change, options, sentence = FAULTS[case]
-    table = write_table(tmp_path / "t.csv", change(rows))
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "q1_data.json").write_text("before")
-    done = run("q1_data.py", "--data", folder / "cutouts", "--labels", table, "--out", tmp_path / "out", *options)
+    table = write_table(tmp_path / "t.csv", change(own[1]))
+    (tmp_path / "own.h5").write_text("before")
+    done = run("cutouts.py", own[0] / "pictures", table, "--to", tmp_path / "own.h5", *options)
     assert re.search(sentence, error_of(done))
-    assert (tmp_path / "out" / "q1_data.json").read_text() == "before"
-    assert not (tmp_path / "out" / "q1_data.pt").exists()
+    assert (tmp_path / "own.h5").read_text() == "before"
 
 
-@pytest.mark.parametrize(("content", "sentence"), [
-    (None, "No such file"), (b"", "has no column objid or id or name or file: .*the file is empty"),
-    (b"PAR1\xff\xfe\x80", "is not a table that can be read: save it as .csv, .fits or .ecsv")])  # fmt: skip
-def test_a_file_that_is_no_table_is_called_so(content, sentence, own, tmp_path):
-    if content is not None:
-        (tmp_path / "t.csv").write_bytes(content)
-    options = ("--data", own[0] / "cutouts", "--labels", tmp_path / "t.csv", "--out", tmp_path / "out")
-    assert re.search(sentence, error_of(run("q1_data.py", *options)))
-
-
-def test_pictures_that_cannot_be_read_and_names_of_two_stop_the_run(tmp_path):
+def test_pictures_that_cannot_be_read_are_named_and_names_of_two_stop_the_run(tmp_path):
     rows = own_galaxies(tmp_path)
-    options = ("--data", tmp_path / "cutouts", "--labels", tmp_path / "table.csv", "--out", tmp_path / "out")
-    for row in rows[1:3]:
-        (tmp_path / "cutouts" / f"{row[0]}.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    sentence = (
-        rf"{rows[1][0]}\.jpg: cannot identify .*\(2 of 100 pictures cannot be read\): replace it, or take its row"
+    options = (tmp_path / "pictures", tmp_path / "table.csv", "--to", tmp_path / "own.h5")
+    for row in rows[1:20]:
+        next((tmp_path / "pictures").rglob(f"{row[0]}.jpg")).write_bytes(b"\xff\xd8\xff no picture")
+    done = run("cutouts.py", *options)
+    assert "19 of 100 pictures cannot be read: replace them, or remove their rows" in error_of(done)
+    assert [line for line in done.stderr.splitlines() if f"{rows[1][0]}.jpg: " in line]
+    assert len(done.stderr.splitlines()) == 11
+    assert not (tmp_path / "own.h5").exists()
+    (tmp_path / "pictures" / "south" / f"{rows[1][0]}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert f"line 3: {rows[1][0]} could be {rows[1][0]}.jpg or south/{rows[1][0]}.png" in error_of(
+        run("cutouts.py", *options)
     )
-    assert re.search(sentence, error_of(run("q1_data.py", *options)))
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "cutouts" / "south" / f"{rows[1][0]}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert f"{rows[1][0]} names 2 pictures, " in error_of(run("q1_data.py", *options))
+    assert "is no folder of pictures" in error_of(run("cutouts.py", tmp_path / "none", *options[1:]))
+    assert "python cutouts.py" in error_of(run("q1_data.py", "--data", tmp_path / "pictures", "--out", tmp_path / "o"))
 
 
-def test_labels_and_a_folder_belong_together(own, tmp_path):
-    out = ("--out", tmp_path)
-    error = error_of(run("q1_data.py", "--data", own[0] / "cutouts", *out))
-    assert "is a folder: give --data the HDF5 file itself, or --labels, the table of its pictures" in error
-    for data in ((), ("--data", own[0] / "out" / "cutouts.h5")):
-        error = error_of(run("q1_data.py", *data, "--labels", own[0] / "table.csv", *out))
-        assert "--data must be the folder of its pictures" in error
-    assert "of the table that --labels names" in error_of(run("q1_data.py", "--id", "objid", *out))
-
-
-def test_a_split_of_ones_own_is_kept_also_by_the_studies(own, tmp_path):
+def test_a_split_in_the_file_is_kept_also_by_the_studies_unless_another_is_named(own, tmp_path):
     folder, rows = own
-    options = ("--split-column", "SUBSET", "--hold-back", "edge-on;irregular")
-    q1(folder / "cutouts", folder / "table.csv", tmp_path, *options)
+    options = ("--data", folder / "own.h5", "--hold-back", "edge-on;irregular")
+    run_well("q1_data.py", *options, "--out", tmp_path)
     data = load_data(tmp_path)
-    subset_of = {row[0]: row[4] for row in rows}
+    subset_of = {row[0]: row[4].lower() for row in rows}
     for task in ("main", "transfer"):
-        for half in ("train", "test"):
-            assert {subset_of[key] for key in data[f"{task}_{half}_ids"]} == {half}
-    q1(folder / "cutouts", folder / "table.csv", tmp_path / "other", *options, "--seed", 5)
+        for subset in ("train", "test"):
+            assert {subset_of[key] for key in data[f"{task}_{subset}_ids"]} == {subset}
+    run_well("q1_data.py", *options, "--seed", 5, "--out", tmp_path / "other")
     same_as(resplit(data, 5), load_data(tmp_path / "other"))
-    again = ("--data", tmp_path / "cutouts.h5", *options, "--out", tmp_path / "again")  # the HDF5 file by itself
-    run_well("q1_data.py", *again)
-    same_as(data, load_data(tmp_path / "again"))
+    other = load_data(folder / "out")  # by --split stratified
+    assert (data["own_split"], other["own_split"]) == (True, False)
+    assert {subset_of[key] for key in other["main_test_ids"]} == {"train", "test"}
+    for given, sentence in (
+        ("--main-train", "leave out --main-train"),
+        ("--transfer-train", "no classes are held back"),
+    ):
+        done = run("q1_data.py", "--data", folder / "own.h5", given, 30, "--out", tmp_path / "new")
+        assert sentence in error_of(done)
 
 
 def same_as(data, other):
@@ -251,12 +218,20 @@ def same_as(data, other):
 
 def test_classes_held_back_come_last_with_the_images_that_had_their_names(own, tmp_path):
     folder, rows = own
-    q1(folder / "cutouts", folder / "table.csv", tmp_path, "--hold-back", "edge-on,2")
+    printed = run_well("q1_data.py", "--data", folder / "own.h5", "--split", "stratified",
+                       "--hold-back", "edge-on,2,disk", "--out", tmp_path)  # fmt: skip
+    assert re.search(r"^Of \d+ of classes 0-1 \d+ are for training, and of \d+ of 2, 3 and 4 \d+ \(", printed, re.M)
     data = load_data(tmp_path)
-    assert task_names(data) == {"main": ["disk", "smooth", "spiral"], "transfer": ["edge-on", "irregular"]}
-    found = images_by_id(data)
-    assert {key: name for key, (_, name) in found.items()} == {row[0]: row[3] for row in rows}
+    assert task_names(data) == {"main": ["smooth", "spiral"], "transfer": ["disk", "edge-on", "irregular"]}
+    assert {key: name for key, (_, name) in images_by_id(data).items()} == {row[0]: row[3] for row in rows}
     assert read(tmp_path)["counts"]["transfer_train"] == data["transfer_train_labels"].bincount().tolist()
+    run_well("q3_cnn.py", "--epochs", 1, "--device", "cpu", "--out", tmp_path)
+    printed = run_well("q5_transfer.py", "--epochs", 2, "--device", "cpu", "--out", tmp_path)
+    record = read(tmp_path, "q5_transfer")
+    assert record["class_names"] == ["disk", "edge-on", "irregular"]
+    assert np.sum(record["confusion"]) == record["test_count"]
+    assert len(re.findall(r"^  \S+ +\d+ predicted as disk, +\d+ as edge-on, +\d+ as irregular$", printed, re.M)) == 3
+    assert load_network(tmp_path / "q5_transfer.pt").name == "q5_transfer"
 
 
 @pytest.mark.parametrize(("names", "given", "order", "main"), [
@@ -272,6 +247,15 @@ def test_held_back_are_galaxy10s_last_two_or_what_is_given_by_name_or_number(nam
     assert [classes.names[number] for number in classes.numbers] == list(names)
 
 
+@pytest.mark.parametrize(("names", "given", "sentence"), [
+    (OWN, "disk,ring", "--hold-back ring: no such class: give numbers or names of 0 irregular; 1 smooth;"),
+    (OWN, "disk", "is one class, and Q5 needs at least two"), (OWN, "1,2,3,disk", "leaves one for Q2"),
+    (tuple("123456"), "0,2", "--hold-back 0: no such class: give names of 1; 2; 3;")])  # fmt: skip
+def test_what_cannot_be_held_back_is_refused(names, given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hold_back(names, given)
+
+
 def test_branches_are_known_in_any_order_of_the_classes():
     names = hold_back(CLASS_NAMES, "1,4").names
     named = [{names[label] for label in branch} for branch in branches_of(names)]
@@ -280,65 +264,31 @@ def test_branches_are_known_in_any_order_of_the_classes():
     assert branches_of(OWN) is None
 
 
-def chain(out, *q1_options):
-    """Run Q1, Q2, Q3, Q4 and the summary for an epoch each; return what the last printed."""
-    run_well("q1_data.py", *q1_options, "--out", out)
+def test_ten_classes_run_through_the_chain_without_transfer(tmp_path):
+    source = ("--source", "synthetic", "--count", COUNT, "--hold-back", "none")
+    run_well("q1_data.py", *source, "--out", tmp_path)
     for script in ("q2_fcn.py", "q3_cnn.py"):
-        run_well(script, "--epochs", 1, "--device", "cpu", "--out", out)
-    run_well("q4_confusion.py", "--device", "cpu", "--out", out)
-    return run_well("summary.py", "--out", out)
-
-
-def decals(path):
-    """Write 100 galaxies in DECaLS's form, of 256 pixels."""
-    labels, blocks = synthetic_galaxy10(COUNT, seed=1)
-    images = [np.asarray(Image.fromarray(each).resize((256, 256))) for block in blocks for each in block]
-    return write_galaxy10(path, images=np.array(images), ans=labels, **dict.fromkeys(DECALS_KEYS, np.zeros(COUNT)))
-
-
-def test_ten_classes_of_decals_form_run_through_the_chain(tmp_path):
-    printed = chain(tmp_path, "--data", decals(tmp_path / "decals.h5"), "--hold-back", "none")
+        run_well(script, "--epochs", 1, "--device", "cpu", "--out", tmp_path)
+    run_well("q4_confusion.py", "--device", "cpu", "--out", tmp_path)
+    printed = run_well("summary.py", "--out", tmp_path)
     assert "Q5 transfer          none: no classes are held back (--hold-back)\n" in printed
     assert "Q1 --hold-back none (assignment: 8,9)" in printed
-    assert "q5_transfer.png" not in printed
-    record, data = read(tmp_path, "q4_confusion"), load_data(tmp_path)
-    assert record["class_names"] == list(DECALS_CLASS_NAMES)
-    for name in ("fcn", "cnn"):
-        predictions = read(tmp_path, f"q{2 + (name == 'cnn')}_{name}")["test_predictions"]
-        matrix = confusion_matrix(data["main_test_labels"], predictions, labels=range(10))
-        assert record["models"][name]["confusion"] == matrix.tolist()
-        assert record["models"][name]["within_branch"] is not None
-    network, record, name = load_network(tmp_path / "q3_cnn.pt")
-    assert (name, len(record["class_names"]), network[1].out_features) == ("q3_cnn", 10, 10)
+    record = read(tmp_path, "q4_confusion")
+    assert record["class_names"] == list(CLASS_NAMES)
+    assert np.array(record["models"]["cnn"]["confusion"]).shape == (10, 10)
     error = error_of(run("q5_transfer.py", "--out", tmp_path))
     assert error == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more"
-
-
-def test_three_classes_are_held_back_and_transferred_to(own, tmp_path):
-    folder, _ = own
-    printed = q1(folder / "cutouts", folder / "table.csv", tmp_path, "--hold-back", "disk,edge-on,smooth")
-    assert re.search(r"^Of \d+ of classes 0-1 \d+ are for training, and of \d+ of 2, 3 and 4 \d+ \(", printed, re.M)
-    run_well("q3_cnn.py", "--epochs", 1, "--device", "cpu", "--out", tmp_path)
-    printed = run_well("q5_transfer.py", "--epochs", 2, "--device", "cpu", "--out", tmp_path)
-    record = read(tmp_path, "q5_transfer")
-    assert record["class_names"] == ["disk", "edge-on", "smooth"]
-    assert np.array(record["confusion"]).shape == (3, 3)
-    assert np.sum(record["confusion"]) == record["test_count"]
-    assert len(re.findall(r"^  \S+ +\d+ predicted as disk, +\d+ as edge-on, +\d+ as smooth$", printed, re.M)) == 3
-    assert load_network(tmp_path / "q5_transfer.pt").name == "q5_transfer"
-    assert load_network(tmp_path / "q3_cnn.pt").name == "q3_cnn"  # of two classes, as Q5's of the assignment
 
 
 def test_the_optimum_of_several_classes_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     images, labels = random_data(120, num_classes=4)
     labels[labels == 1] = 3  # class 1 has no training images
-    images = (
-        images.float() / 4 + 40 * labels[:, None, None, None] * torch.rand(120, 1, 1, 1, generator=generator)
-    ).byte()
+    noise = 40 * labels[:, None, None, None] * torch.rand(120, 1, 1, 1, generator=generator)
+    images = (images.float() / 4 + noise).byte()
     data = {"class_names": list("abcdef"), "main_classes": 2}
-    data |= {f"transfer_{half}_{kind}": each for half in ("train", "test")
-             for kind, each in (("images", images), ("labels", labels))}  # fmt: skip
+    for subset in ("train", "test"):
+        data |= {f"transfer_{subset}_images": images, f"transfer_{subset}_labels": labels}
     task = make_loaders(data, "transfer", crop_transform(torch.full((3,), 60.0), torch.full((3,), 40.0)))
     features, labels, logits, _, _ = fit_optimum(make_backbone(), task.train_loader, task.test_loader, 1, 0)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
@@ -349,7 +299,7 @@ def test_the_optimum_of_several_classes_is_scikit_learns():
 
 def test_data_written_before_there_were_other_classes_are_the_assignments(synthetic_run):
     data = torch.load(synthetic_run[0] / "q1_data.pt", weights_only=True)
-    older = {key: value for key, value in data.items() if key not in ("main_classes", "split_column")}
+    older = {key: value for key, value in data.items() if key not in ("main_classes", "own_split")}
     assert task_names(older) == {"main": list(CLASS_NAMES[:8]), "transfer": list(CLASS_NAMES[8:])}
     same_as(resplit(older, 3), resplit(data, 3))
 
@@ -370,51 +320,57 @@ def test_studies_count_the_classes_of_the_data():
     assert len(seeds.seeds_figure({"stratified": found}, {}, "file:own").axes[0].get_yticklabels()) == 5
 
 
-def commands_of_the_page():
-    lines = (ROOT / "docs" / "own-galaxies.md").read_text().splitlines()
-    return [line.strip() for line in lines if re.match(r" {4,}(make|python|find|split|for) ", line)]
-
-
-def run_in_shell(command):
-    """Run a line of the page that is more than one command of Python's."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["bash", "-ec", command], check=True, env={**os.environ, "PATH": path})
+def run_line(line):
+    """Run a line of the page: a script with an epoch on the CPU, or in a shell what is more than that."""
+    program, script, *args = shlex.split(line)
+    if program != "python":
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(["bash", "-ec", line], check=True, env={**os.environ, "PATH": path})
+        return
+    if script == "export.py":
+        pytest.importorskip("onnxscript")
+    if script == "-m":
+        script, *args = "use/playground.py", *args[1:]
+    run_well(script, *args, *(("--epochs", 1, "--device", "cpu") if re.match("q[235]_", script) else ()))
 
 
 def test_each_command_of_the_page_runs(own, tmp_path, monkeypatch):
-    """In a folder with the project, cutouts/, more/ and table.csv, with an epoch each; make comes last."""
+    """In a folder with the project, pictures/, more/ and table.csv, with an epoch each; make comes last."""
+    astropy_table = pytest.importorskip("astropy.table")
     for name in ("Makefile", "requirements.txt", "common", "studies", "use", *(f.name for f in ROOT.glob("*.py"))):
         (tmp_path / name).symlink_to(ROOT / name)
-    for name, path in (("cutouts", "cutouts"), ("more", "cutouts/south"), ("table.csv", "table.csv")):
+    for name, path in (("pictures", "pictures"), ("more", "pictures/south"), ("table.csv", "table.csv")):
         (tmp_path / name).symlink_to(own[0] / path)
     monkeypatch.chdir(tmp_path)
-    pytest.importorskip("astropy")
-    lines = commands_of_the_page()
-    commands = [shlex.split(command) for command in lines]
-    assert len(commands) == 19
-    for line, (program, script, *args) in zip(lines[1:], commands[1:], strict=True):
-        if program != "python":
-            run_in_shell(line)
-            continue
-        if script == "export.py":
-            pytest.importorskip("onnxscript")
-        if script == "-m":
-            script, *args = "use/playground.py", *args[1:]
-        run_well(script, *args, *(("--epochs", 1, "--device", "cpu") if re.match("q[235]_", script) else ()))
-    with open("answers.csv") as file:
-        assert sum(1 for _ in file) == 1 + len(list((tmp_path / "more").iterdir()))
-    with h5py.File("own/cutouts.h5") as file:
-        assert len(file["id"]) == COUNT
-    found = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own-galaxies.md").read_text(), re.DOTALL):
-        exec(block, found)
+    page = (ROOT / "docs" / "own-galaxies.md").read_text()
+    lines = [line.strip() for line in page.splitlines() if re.match(r" {4,}(make|python|find|split|for) ", line)]
+    assert len(lines) == 21
+    [make_line] = [line for line in lines if line.startswith("make ")]
+    for line in lines:
+        if line != make_line:
+            run_line(line)
     names = sorted(path.stem for path in (tmp_path / "more").iterdir())
-    assert found["joined"]["objid"].tolist() == sorted(found["answers"]["id"].astype(str)) == names
-    assert found["joined"]["class_name_1"].tolist() == [row[3] for row in own[1] if row[0] in names]
+    with open("answers.csv") as file:
+        assert sum(1 for _ in file) == 1 + len(names)
     assert len(list(tmp_path.glob("answers-part-*.fits"))) == 2
     assert (tmp_path / "own" / "playground.html").is_file()
+    assert load_data("regions")["own_split"]
+    join, stack = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    catalogue = astropy_table.Table.read("table.csv")
+    for kind in ("csv", "fits", "ecsv"):  # with ids as whole numbers, then as texts
+        catalogue.write(f"catalogue.{kind}", overwrite=True)
+        catalogue["objid"] = catalogue["objid"].astype(str)
+        catalogue.write(f"texts.{kind}")
+        for name in (f"catalogue.{kind}", f"texts.{kind}"):
+            found = {}
+            exec(join.replace("table.csv", name), found)
+            assert found["joined"]["objid"].tolist() == names
+            assert found["joined"]["class_name_1"].astype(str).tolist() == [row[3] for row in own[1] if row[0] in names]
+        catalogue["objid"] = catalogue["objid"].astype(np.int64)
+    exec(stack, found)
+    assert sorted(found["answers"]["id"].astype(str)) == names
     # What has been done by hand is what make would do, without Q5.
-    command = [*commands[0], f"PYTHON={sys.executable}", "EPOCHS=1"]
+    command = [*shlex.split(make_line), f"PYTHON={sys.executable}", "EPOCHS=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Nothing to be done for 'all'" in done.stdout

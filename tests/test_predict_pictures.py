@@ -105,7 +105,7 @@ def colour_tiff(pixels, planes=False):
 @pytest.mark.parametrize(("kind", "bits", "top"), [
     ("a.png", 8, 255), ("a.png", 8, 99), ("a.png", 10, 256), ("a.png", 10, 1023), ("a.png", 12, 1024),
     ("a.png", 12, 4095), ("a.png", 16, 4096), ("a.png", 16, 65535), ("a.tif", 10, 777), ("a.tif", 16, 65535),
-    ("colour.png", 10, 777), ("colour.png", 16, 65535)])  # fmt: skip
+    ("colour.png", 16, 65535)])  # fmt: skip
 def test_sixteen_bits_that_hold_fewer_are_scaled_by_those_and_that_is_said(tmp_path, capsys, galaxy, kind, bits, top):
     path, colours = tmp_path / kind, galaxy if kind == "colour.png" else galaxy[..., :1]
     stored = np.round(colours / colours.max() * top).astype(np.uint16)
@@ -118,14 +118,15 @@ def test_sixteen_bits_that_hold_fewer_are_scaled_by_those_and_that_is_said(tmp_p
     assert capsys.readouterr().err == ("" if bits == 16 else sentence)
 
 
-def test_sixteen_bit_colours_that_pil_cannot_give_are_refused(tmp_path, galaxy):
+def test_sixteen_bit_colours_that_pillow_cannot_give_are_refused(tmp_path, galaxy):
     galaxy = galaxy.astype(np.uint16)
     (tmp_path / "a.tif").write_bytes(colour_tiff(galaxy * 257))
     assert abs(read(tmp_path / "a.tif") - halved(galaxy)).max() <= 1
     opaque = np.full((138, 138, 1), 65535, dtype=np.uint16)
     for name, content, sentence in (
-        ("dark.tif", colour_tiff(galaxy * 4), "has 16-bit colours below 1024, which PIL makes black: store 8 bits"),
-        ("dark.png", colour_png(np.concatenate([galaxy * 4, opaque], 2)), "has 16-bit colours below 1024"),
+        ("dark.tif", colour_tiff(galaxy * 4), "has 16-bit colours below 4,096, which Pillow makes black"),
+        ("dark.png", colour_png(galaxy * 4), "has 16-bit colours below 4,096, which Pillow makes black"),
+        ("alpha.png", colour_png(np.concatenate([galaxy * 4, opaque], 2)), "has 16-bit colours below 4,096"),
         ("planes.tif", colour_tiff(galaxy * 257, planes=True), "stores 16-bit colours one after the other"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -221,7 +222,7 @@ def compressed_bomb():
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, content):
     (tmp_path / "bomb.png").write_bytes(content)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"pixels, (which are not|more than the 100,000,000 that are) decoded"):
+    with pytest.raises(Image.DecompressionBombError, match="exceeds limit of 100000000 pixels"):
         read(tmp_path / "bomb.png")
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
@@ -232,11 +233,6 @@ def test_hdf5_and_fits_bombs_are_refused_before_they_are_decoded(tmp_path):
         file.create_dataset("images", (1, 40_000, 40_000, 3), "uint8", chunks=(1, 100, 100, 3), compression="gzip")
     with pytest.raises(ValueError, match="1,600,000,000 pixels"):
         read(tmp_path / "a.h5")
-    with h5py.File(tmp_path / "b.h5", "w") as file:
-        shape = (100_000, 100, 100, 3)
-        file.create_dataset("images", shape, "uint8", chunks=(100_000, 100, 100, 1), compression="gzip")
-    with pytest.raises(ValueError, match="chunks of 3,000 MB"):
-        read(tmp_path / "b.h5")
     cards = ["SIMPLE  =                    T", "BITPIX  =                  -32", "NAXIS   =                    3"]
     cards += [f"NAXIS{axis}  = {length:20}" for axis, length in ((1, 40_000), (2, 40_000), (3, 3))]
     pytest.importorskip("astropy")

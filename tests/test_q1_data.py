@@ -2,7 +2,7 @@
 
 import json
 
-from common.data import RandomCrop, make_loader
+from common.data import MyDataset, RandomCrop
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS
 from q1_data import channel_statistics
 
@@ -63,7 +63,7 @@ def test_mean_and_std_are_those_of_all_pixels_of_all_crops():
     images = torch.randint(256, (100, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 1] //= 3
     crop = transforms.Compose([RandomCrop(48)])  # the whole image
-    mean, std = channel_statistics(make_loader(images, torch.zeros(100, dtype=torch.int64), crop))
+    mean, std = channel_statistics(MyDataset(images, torch.zeros(100, dtype=torch.int64), crop))
     np.testing.assert_allclose(mean, images.numpy().mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(std, images.numpy().std((0, 2, 3)), rtol=1e-6)
 

@@ -3,12 +3,12 @@ import hashlib
 import os
 
 from common.galaxies import download
-from common.galaxies.cutouts import Cutouts
 from common.galaxies.source import find_galaxies, galaxies_file, source_of
 
 import h5py
 import numpy as np
 import pytest
+from common.galaxies.cutouts import Cutouts
 from conftest import error_of, run, write_galaxy10
 
 

@@ -1,8 +1,9 @@
 from common.calibration import fit_temperature, negative_log_likelihood
 from studies.calibration import calibration_error, equal_bins
-from studies.methods.heads import epochs_for, head_accuracy
-from studies.methods.statistics import judged, mean_interval, paired_difference, variance_components
+from studies.methods.statistics import judged, mean_interval, variance_components
+from studies.methods.training import head_accuracy
 from studies.seeds import nearest_neighbours
+from studies.transfer import epochs_for
 
 import numpy as np
 import pytest
@@ -21,13 +22,6 @@ def test_the_interval_of_a_mean_is_that_of_a_t_test():
     assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high), rel=1e-12)
     assert interval["sd"] == pytest.approx(stats.tstd(values), rel=1e-12)
     assert (interval["lowest"], interval["highest"], interval["n"]) == (values.min(), values.max(), 7)
-
-
-def test_a_paired_difference_is_that_of_the_paired_t_test():
-    first, second = np.random.default_rng(1).normal(0.7, 0.02, (2, 5))
-    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
-    interval = paired_difference(first, second)
-    assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 @pytest.mark.parametrize(("values", "significant"), [
@@ -136,10 +130,10 @@ def test_a_head_that_has_seen_one_class_predicts_it():
 
 
 def test_few_galaxies_are_repeated_until_the_steps_are_as_many():
-    assert epochs_for(800, 800, 50) == 50
+    assert epochs_for(800, 800, 50, batch_size=64) == 50
     for size in (25, 50, 100, 200, 400):
         batches = -(-size // 64)
-        assert 650 <= epochs_for(size, 800, 50) * batches < 650 + batches
+        assert 650 <= epochs_for(size, 800, 50, batch_size=64) * batches < 650 + batches
 
 
 def test_the_nearest_neighbours_find_the_same_image_again():

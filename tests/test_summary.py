@@ -1,20 +1,26 @@
+import importlib
 import json
 
 import summary
 from common.galaxies.facts import CLASS_NAMES
-from common.storage.stale import DEFAULTS
 
 import pytest
 from conftest import error_of, run, run_well
 
+DEFAULTS = {name: vars(importlib.import_module(name).get_args([])) for name in ("q1_data", *summary.TITLES)}
 RECORD = {"test_accuracy": 0.8123, "test_accuracy_interval": [0.8, 0.825], "test_loss": 0.5, "majority_accuracy": 0.343}
 
 
-def table(source, **others):
-    records = {name: RECORD | {"source": source, "args": dict(DEFAULTS[name])} for name in ("q1_data", *summary.TITLES)}
-    for name, options in others.items():
-        records[name]["args"] |= options
-    return summary.summary(records, "artifacts")
+def records_of(source, **changed):
+    """The records of the questions that ran on `source`, with their options as far as they were changed, by name."""
+    return {
+        name: RECORD | {"source": source, "args": defaults | changed.get(name, {}), "defaults": defaults}
+        for name, defaults in DEFAULTS.items()
+    }
+
+
+def table(source, **changed):
+    return summary.summary(records_of(source, **changed), "artifacts")
 
 
 def test_figures_and_paths_are_in_the_table():
@@ -35,15 +41,15 @@ def test_the_courses_figures_stand_only_beside_galaxy10_sdss(source, compared):
 
 
 def test_all_ten_classes_are_not_compared_with_the_courses_eight():
-    records = {name: RECORD | {"source": "galaxy10-sdss", "args": dict(DEFAULTS[name])} for name in summary.FIGURES}
+    records = records_of("galaxy10-sdss")
     for count, compared in ((8, True), (10, False)):
         records["q2_fcn"]["class_names"] = list(CLASS_NAMES[:count])
         assert ("course" in summary.summary(records, "artifacts")) == compared
 
 
 def test_without_classes_held_back_the_table_has_no_transfer():
-    records = {name: RECORD | {"source": "file:own", "args": dict(DEFAULTS[name])} for name in ("q1_data", "q2_fcn")}
-    records["q3_cnn"] = records["q2_fcn"] | {"args": dict(DEFAULTS["q3_cnn"])}
+    records = records_of("file:own")
+    del records["q5_transfer"]
     records["q1_data"] |= {"class_names": ["smooth", "spiral"]}
     text = summary.summary(records, "artifacts")
     assert "Q5 transfer          none: no classes are held back (--hold-back)\n" in text
@@ -58,15 +64,15 @@ def test_changed_settings_are_listed_beside_the_assignments():
     )
     text = table(
         "galaxy10-sdss",
-        q1_data={"main_train": 200, "split": "file"},
+        q1_data={"main_train": 200, "stats_images": 10},
         q2_fcn={"epochs": 1},
-        q3_cnn={"lr": 0.1, "batch_size": 32, "precision": "bf16", "symmetries": True},
+        q3_cnn={"batch_size": 32, "lr": 0.1, "symmetries": True},
         q5_transfer={"backbone": "ckpt.pt", "force": True},
     )
     assert (
-        "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --split file (default: stratified), "
-        "Q2 --epochs 1 (assignment: 50), Q3 --lr 0.1 (assignment: 0.002), Q3 --batch-size 32 (assignment: 64), "
-        "Q3 --precision bf16 (default: float32), Q3 --symmetries (default: none), "
+        "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --stats-images 10 (assignment: 1000), "
+        "Q2 --epochs 1 (assignment: 50), Q3 --batch-size 32 (assignment: 64), Q3 --lr 0.1 (assignment: 0.002), "
+        "Q3 --symmetries (default: none), "
         "Q5 --backbone ckpt.pt (default: none), Q5 --force (default: none)\n"
     ) in text
 

@@ -58,8 +58,9 @@ def test_classes_that_are_floats_are_whole_numbers_and_nan_is_missing(suffix, tm
 
 
 @pytest.mark.parametrize(("suffix", "dtype", "exact", "rounded"), [
-    (".csv", np.float64, 2**53 - 1, 2**53), (".fits", np.float64, 7, 42287541188009704), (".ecsv", np.float64, 7, 2**53),
-    (".fits", np.float32, 2**24 - 1, 2**24 + 2), (".ecsv", np.float32, 9, 2**24 + 2)])  # fmt: skip
+    (".csv", np.float64, 2**53 - 1, 2**53), (".fits", np.float64, 7, 42287541188009704),
+    (".ecsv", np.float64, 7, 2**53), (".fits", np.float32, 2**24 - 1, 2**24 + 2),
+    (".ecsv", np.float32, 9, 2**24 + 2)])  # fmt: skip
 def test_ids_that_are_rounded_are_refused(suffix, dtype, exact, rounded, tmp_path):
     Table = pytest.importorskip("astropy.table").Table
     ids, path = np.array([5, exact, np.nan], dtype), tmp_path / f"t{suffix}"

@@ -8,8 +8,7 @@ from common.galaxies.facts import IMAGE_SIZE, source_title
 from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.split import WHOLE_NUMBER
 from common.storage.artifacts import load_json
-from common.storage.checkpoint import in_float32, load_weights, record_of, weights_hash
-from common.storage.recognize import any_classes, recognize, shapes_of
+from common.storage.checkpoint import find_weights, load_strictly, load_weights, record_of, weights_hash
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
 
@@ -56,11 +55,11 @@ def load_network(path):
     """Return the TrainedNetwork in a checkpoint; print a line when it is not one that these scripts have written.
 
     path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it, what export.py writes, which is
-    the folder or the .safetensors file in it, or any other file in which `recognize` finds such a network, with any
+    the folder or the .safetensors file in it, or any other file in which `find_weights` finds such a network, with any
     number of classes. Raises FileNotFoundError, or ValueError when the file holds another network, the record lacks
     what is needed, or the two come from different runs.
     """
-    name, network, weights, remarks = find_network(path, load_weights(path, made_by="q3_cnn.py"))
+    name, network, prefix = find_network(path, load_weights(path, made_by="q3_cnn.py"))
     record_path = record_of(path)
     if not record_path.is_file():
         raise FileNotFoundError(
@@ -75,7 +74,6 @@ def load_network(path):
     for key, (is_valid, words) in NEEDED.items():
         if not is_valid(record[key]):
             raise ValueError(f"{record_path}: {key} is not {words}")
-    network.load_state_dict(weights)
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:
         raise ValueError(f"{path} and {record_path.name} come from different runs: copy both from one folder")
@@ -83,27 +81,25 @@ def load_network(path):
         raise ValueError(
             f"{record_path} names {len(record['class_names'])} classes, not the network's: rerun {name}.py"
         )
-    if remarks:
-        print(f"{path}: a network of {name}.py, {', '.join(remarks)}")
+    if prefix:
+        print(f"{path}: a network of {name}.py, its names begin with {prefix!r}")
     return TrainedNetwork(network.eval(), record, name)
 
 
 def find_network(path, content):
-    """Return the network in a checkpoint's content: its name, the network itself, its weights, and remarks on them.
+    """Return the network in a checkpoint's content: its name, the network itself, and the prefix of its names.
 
-    The name is q2_fcn or q3_cnn: whether a CNN is that of Q5, its record says. Raises ValueError as `recognize` does.
+    The name is q2_fcn or q3_cnn: whether a CNN is that of Q5, its record says. Raises ValueError as `find_weights` and
+    `load_strictly` do.
     """
-    kinds = {name: any_classes(shapes_of(NETWORKS[name]().state_dict())) for name in ("q2_fcn", "q3_cnn")}
-    kinds["cnn_backbone"] = shapes_of(make_backbone().state_dict())
-    scripts = ", ".join(f"{name}.py" for name in NETWORKS)
-    found = recognize(path, content, kinds, f"the networks of {scripts}")
-    if found.kind == "cnn_backbone":
-        raise ValueError(f"{path} holds a cnn_backbone without a head, which knows no classes: see q5_transfer.py")
-    weights, remarks = in_float32(path, found)
-    classes = len(list(weights.values())[-1])
+    kinds = {name: list(NETWORKS[name]().state_dict()) for name in ("q2_fcn", "q3_cnn")}
+    name, prefix, weights = find_weights(path, content, kinds)
+    classes = weights[kinds[name][-1]].numel()
     if classes > MOST_CLASSES:
         raise ValueError(f"{path} holds a network of {classes:,} classes, more than {MOST_CLASSES:,}")
-    return found.kind, NETWORKS[found.kind](classes), weights, remarks
+    network = NETWORKS[name](classes)
+    load_strictly(network, path, weights)
+    return name, network, prefix
 
 
 def is_transferred(record):

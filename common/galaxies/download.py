@@ -1,7 +1,6 @@
 """The real Galaxy10: downloaded once from its mirrors, checked and cached."""
 
 import os
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +8,6 @@ from common.storage.atomic import atomic_write, exclusive_lock
 
 import pooch
 import requests
-import urllib3
 from tqdm import tqdm
 
 
@@ -41,43 +39,17 @@ PUBLISHED = {
     ),
 }
 TIMEOUT = (5, 30)  # seconds to connect, and to wait for the next bytes
-PATIENCE, SLOWEST = 60, 5_000  # seconds after which a mirror must have sent so many bytes for each
 
 
 def default_cache():
-    """Return the folder for downloads: $GALAXY10_CACHE, or the user's own cache folder."""
-    return os.environ.get("GALAXY10_CACHE") or str(pooch.os_cache("galaxy10"))
+    """Return the folder for downloads: $GALAXY10_CACHE, or the user's own cache folder.
 
-
-def fetch(cache, published):
-    """Return the path of a published file in the folder `cache`; download it unless it is there and complete.
-
-    A mirror that cannot be reached, stalls or serves other bytes is named, and the next one is tried; a download
-    gets its name only after its SHA-256 has been checked. Of several processes one downloads, and the
-    others wait for it. Raises ConnectionError when no mirror is left, and another OSError, naming --cache, when the
-    folder cannot be read or written.
+    Raises ValueError if neither is known.
     """
-    path = Path(cache) / published.name
     try:
-        return path if is_whole(path, published) else fetch_locked(path, published)
-    except ConnectionError:
-        raise
-    except OSError as error:
-        if error.errno is None:
-            raise
-        reason = f"{os.strerror(error.errno)}: {published.name} cannot be stored there; choose another --cache"
-        raise OSError(error.errno, reason, str(cache)) from error
-
-
-def fetch_locked(path, published):
-    """Download to `path` as the only process that does so, or wait for the one that does; return `path`."""
-    try:
-        with exclusive_lock(path.parent, published.name):
-            return fetch_alone(path, published)
-    except BlockingIOError:
-        print(f"Another process is downloading {published.name}: waiting for it.", flush=True)
-    with exclusive_lock(path.parent, published.name, timeout=-1):
-        return fetch_alone(path, published)
+        return os.environ.get("GALAXY10_CACHE") or str(pooch.os_cache("galaxy10"))
+    except RuntimeError:  # neither $HOME nor an entry in passwd
+        raise ValueError("there is no home folder for downloads: choose a folder with --cache") from None
 
 
 def is_whole(path, published):
@@ -85,64 +57,40 @@ def is_whole(path, published):
     return path.is_file() and path.stat().st_size == published.size and pooch.file_hash(str(path)) == published.sha256
 
 
-def fetch_alone(path, published):
-    """Download to `path`, unless another process has just done so, from the first mirror that has the file.
+def fetch(cache, published):
+    """Return the path of a published file in a folder; download it unless it is there and complete.
 
-    Returns `path`; raises ConnectionError when no mirror has it.
+    cache: the folder, or None for the default one. The mirrors are tried in turn, $GALAXY10_URL first for the set of
+    the course. A download gets its name only after its SHA-256 has been checked; several processes download it once.
+    Raises ConnectionError when no mirror has it, and another OSError, naming --cache, if the folder cannot be written.
     """
-    if is_whole(path, published):
-        return path
-    failures, own = [], os.environ.get("GALAXY10_URL")  # your own mirror, of the set that courses use
-    mirrors = (own, *published.mirrors) if own and published.name == "Galaxy10.h5" else published.mirrors
+    path = Path(cache or default_cache()) / published.name
+    own = os.environ.get("GALAXY10_URL") if published.name == "Galaxy10.h5" else None
+    try:
+        if not is_whole(path, published):
+            with exclusive_lock(path.parent, published.name, timeout=-1):
+                if not is_whole(path, published):  # which another process may have downloaded meanwhile
+                    download(path, published, [own, *published.mirrors] if own else published.mirrors)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = f"{os.strerror(error.errno)}: {published.name} cannot be stored there; choose another --cache"
+        raise OSError(error.errno, reason, str(path.parent)) from error
+    return path
+
+
+def download(path, published, mirrors):
+    """Download a published file to `path` from the first mirror that has it, and name those that do not."""
+    failures = []
     for url in mirrors:
         try:
-            with atomic_write(path) as [temporary]:
-                receive(url, temporary, published)
-            return path
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            failures.append(f"{url}: {reason(error)}")
-            print(failures[-1], flush=True)
+            bar = tqdm(total=published.size, desc=published.name, unit="B", unit_scale=True, leave=False, disable=None)
+            with bar, atomic_write(path) as [temporary]:
+                pooch.HTTPDownloader(bar, chunk_size=2**20, timeout=TIMEOUT)(url, temporary, None)
+                if pooch.file_hash(str(temporary)) != published.sha256:
+                    raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
+            return
+        except (requests.RequestException, ValueError) as error:
+            failures.append(f"{url}: {' '.join(str(error).split())}")
+        print(failures[-1], flush=True)
     raise ConnectionError(f"{published.name} could not be downloaded from any mirror ({'; '.join(failures)})")
-
-
-def receive(url, path, published):
-    """Write what a mirror serves to `path`. Raises ValueError when it is not, or cannot become, the published file."""
-    headers = {"Accept-Encoding": "identity"}
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
-        response.raise_for_status()
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise ValueError("serves a web page instead of the file")
-        bar = tqdm(total=published.size, unit="B", unit_scale=True, desc=published.name, leave=False, disable=None)
-        received, since, at_least = 0, time.monotonic(), SLOWEST * PATIENCE
-        with open(path, "wb") as file, bar:
-            while block := response.raw.read1(2**20):  # as many as have come: a slow mirror is noticed
-                file.write(block)
-                received += len(block)
-                bar.update(len(block))
-                if received > published.size:
-                    raise ValueError(f"sends more than the file's {published.size:,} bytes")
-                if time.monotonic() - since > PATIENCE:
-                    if received < at_least:
-                        raise ValueError(f"sends less than {SLOWEST * PATIENCE:,} bytes in {PATIENCE} seconds")
-                    since, at_least = time.monotonic(), received + SLOWEST * PATIENCE
-    if received < published.size:
-        raise ValueError(f"ended the connection after {received:,} of {published.size:,} bytes")
-    if pooch.file_hash(str(path)) != published.sha256:
-        raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
-
-
-def reason(error):
-    """Return in a few words why a download failed."""
-    if isinstance(error, requests.HTTPError):
-        return f"the server answers {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.TooManyRedirects):
-        return "redirects in a circle"
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        return "redirects to an address that is not http"
-    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
-        return "no answer in time"
-    if isinstance(error, urllib3.exceptions.ProtocolError):
-        return "the connection ended too early"
-    if isinstance(error, requests.ConnectionError):
-        return "cannot be reached"
-    return " ".join(str(error).split())

@@ -1,17 +1,15 @@
 """Where the galaxies come from: a file, the mirrors of Galaxy10, or the synthetic renderer."""
 
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies import download
-from common.galaxies.cutouts import write_cutouts
-from common.galaxies.facts import DECALS_CLASS_NAMES, branches_of, source_title
-from common.galaxies.hdf5 import READ_ERRORS
+from common.galaxies.facts import DECALS_CLASS_NAMES, IMAGE_SIZE, branches_of, source_title
+from common.galaxies.hdf5 import READ_ERRORS, check_galaxy10, open_hdf5, reduced
 from common.galaxies.synthetic import write_synthetic
 from common.storage.atomic import exclusive_lock
-
-import h5py
 
 WARNING = """\
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
@@ -19,36 +17,41 @@ WARNING = """\
 !!  What follows are SYNTHETIC galaxies, made by this program.      !!
 !!  Nothing measured on them says anything about the sky.           !!
 !!  If you have the file, give its path with --data (make: DATA=).  !!
+!!  To try the download again: --source real (make: SOURCE=real).   !!
 !!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!"""
 
 
 class Galaxies(NamedTuple):
-    """An HDF5 file in Galaxy10's form."""
+    """An HDF5 file in Galaxy10's form, of Galaxy10's size."""
 
     path: Path
     source: str  # what records call it: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
+    class_names: tuple
 
 
-def find_galaxies(data, source, dataset, cache, count, seed, out, cutouts):
-    """Return the file of galaxies that the options of q1_data.py ask for.
+def find_galaxies(data, source, dataset, cache, count, seed, out):
+    """Return the Galaxies that the options of q1_data.py ask for.
 
-    Pictures in the folder `data`, with `cutouts` naming the table of their classes, become cutouts.h5 in `out`. A
-    published set is downloaded into `cache` once. A synthetic one is written to synthetic.h5 in `out`: with source
-    "auto" after a warning, when the real set cannot be downloaded; with "real" that raises OSError instead.
+    A published set is downloaded into `cache` once. A synthetic one is written to synthetic.h5 in `out`: with source
+    "auto" after a warning, when the real set cannot be downloaded; with "real" that raises OSError instead. Images of
+    another size are reduced to Galaxy10's, once, in a file in `cache`. Raises OSError or ValueError for a file that is
+    not in Galaxy10's form.
     """
-    if cutouts.labels:
-        path = Path(out) / "cutouts.h5"
-        with exclusive_lock(out, "cutouts"):
-            write_cutouts(path, data, cutouts)
-        return Galaxies(path, f"file:{Path(data).resolve().name}")
-    if cutouts.id_column or cutouts.class_column:
-        raise ValueError("--id and --class are columns of the table that --labels names")
+    path, source = find_file(data, source, dataset, cache, count, seed, out)
+    names, size = check_galaxy10(path)
+    if source.startswith("file:") and branches_of(names):
+        published = source_title(f"galaxy10-{'decals' if set(names) == set(DECALS_CLASS_NAMES) else 'sdss'}")
+        print(f"{path}: classes are named as those of {published}; the attribute class_names overrides that.")
+    return Galaxies(path if size == IMAGE_SIZE else reduced(path, names, cache_folder(cache)), source, names)
+
+
+def find_file(data, source, dataset, cache, count, seed, out):
+    """Return the path of the file, whatever the size of its images, and what records call it, as `find_galaxies`."""
     if data:
-        return Galaxies(Path(data), source_of(Path(data)))
+        return Path(data), source_of(Path(data))
     if source != "synthetic":
         try:
-            published = download.PUBLISHED[dataset]
-            return Galaxies(download.fetch(cache, published), f"galaxy10-{dataset}")
+            return download.fetch(cache_folder(cache), download.PUBLISHED[dataset]), f"galaxy10-{dataset}"
         except OSError as error:  # no mirror has it, or the cache cannot be written
             if source == "real" or dataset == "decals":  # of which there is no synthetic one
                 raise
@@ -58,35 +61,49 @@ def find_galaxies(data, source, dataset, cache, count, seed, out, cutouts):
     path = Path(out) / "synthetic.h5"
     with exclusive_lock(out, "synthetic"):  # which removes what a killed run left half written
         write_synthetic(path, count, seed)
-    return Galaxies(path, "synthetic")
+    return path, "synthetic"
+
+
+def cache_folder(cache):
+    """Return the folder for downloads and reduced files: `cache`, or where that is None the default one.
+
+    Raises ValueError where there is no home folder for it.
+    """
+    try:
+        folder = cache or download.default_cache()
+    except RuntimeError:  # of platformdirs; older versions leave the ~
+        folder = "~"
+    if str(folder).startswith("~"):
+        raise ValueError("there is no home folder for the cache: name a folder with --cache or $GALAXY10_CACHE")
+    return Path(folder)
 
 
 def galaxies_file(record, out):
-    """Return the path of the file that Q1 has read, by its record in the folder `out`; the file may be gone since."""
+    """Return the path of the file that Q1 was given, by its record in the folder `out`; it may be gone since.
+
+    Its images may be larger than Q1's.
+    """
     args = record["args"]
-    if args.get("labels"):
-        return Path(out) / "cutouts.h5"
     if args["data"]:
         return Path(args["data"])
     if record["source"] == "synthetic":
         return Path(out) / "synthetic.h5"
-    return Path(args["cache"]) / download.PUBLISHED[record["source"].removeprefix("galaxy10-")].name
-
-
-def say_whose_names(galaxies, class_names):
-    """Print it if the classes of a file, neither published nor synthetic, are named as those of a published set."""
-    if galaxies.source.startswith("file:") and branches_of(class_names):
-        published = source_title(f"galaxy10-{'decals' if set(class_names) == set(DECALS_CLASS_NAMES) else 'sdss'}")
-        print(f"{galaxies.path}: classes are named as those of {published}; the attribute class_names overrides that.")
+    return cache_folder(args["cache"]) / download.PUBLISHED[record["source"].removeprefix("galaxy10-")].name
 
 
 def source_of(path):
-    """Return what records call the data in a file: a published set by its checksum, or else by the file's name."""
+    """Return what records call the data in a file: a published set by its checksum, or else by the file's name.
+
+    Raises ValueError for a folder.
+    """
+    if os.path.isdir(path):
+        first = f"python cutouts.py {path} TABLE --to own.h5"
+        raise ValueError(f"{path} is a folder: make one file of its pictures and a table of their classes, {first}")
     for name, published in download.PUBLISHED.items():
         if download.is_whole(path, published):
             return f"galaxy10-{name}"
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             is_synthetic = "synthetic" in file.attrs
     except READ_ERRORS:  # what is wrong with it, `check_galaxy10` says
         is_synthetic = False

@@ -21,12 +21,13 @@ class Classes(NamedTuple):
     numbers: np.ndarray  # int64 (k,): the place in `names` of each class 0, 1, ... of the file
 
 
-def hold_back(names, given=None):
+def hold_back(names, given=None, labels=None):
     """Return the Classes of a file whose classes have these `names`, when those `given` are held back for transfer.
 
     given: of --hold-back, class numbers or names with commas between them, or semicolons where names have commas; or
-    "none". None: 8,9 of Galaxy10, of other classes none. Raises ValueError, naming the option, for a class that does
-    not exist, and unless at least two classes remain and none or at least two are held back.
+    "none". None: 8,9 of Galaxy10, of other classes none. labels: int (n,), the numbers of all images. Raises
+    ValueError, naming the option, for a class that does not exist, and unless at least two classes remain and none or
+    at least two are held back, each with images.
     """
     if given is None:
         given = HELD_BACK if tuple(names) in BRANCHES else "none"
@@ -37,6 +38,15 @@ def hold_back(names, given=None):
         raise ValueError(f"--hold-back {given}: leaves {left} for Q2 and Q3, which need at least two classes")
     if len(held) == 1:
         raise ValueError(f"--hold-back {given}: is one class, and Q5 needs at least two: hold back two, or none")
+    if labels is not None:
+        if np.isin(labels, list(held)).all():
+            raise ValueError(
+                "all images are of classes that are held back, and none are left for Q2 and Q3: --hold-back"
+            )
+        for label in sorted(held - set(np.unique(labels).tolist())):
+            raise ValueError(
+                f"no images of class {label} ({names[label]}), which Q5 needs: --hold-back others, or none"
+            )
     order = [label for label in range(len(names)) if label not in held] + sorted(held)
     return Classes(tuple(names[label] for label in order), len(names) - len(held), np.argsort(order))
 
@@ -61,9 +71,10 @@ def held_number(names, part):
     """Return the number of a class that --hold-back names. Raises ValueError for any other text."""
     number = class_number(names, part)
     if number is None:
-        known = [name if WHOLE_NUMBER.fullmatch(name) else f"{label} {name}" for label, name in enumerate(names[:20])]
-        known = "; ".join(known) + " ..." * (len(names) > 20)
-        raise ValueError(f"--hold-back {part}: no such class: give numbers or names of {known}")
+        is_number = all(map(WHOLE_NUMBER.fullmatch, names))  # which are names then
+        known = [name if is_number else f"{label} {name}" for label, name in enumerate(names[:20])]
+        given = f"give {'' if is_number else 'numbers or '}names of {'; '.join(known)}{' ...' * (len(names) > 20)}"
+        raise ValueError(f"--hold-back {part}: no such class: {given}")
     return number
 
 
@@ -150,7 +161,8 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
             raise ValueError(f"--transfer-train {given['transfer']}: no classes are held back (--hold-back)")
     if in_train is not None:
         if any(given.values()):
-            raise ValueError("--split-column decides what trains: leave out --main-train and --transfer-train")
+            reason = "the split in the file decides what trains"
+            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or name another --split")
         return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
@@ -199,7 +211,8 @@ def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=No
         except ValueError as error:
             raise ValueError(f"--{task}-train {error}") from None
         indices |= {f"{task}_train": group[train], f"{task}_test": group[test]}
-        remedy = "if the file is sorted by class, use --split stratified" if in_train is None else "see --split-column"
+        sorted_by_class = "if the file is sorted by class, use --split stratified"
+        remedy = sorted_by_class if in_train is None else "see the dataset split in the file, or use --split stratified"
         check_classes(labels, group, group[train], f"{task}_train", remedy)
         check_classes(labels, group, group[test], f"{task}_test", remedy)
     return indices

@@ -1,4 +1,4 @@
-"""Many computations side by side, by joblib: in processes of this machine, or by the workers of a Dask cluster."""
+"""Many computations side by side: in threads, in processes of this machine (joblib), or by the workers of Dask."""
 
 import asyncio
 import errno
@@ -6,11 +6,9 @@ import logging
 import os
 import socket
 import sys
-import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
-from itertools import islice
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.storage.packages import require
@@ -20,106 +18,91 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 DASK_HELP = "address of a Dask scheduler whose workers compute, such as tcp://10.0.0.1:8786; all must see this folder"
+SILENCE = 60  # seconds without a result after which a line says where to look
+UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 
 
-def side_by_side(function, items, processes=None, dask=None, ahead=None):
-    """Yield function(item) of each item as soon as it is there, each computed with one thread of torch.
+def side_by_side(function, items, processes=None, dask=None, ahead=16):
+    """Yield function(item) of each item, each computed with one thread of torch.
 
-    processes: at most; unset: as many as there are cores for this process. With one, everything is computed here.
-    dask: address of a scheduler, whose workers compute instead. ahead: then the results come in the order of `items`,
-    and at most so many per core are computed at a time; unset: in any order. function: at the top level of a module, or
-    a functools.partial of one. What it raises is raised here; raises MemoryError when processes were killed, and
-    ConnectionError as `dask_workers` does.
+    processes: at most, by default one per core; results come in any order. dask: address of a scheduler whose workers
+    compute instead; results come in order, and at most `ahead` tasks per core wait for their turn. Raises what
+    `function` raises, MemoryError when processes were killed, and ConnectionError as `dask_client` does.
     """
-    items = iter(items) if ahead else list(items)
-    if items == []:
+    if dask is not None:
+        yield from by_dask(function, items, dask, ahead)
         return
-    here = nullcontext(processes or joblib.cpu_count())
+    items = list(items)
+    jobs = max(1, min(processes or joblib.cpu_count(), len(items)))
     try:
-        with here if dask is None else dask_workers(dask) as cores:
-            jobs = cores if ahead else min(cores, len(items))
-            order, dispatch = "generator" if ahead else "generator_unordered", "2*n_jobs" if dask is None else "all"
-            work = joblib.Parallel(jobs, return_as=order, batch_size=1, pre_dispatch=dispatch)
-            folder, items = None if dask is None else os.getcwd(), iter(items)
-            while some := list(islice(items, ahead and ahead * cores)):
-                yield from work(joblib.delayed(compute_one)(folder, function, item) for item in some)
+        work = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
+        yield from work(joblib.delayed(with_one_thread)(function, item) for item in items)
     except TerminatedWorkerError:
         raise MemoryError("a process was killed: rerun it, with fewer cores (taskset)") from None
 
 
-def compute_one(folder, function, item):
-    """Return function(item), computed in `folder` with one thread: the last bits of a result depend on their number."""
-    if folder:
-        try:
-            os.chdir(folder)
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: {unseen('folder')}", folder) from None
-    with torch_threads(1):
-        return function(item)
+def by_dask(function, items, address, ahead):
+    """Yield function(item) of each item, in order, computed by Dask's workers, also by those that start later."""
+    with dask_client(address) as client:
+        import cloudpickle  # distributed depends on it
+        from distributed import TimeoutError, wait
+
+        compute = worker_function(os.getcwd(), str(Path(__file__).resolve().parents[2]))
+        tasks = (client.submit(compute, cloudpickle.dumps((function, item)), pure=False) for item in items)
+        for task in in_turn(tasks, ahead * sum(client.ncores().values())):
+            try:
+                wait([task], timeout=SILENCE)
+            except TimeoutError:
+                state = f"No result from Dask for {SILENCE} seconds (workers: {len(client.ncores())})"
+                print(f"{state}: if none follows, see the logs of scheduler and workers", file=sys.stderr)
+            yield cloudpickle.loads(task.result())
+
+
+def worker_function(folder, project):
+    """Return the function that a worker runs: it takes and returns pickles, so that the scheduler needs no project."""
+
+    def compute(content):  # being local, it is sent as code; what is imported could not be imported there
+        import cloudpickle
+
+        for path in (folder, project):
+            if not os.path.isdir(path):
+                raise FileNotFoundError(errno.ENOENT, UNSEEN.format(socket.gethostname(), "folder"), path)
+        os.chdir(folder)
+        if project not in sys.path:
+            sys.path.append(project)
+        from common.hardware.parallel import with_one_thread
+
+        return cloudpickle.dumps(with_one_thread(*cloudpickle.loads(content)))
+
+    return compute
 
 
 def unseen(what):
     """Return the sentence that this machine does not see a file or a folder."""
-    return f"the Dask worker on {socket.gethostname()} does not see this {what}, as all workers must"
+    return UNSEEN.format(socket.gethostname(), what)
 
 
 @contextmanager
-def dask_workers(address):
-    """Let joblib compute by the workers of a Dask scheduler inside the block; give the number of their cores.
-
-    Raises ConnectionError when there are none, or when the connection is lost, and ValueError without the package.
-    """
+def dask_client(address):
+    """Give a Client of a Dask scheduler. Raises ConnectionError without a scheduler, workers or a connection."""
     require("--dask", "distributed")
     import distributed
 
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would say, the errors below say
     try:
         asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
-        client = distributed.Client(address, timeout=10, set_as_default=False)
+        client = distributed.Client(address, timeout=10)
+        client.wait_for_workers(1, timeout=10)
     except Exception as error:  # whatever another kind of server makes of it
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"--dask {address}: no Dask scheduler answers there ({reason})") from None
+        raise ConnectionError(f"--dask {address}: no scheduler with workers answers there ({reason})") from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=10)
-        except distributed.TimeoutError:
-            raise ConnectionError(f"--dask {address}: has no workers: start some (dask worker {address})") from None
-        client.register_plugin(project_path(distributed.WorkerPlugin))
-        ended = threading.Event()
-        threading.Thread(target=watch, args=(client, ended), daemon=True).start()
-        try:
-            with joblib.parallel_config("dask", client=client):
-                yield sum(client.ncores().values())
+            yield client
         except (distributed.CancelledError, distributed.comm.CommClosedError):
             raise ConnectionError(f"--dask {address}: the connection to the scheduler is lost") from None
         except distributed.KilledWorker:
             raise MemoryError("a computation ended several Dask workers, one after the other") from None
-        finally:
-            ended.set()
-
-
-def watch(client, ended):
-    """Say so on stderr, every ten seconds, while there is no worker, until `ended` is set."""
-    with suppress(Exception):  # of a connection that is lost, others tell
-        while not ended.wait(10):
-            if not client.scheduler_info()["workers"]:
-                print("All Dask workers have gone: waiting for new ones.", file=sys.stderr)
-
-
-def project_path(plugin):
-    """Return a Dask plugin that lets workers, also those that start later, import this project where it stands."""
-    root = str(Path(__file__).resolve().parents[2])
-
-    class ProjectPath(plugin):  # being local, it is sent as code: what is imported could not be imported there yet
-        name = "project path"
-
-        def setup(self, worker):
-            if not os.path.isdir(root):
-                where = f"the Dask worker on {socket.gethostname()} does not see this folder, as all workers must"
-                raise FileNotFoundError(errno.ENOENT, where, root)
-            sys.path.append(root)
-
-    return ProjectPath()
 
 
 async def check_scheduler(rpc, address):
@@ -130,16 +113,28 @@ async def check_scheduler(rpc, address):
         raise ValueError(f"but a {kind}")
 
 
+def in_turn(futures, ahead):
+    """Yield futures in order, each as soon as `ahead` more have been submitted."""
+    waiting = deque()
+    for future in futures:
+        waiting.append(future)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
 def in_order(function, items, threads, ahead):
     """Yield function(item) of each item, in order, computed by `threads` threads; at most `ahead` more are waiting."""
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for future in in_turn((pool.submit(function, item) for item in items), ahead):
+            yield future.result()
+
+
+def with_one_thread(function, item):
+    """Return function(item), computed with one thread of torch: the last bits depend on their number."""
+    with torch_threads(1):
+        return function(item)
 
 
 @contextmanager

@@ -4,25 +4,23 @@ import argparse
 import json
 import math
 import pathlib
-import pickle
 import re
 import warnings
 import zipfile
 from pathlib import Path
 
-from common.storage.atomic import atomic_write, is_writer
+from common.storage.atomic import atomic_write
 
 import numpy as np
 import torch
 
-multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # numpy 2 and 1
 # What torch.load may make beside tensors, by the names in files: plain values that training loops keep with weights.
-PLAIN = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OVMm"}]
-PLAIN += [(getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
-          for name in ("scalar", "_reconstruct") for core in ("core", "_core")]  # fmt: skip
-PLAIN += [argparse.Namespace]
-PLAIN += [(getattr(pathlib, f"Pure{name}"), f"{module}.{name}")
-          for name in ("PosixPath", "WindowsPath") for module in ("pathlib", "pathlib._local")]  # fmt: skip
+PLAIN = [argparse.Namespace, np.dtype]
+PLAIN += {type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
+scalar = np.float64(0).__reduce__()[0]  # makes numpy's scalars again; files of numpy 1 and 2 have two names for it
+PLAIN += [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+for module in ("pathlib", "pathlib._local"):  # of Python 3.13
+    PLAIN += [(pathlib.PurePosixPath, f"{module}.PosixPath"), (pathlib.PureWindowsPath, f"{module}.WindowsPath")]
 
 
 def write_tensors(tensors, path):
@@ -73,15 +71,11 @@ def save_json(record, path):
 
 
 def save_question(out, name, tensors, figure, record):
-    """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json.
-
-    Under torchrun only rank 0 does this.
-    """
-    if not is_writer():
-        return
+    """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
     contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
     if tensors is None:
         del contents["pt"]
+    record["files"] = [f"{name}.{kind}" for kind in contents]
     with atomic_write(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
         for (write, content), temporary in zip(contents.values(), temporaries, strict=True):
             write(content, temporary)
@@ -105,23 +99,21 @@ def load_tensors(path, made_by, mmap=True):
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or point --out at its folder")
+    is_zip = False  # as all files are since torch 1.6; older ones cannot be mapped
     try:
+        is_zip = zipfile.is_zipfile(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
             warnings.simplefilter("ignore")
-            mmap = mmap and is_zip(path)  # the form before torch 1.6 cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch raises half a dozen types for files that it cannot read
-        raise ValueError(
-            f"{path} is not a file of tensors that torch can read safely: {diagnose(path, error)}"
-        ) from None
-
-
-def is_zip(path):
-    """Return whether a file is a complete zip archive, which is what torch.save writes."""
-    try:
-        return zipfile.is_zipfile(path)
-    except (zipfile.BadZipFile, ValueError, OverflowError):
-        return False
+        code = re.search(r"(?:GLOBAL|function) (\S+)", str(error))
+        if code:
+            reason = f"it holds objects of {code[1]}, whose code is not run: save a state_dict"
+        elif is_zip:
+            reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[0]  # without advice to run its code
+        else:
+            reason = "it is another kind of file, or was cut short: copy or recreate it"
+        raise ValueError(f"{path} is not a file of tensors that torch can read safely: {reason}") from None
 
 
 def is_intact(path):
@@ -131,27 +123,3 @@ def is_intact(path):
             return archive.testzip() is None
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
         return False
-
-
-def diagnose(path, error):
-    """Return in a few words what kind of file it is in which torch.load found no tensors."""
-    with open(path, "rb") as file:
-        start = file.read(512)
-    code = re.search(r"(?:GLOBAL|function) (\S+)", str(error))
-    if not start:
-        return "it is empty"
-    if "TorchScript" in str(error):
-        return "it is a TorchScript archive: save the model's state_dict"
-    if code:
-        return f"it is a pickle that would execute code ({code[1]}) and was not loaded: save a state_dict"
-    if isinstance(error, pickle.UnpicklingError) and is_intact(path):
-        return "it holds objects other than tensors and plain values, which were not loaded: save a state_dict"
-    if is_zip(path):
-        return "it is a zip archive, but not one of torch.save, or a damaged one"
-    if start.startswith(b"PK\x03\x04"):
-        return "it is truncated: copy or recreate it"
-    if start.startswith(b"\x80"):
-        return "it is a pickle, but not of torch.save, or a damaged one"
-    if start.isascii():
-        return "it is a text file"
-    return "it is not a file of torch.save, or a damaged one"

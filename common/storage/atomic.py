@@ -5,59 +5,28 @@ import os
 import re
 import shutil
 import stat
-import tempfile
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-
-def is_writer():
-    """Return whether this process is the one to write: rank 0 of torchrun's, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-# Errors of locking on file systems without locks, such as some of NFS, FUSE and Lustre.
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # errors of locking on mounts without locks: some of NFS, FUSE and Lustre
 
 
 @contextmanager
 def exclusive_lock(folder, name, timeout=0):
     """Create `folder`, and keep other processes from writing the files `name`.* there inside the with block.
 
-    Temporary files of a killed process are removed. timeout: seconds to wait for another process, -1 for no limit.
-    Raises BlockingIOError when it still holds the lock, and OSError when the folder cannot be written: now, not after
-    an hour's training. On a file system without locks other processes are not excluded. After an error, a folder
-    and a lock file that were created here are removed, unless something else was written. Under torchrun only rank 0
-    takes the lock.
+    Temporary files of a killed process are removed; after an error, so are a lock file and an empty folder that were
+    created here. On a mount without locks other processes are not excluded. timeout: seconds to wait for another
+    process, -1 for no limit. Raises BlockingIOError when it still holds the lock, and OSError when the folder cannot be
+    written: now, not after an hour's training.
     """
-    if not is_writer():
-        yield
-        return
     folder = Path(folder)
     lock_path = folder / f".{name}.lock"
     created = [path for path in (lock_path, folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path, timeout=timeout)
-    acquire(lock, folder, name)
-    try:
-        for leftover in folder.glob(f".{name}.*.tmp"):
-            leftover.unlink()
-        yield
-    except BaseException:
-        with suppress(OSError):  # a folder in which something else was written stays
-            for path in created:
-                path.unlink(missing_ok=True) if path == lock_path else path.rmdir()
-        raise
-    finally:
-        lock.release()
-
-
-def acquire(lock, folder, name):
-    """Acquire a FileLock of the files `name`.* in `folder`, unless the file system has no locks.
-
-    Raises BlockingIOError when another process holds it, and OSError when the folder cannot be written.
-    """
     try:
         lock.acquire()
     except Timeout:
@@ -66,6 +35,59 @@ def acquire(lock, folder, name):
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise OSError(error.errno, error.strerror, str(folder)) from None
+    try:
+        for leftover in folder.glob(f".{name}.*.tmp"):
+            leftover.unlink()
+        yield
+    except BaseException:
+        with suppress(OSError):  # a folder that holds other files stays
+            for path in created:
+                path.unlink(missing_ok=True) if path == lock_path else path.rmdir()
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def atomic_write(*paths):
+    """Give a list of temporary paths; on success the files there take the place of `paths`, in that order.
+
+    All are complete and flushed to the disk before the first is renamed: a full disk changes nothing. A symbolic link
+    stays, and the file that it leads to is replaced. Raises OSError, naming the folder, when they cannot be written,
+    and when a path is a folder, a device or a pipe.
+    """
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "is not a file that can be replaced: name another one", str(path))
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    temporaries = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    try:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        yield temporaries
+        replace_files(temporaries, targets)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the system's error
+        if getattr(cause, "errno", None) is None:
+            raise
+        names = ", ".join(path.name for path in paths)
+        what = f"{os.strerror(cause.errno)}: {names} cannot be written; existing files are left untouched"
+        raise OSError(cause.errno, what, str(paths[0].parent)) from error
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def replace_files(temporaries, targets):
+    """Flush each temporary file to the disk, give it the mode of the file that it replaces, and rename it to that."""
+    for temporary, target in zip(temporaries, targets, strict=True):
+        with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
+            os.fsync(file.fileno())
+        if target.exists():
+            with suppress(OSError):  # CIFS, vfat and gcsfuse refuse it
+                shutil.copymode(target, temporary)
+    for temporary, target in zip(temporaries, targets, strict=True):
+        os.replace(temporary, target)
 
 
 # The open files of this process, by the names that the shell gives them: /dev/stdout is a link to one.
@@ -136,50 +158,3 @@ def refuse_overlap(outputs, inputs):
         option = found.get(identity(path))
         if option:
             raise ValueError(f"{option} {outputs[option]} is the same file as {what}: name another one")
-
-
-@contextmanager
-def atomic_write(*paths):
-    """Give a list of temporary paths; on success the files there take the place of `paths`, in that order.
-
-    All are complete and flushed to the disk before the first is renamed: a full disk changes nothing. An existing
-    file's mode is kept, links and devices are treated as `output_file` says. Raises OSError, naming the folder, when
-    they cannot be written.
-    """
-    paths = [Path(path) for path in paths]
-    targets = [output_file(path) for path in paths]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if None in targets else nullcontext() as elsewhere:
-        temporaries = [
-            target.with_name(f".{target.name}.{os.getpid()}.tmp") if target else Path(elsewhere, str(number))
-            for number, target in enumerate(targets)
-        ]
-        try:
-            paths[0].parent.mkdir(parents=True, exist_ok=True)
-            yield temporaries
-            replace_files(temporaries, targets, paths)
-        except (OSError, RuntimeError) as error:
-            cause = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the system's error
-            if getattr(cause, "errno", None) is None:
-                raise
-            names = ", ".join(path.name for path in paths)
-            what = f"{os.strerror(cause.errno)}: {names} cannot be written; existing files are left untouched"
-            raise OSError(cause.errno, what, str(paths[0].parent)) from error
-        finally:
-            for temporary in temporaries:
-                temporary.unlink(missing_ok=True)
-
-
-def replace_files(temporaries, targets, paths):
-    """Rename each temporary file to its target, or where that is None copy it to the device or pipe `path`."""
-    for temporary, target in zip(temporaries, targets, strict=True):
-        with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
-        if target and target.exists():
-            shutil.copymode(target, temporary)
-    for temporary, target, path in zip(temporaries, targets, paths, strict=True):
-        if target is None:
-            with open(temporary, "rb") as file, open_through(path) as through:
-                shutil.copyfileobj(file, through)
-    for temporary, target in zip(temporaries, targets, strict=True):
-        if target:
-            os.replace(temporary, target)

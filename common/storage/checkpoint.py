@@ -1,12 +1,12 @@
 """Weights: their hash, and networks and backbones from checkpoint files of any origin."""
 
 import hashlib
-import re
 from pathlib import Path
 
 from common.storage.artifacts import load_json, load_tensors
 from common.storage.packages import require
-from common.storage.recognize import recognize, shapes_of
+
+import torch
 
 
 def cpu_state_dict(model):
@@ -37,15 +37,9 @@ def load_weights(path, made_by):
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(path)  # sorted as text: 10 before 2
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a file of safetensors, or a damaged one ({error})") from None
-    return {key: weights[key] for key in sorted(weights, key=natural_order)}
-
-
-def natural_order(name):
-    """Return a key by which texts are sorted with the numbers in them as numbers."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def record_of(path):
@@ -60,13 +54,10 @@ def record_of(path):
 def load_trained(network, path, data, made_by, force=False):
     """Load the state_dict that the script `made_by` wrote at `path` into `network`.
 
-    Raises FileNotFoundError, or ValueError when its names or shapes are not the network's, or as `check_origin` does
-    when it was not trained on `data`.
+    Raises FileNotFoundError, or ValueError as `load_strictly` does, and as `check_origin` does when it was not trained
+    on `data`.
     """
-    try:
-        network.load_state_dict(load_tensors(path, made_by))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold the weights of this network: rerun {made_by} ({error})") from None
+    load_strictly(network, path, load_tensors(path, made_by))
     check_origin(path, weights_hash(network.state_dict()), data, force)
 
 
@@ -76,7 +67,6 @@ def check_origin(path, weights_sha256, data, force):
     Raises ValueError when it is not, or with `force` prints why. weights_sha256: the whole network's, None for
     a backbone alone; data: Q1's dict.
     """
-    path = Path(path)
     record_path = record_of(path)
     if not record_path.is_file():
         print(f"{path}: no {record_path.name} next to it, so what it was trained on is unknown.")
@@ -101,41 +91,69 @@ def check_unchanged(model, hash_before):
 
 
 def load_backbone(cnn_backbone, path, data, force=False):
-    """Load the weights of a backbone in a checkpoint into `cnn_backbone`; return what the file was, as a phrase.
+    """Load the weights of a backbone in a checkpoint into `cnn_backbone`; return what was found, as a phrase.
 
-    Accepted are the state_dicts of nn.Sequential(cnn_backbone, head), with a linear head of any size, and of a
-    cnn_backbone alone, written by torch.save or safetensors, in any floating-point precision, wherever `recognize`
-    finds them. Nothing in the file is executed. Raises FileNotFoundError, or ValueError that says what was expected and
-    what was found; and as `check_origin` does when it was not trained on `data`.
+    Accepted are the state_dicts of nn.Sequential(cnn_backbone, head) and of a cnn_backbone alone, written by torch.save
+    or safetensors, in any floating-point precision, wherever `find_weights` finds them. Nothing in the file is
+    executed. Raises FileNotFoundError, or ValueError as `find_weights`, `load_strictly` and `check_origin` do.
     """
-    backbone = shapes_of(cnn_backbone.state_dict())
-    features = list(backbone.values())[-1][0]  # the length of the last layer's bias
-    whole = {f"0.{key}": shape for key, shape in backbone.items()} | {"1.weight": (None, features), "1.bias": (None,)}
-    networks = {"a cnn_backbone": backbone, "the backbone of a CNN": whole}
     content = load_weights(path, made_by="q3_cnn.py")
-    found = recognize(path, content, networks, "the networks of q3_cnn.py and q5_transfer.py")
-    weights, remarks = in_float32(path, found)
-    if found.kind == "a cnn_backbone":
-        cnn_backbone.load_state_dict(weights)
-        check_origin(path, None, data, force)
-        return ", ".join([found.kind, *remarks])
-    cnn_backbone.load_state_dict({key: weights[f"0.{key}"] for key in backbone})
-    check_origin(path, weights_hash(weights), data, force)
-    return ", ".join([f"{found.kind} of {len(weights['1.bias'])} classes", *remarks])
+    _, prefix, weights = find_weights(path, content, {"cnn_backbone": list(cnn_backbone.state_dict())})
+    load_strictly(cnn_backbone, path, weights)
+    head, whole_hash = [content.get("1.weight"), content.get("1.bias")], None
+    if prefix == "0." and all(map(torch.is_tensor, head)):  # as in q3_cnn.pt
+        whole = {f"0.{name}": value for name, value in cnn_backbone.state_dict().items()}
+        whole_hash = weights_hash(whole | {"1.weight": head[0].float(), "1.bias": head[1].float()})
+    check_origin(path, whole_hash, data, force)
+    return f"a cnn_backbone, its names begin with '{prefix}'" if prefix else "a cnn_backbone"
 
 
-def in_float32(path, found):
-    """Return the tensors of the Weights found in a file, as float32, and all remarks on them, as a list of phrases.
+def find_weights(path, content, networks):
+    """Return which one of `networks` a checkpoint holds, the prefix of its names there, and its weights without it.
 
-    Raises ValueError when they are not floating-point numbers, or not finite.
+    networks: the names of each one's tensors. They are looked for with any prefix, such as "module." or "model.", in
+    the file's dict and in the dicts in it: `0.bias` in the dict `net` is net.0.bias. The weights are all tensors with
+    that prefix. Raises ValueError, with the names expected and found, unless there is exactly one network and prefix.
     """
-    weights = {}
-    for own, name in found.names.items():
-        value = found.tensors[own]
-        if not value.is_floating_point():
-            raise ValueError(f"{path}: expected floating-point weights, found {value.dtype} in {name}")
-        weights[own] = value.float()
-        if not weights[own].isfinite().all():
-            raise ValueError(f"{path}: expected finite weights, found NaN or infinity in {name}")
-    dtypes = {str(value.dtype).removeprefix("torch.") for value in found.tensors.values()} - {"float32"}
-    return weights, found.remarks() + ([f"{' and '.join(sorted(dtypes))} weights, now float32"] if dtypes else [])
+    named = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, dict):
+            named |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            named[str(key)] = value
+    tensors = {name: value for name, value in named.items() if torch.is_tensor(value)}
+    found = [(kind, prefix) for kind, names in networks.items() for prefix in prefixes(tensors, names)]
+    if not found:
+        kinds, expected = " or ".join(networks), " or ".join(map(listed, networks.values()))
+        raise ValueError(f"{path} holds no {kinds}: expected {expected}, with any prefix; found {listed(tensors)}")
+    if len(found) > 1:
+        places = " and ".join(repr(prefix) for _, prefix in found)
+        raise ValueError(f"{path} holds {len(found)} networks, with the prefixes {places}: save one of them alone")
+    [(kind, prefix)] = found
+    return kind, prefix, {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
+
+
+def prefixes(tensors, names):
+    """Return the prefixes, empty or with a dot at the end, with which all `names` are names of `tensors`."""
+    ending = [each.removesuffix(names[0]) for each in tensors if f".{each}".endswith(f".{names[0]}")]
+    return [prefix for prefix in ending if all(prefix + name in tensors for name in names)]
+
+
+def listed(names, most=12):
+    """Return names in one line, `most` of them at most."""
+    return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+
+
+def load_strictly(network, path, weights):
+    """Load weights of any floating-point precision.
+
+    Raises ValueError when they are another network's, as torch says, are no floating-point numbers or not finite.
+    """
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = f"does not hold the weights of this network: rerun the script that wrote it ({error})"
+        raise ValueError(f"{path} {reason}") from None
+    for name, value in network.state_dict().items():
+        if not (weights[name].is_floating_point() and value.isfinite().all()):
+            raise ValueError(f"{path}: expected finite floating-point weights, found others in {name}")

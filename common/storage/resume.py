@@ -1,10 +1,11 @@
 """What a training run needs to resume after an interruption, saved beside its artifacts: once a second at most."""
 
+import hashlib
+import inspect
 import time
 from pathlib import Path
 
 from common.storage.artifacts import is_intact, load_tensors, save_tensors
-from common.storage.atomic import is_writer
 
 import torch
 
@@ -17,10 +18,11 @@ class TrainingCheckpoint:
 
     It holds no random state, as the random numbers of an epoch depend on the seed and the epoch's number alone.
     options: the script's, by name, `out` the folder of the file; all but FREE_OPTIONS must agree when a run resumes.
-    data: Q1's dict; inputs: what the run depends on beside it, by name, such as the hash of a backbone.
+    data: Q1's dict; inputs: what the run depends on beside it, by name: text, or what `definition` takes.
     """
 
     def __init__(self, name, options, data, **inputs):
+        inputs = {name: each if isinstance(each, str) else definition(each) for name, each in inputs.items()}
         self.path = Path(options["out"]) / f"{name}.resume.pt"
         self.resume = options["resume"]
         settings = {f"--{key.replace('_', '-')}": value for key, value in options.items() if key not in FREE_OPTIONS}
@@ -31,7 +33,7 @@ class TrainingCheckpoint:
     def save(self, model, optimizer, history):
         """Save the state after an epoch, in place of the previous one: at most once a second, and after the last."""
         is_last = len(history["test_loss"]) == self.epochs
-        if not is_writer() or not (is_last or time.monotonic() - self.last_saved > 1):
+        if not is_last and time.monotonic() - self.last_saved < 1:
             return
         weights, moments = model.state_dict(), optimizer.state_dict()["state"]
         state = {"settings": self.settings, "model": weights, "optimizer": moments, "history": history}
@@ -96,6 +98,23 @@ class TrainingCheckpoint:
             return
         if done < epochs and not differences(state["settings"], self.settings):
             print(f"{self.path} holds {done} epochs of this same run; stop and add --resume to keep them.")
+
+
+def definition(thing):
+    """Return a hash, in hexadecimal, of what defines a network, loss or transform, but for its parameters.
+
+    That is the type, plain attributes and buffers of each part, and the source of those that torch does not define.
+    """
+    parts = thing.modules() if isinstance(thing, torch.nn.Module) else getattr(thing, "transforms", [thing])
+    texts = []
+    for part in parts:
+        attributes = getattr(part, "__dict__", {})
+        plain = {key: value for key, value in attributes.items() if isinstance(value, (int, float, str, tuple, list))}
+        buffers = [each.tolist() for each in attributes.get("_buffers", {}).values() if each is not None]
+        kind = part if inspect.isfunction(part) else type(part)
+        is_own = kind.__module__.partition(".")[0] not in ("torch", "torchvision", "builtins")
+        texts.append(f"{kind.__qualname__} {plain} {buffers} {inspect.getsource(kind) if is_own else ''}")
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def differences(before, now):

@@ -4,11 +4,11 @@ import errno
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 class Stream:
-    """stdout or stderr, which may go away, as when `head` has read enough: what is written then is dropped.
+    """stdout or stderr. Once it cannot be written, as when `head` has read enough, the rest is dropped.
 
     So a run completes its files all the same. Characters that the stream's encoding lacks are escaped.
     """
@@ -20,22 +20,21 @@ class Stream:
             self.stream.reconfigure(errors="backslashreplace")
 
     def write(self, text):
-        """Write text, if the stream is there."""
+        """Write text, if it can be written."""
         self.attempt(self.stream.write, text)
         return len(text)
 
     def flush(self):
-        """Flush what was written, if the stream is there."""
+        """Flush what was written, if it can be written."""
         self.attempt(self.stream.flush)
 
     def attempt(self, function, *args):
-        """Call function(*args) unless the stream is lost."""
+        """Call function(*args); when that fails, send this and all later output to os.devnull."""
         try:
-            if not self.lost:
-                function(*args)
+            function(*args)
         except OSError as error:
             self.lost = error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is left in the buffer
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def check(self):
         """Raise OSError if not all could be written, unless it is that nobody reads it."""
@@ -50,14 +49,12 @@ class Stream:
 @contextmanager
 def safe_streams():
     """Make stdout and stderr a Stream each inside the block; give the first."""
-    before = sys.stdout, sys.stderr
-    stdout, stderr = sys.stdout, sys.stderr = Stream(before[0]), Stream(before[1])
-    try:
-        yield stdout
-    finally:
-        stdout.flush()
-        stderr.flush()
-        sys.stdout, sys.stderr = before
+    with redirect_stdout(Stream(sys.stdout)) as stdout, redirect_stderr(Stream(sys.stderr)) as stderr:
+        try:
+            yield stdout
+        finally:
+            stdout.flush()
+            stderr.flush()
 
 
 def stdout_is_lost():

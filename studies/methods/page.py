@@ -1,7 +1,6 @@
-"""The results of all studies, docs/studies.md, from the records of finished studies.
+"""Write docs/studies.md from the records of finished studies.
 
-Reads the JSON files that the studies wrote, in any folders under docs/studies (copy them there from OUT/studies, with
-their pictures). Writes docs/studies.md.
+Reads the JSON files in docs/studies and its subfolders; copy them there from OUT/studies, with their figures.
 """
 
 import importlib
@@ -13,21 +12,15 @@ from common.storage.artifacts import load_json, save_text
 EXAMPLES = ("cp artifacts/studies/*.json artifacts/studies/*.png docs/studies/; python -m studies.methods.page",)
 INTRODUCTION = """# The studies
 
-`make studies` measures what a single run cannot answer; `python -m studies.methods.page` makes this page from the JSON
-files in [studies](studies). Brackets hold 95% intervals, Student's t: for the mean over all seeds, each with its own
-split of the same file of galaxies, not for other galaxies. Differences are between the same seeds, in pairs. The FCN
-and the CNN of a seed are those of `OMP_NUM_THREADS=1 make all SEED=s`, to the last bit.
+`make studies` answers questions that a single run cannot; `python -m studies.methods.page` writes this page from the
+JSON files in [studies](studies). Brackets are 95% confidence intervals (Student's t) for the mean over seeds; each seed
+has its own split of the same galaxies, so the intervals do not cover other galaxies. Differences are paired by seed.
+The FCN and CNN of seed s are those of `OMP_NUM_THREADS=1 make all SEED=s`, bit for bit.
 """
 
 
-def table(header, rows):
-    """Return a Markdown table as lines; header and each row: text or anything with a text form."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
-
-
-def page(folder):
-    """Return docs/studies.md as text, from the JSON files under `folder`. Raises ValueError when there is none."""
+def studies_page(folder):
+    """Return docs/studies.md as text, from the JSON files under `folder`. Raises ValueError if there is none."""
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem))
     if not paths:
@@ -39,8 +32,8 @@ def page(folder):
         question = module.__doc__.partition("\n")[0]
         settings = ", ".join(f"{name} {value}" for name, value in record["args"].items() if name != "out")
         lines += [f"## {plots.titled(study, record['source'])}", "", f"**{record['answer']}**", "", question, ""]
-        pictures = [each for each in sorted(path.parent.glob(f"{study}*.png"))]
-        lines += [f"![{each.stem}]({each.relative_to(folder.parent).as_posix()})\n" for each in pictures]
+        figures = sorted(path.parent.glob(f"{study}*.png"))
+        lines += [f"![{each.stem}]({each.relative_to(folder.parent).as_posix()})\n" for each in figures]
         lines += [*(f"- {sentence}" for sentence in record["notes"]), *([""] if record["notes"] else [])]
         lines += [*module.tables(record), f"Settings: {settings}.", ""]
     return "\n".join(lines)
@@ -48,14 +41,14 @@ def page(folder):
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    help = "folder of studies/ and studies.md"
+    help = "folder with studies/, for studies.md"
     parser.add_argument("--docs", type=cli.path, default="docs", metavar="DIR", help=help)
     return parser.parse_args(argv)
 
 
 def main():
     args = get_args()
-    save_text(page(Path(args.docs) / "studies"), Path(args.docs) / "studies.md")
+    save_text(studies_page(Path(args.docs) / "studies"), Path(args.docs) / "studies.md")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""The runs of a study: their options, the split of a seed, and their results as files, computed side by side.
+"""The runs of a study: their options, their splits, and their results, computed side by side and kept in files.
 
-A run is a dict of what distinguishes it, such as dict(seed=0, network="cnn"). Its result is a file of its own,
-{out}/studies/{study}/seed-0-network-cnn.json. So a study that was interrupted resumes with what is there, and a
-cluster's job array can compute one seed per job.
+A run is a dict of the values that identify it, such as dict(seed=0, network="cnn"). Each result has its own file,
+{out}/studies/{study}/seed-0-network-cnn.json, so an interrupted study resumes where it stopped, and a cluster's job
+array can compute one seed per job.
 """
 
-import argparse
 import json
-import re
 from functools import partial
 from pathlib import Path
 
+import q1_data
 from common import cli, plots
-from common.data import RandomCrop, make_loader
+from common.data import MyDataset, RandomCrop
 from common.galaxies import split as splits
 from common.galaxies.facts import SUBSETS
 from common.hardware.device import choose_device
@@ -20,43 +19,44 @@ from common.hardware.parallel import DASK_HELP, side_by_side
 from common.storage.artifacts import load_json, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line
-from q1_data import channel_statistics
+from studies.methods.training import DEFAULTS, training_settings
 
 import numpy as np
 import torch
-from torchvision import transforms
 from tqdm import tqdm
 
-STATS_IMAGES = 1000  # training images that q1_data.py measures mean and std on by default
+STATS_IMAGES = q1_data.get_args([]).stats_images
 
 
 def number_list(text):
     """argparse type: whole numbers such as 0-4 or 0,3,7 or 0-2,8, as a sorted list without repeats."""
     numbers = set()
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if not match or int(match[1]) > int(match[2] or match[1]):
-            raise argparse.ArgumentTypeError(f"{text} is no list of whole numbers such as 0-4 or 0,3,7")
-        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise ValueError  # argparse names the option and the text
+        numbers.update(range(int(first), int(last or first) + 1))
     return sorted(numbers)
 
 
-def add_study_options(parser, seeds="0-4", epochs=50):
-    """Add the options of every study: --out, --seeds, --epochs, --dask and --device."""
+def study_parser(description, *examples, seeds="0-4", epochs=DEFAULTS["cnn"].epochs):
+    """Return a Parser with the options of every study: --out, --seeds, --epochs (by default Q3's), --dask, --device."""
+    parser = cli.Parser(description, examples)
     add = parser.add_argument
     cli.add_out(parser)
     add("--seeds", type=number_list, default=seeds, metavar="LIST", help="random seeds, such as 0-4 or 0,3")
     add("--epochs", type=cli.positive_int, default=epochs, metavar="N", help="passes over the training set")
     add("--dask", metavar="ADDRESS", help=DASK_HELP)
     cli.add_device(parser)
+    return parser
 
 
 def resplit(data, seed, split="stratified"):
-    """Return the dict that `q1_data.py --seed SEED --split SPLIT` makes of the file that `data` was made from.
+    """Return the dict that `q1_data.py --seed SEED --split SPLIT` would make from the file `data` was made from.
 
-    data: Q1's dict, of any split; the numbers of training images stay, and with a split of your own (--split-column)
-    so do the training images. `appearance`, which no study needs, is left out.
-    Raises ValueError for a dict whose mean and std come from another number of images.
+    data: Q1's dict, of any split. The numbers of training images stay the same, and if the file came with its own split
+    so do the training images. `appearance` is left out.
+    Raises ValueError if mean and std were measured on another number of images than by default.
     """
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
         raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
@@ -69,9 +69,10 @@ def resplit(data, seed, split="stratified"):
     labels = torch.cat(labels)[place].numpy()
     sizes = {task: len(data[f"{task}_train_labels"]) for task in first_class if names[task]}
     in_train = None
-    if data.get("split_column"):
+    if data["own_split"]:
         in_train = np.isin(np.arange(len(labels)), torch.cat([data[f"{task}_train_indices"] for task in names]))
-    new = {name: data[name] for name in ("class_names", "main_classes", "source", "split_column") if name in data}
+    per_subset = (*SUBSETS, "appearance")
+    new = {name: value for name, value in data.items() if not name.startswith(per_subset)}
     for subset, chosen in splits.split_indices(labels, sizes, split, seed, first_class["transfer"], in_train).items():
         new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
         new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]
@@ -82,61 +83,55 @@ def resplit(data, seed, split="stratified"):
 
 
 def first_statistics(data):
-    """Return mean and std, float32 (3,) each, of crops of the first training images, as q1_data.py does by default."""
+    """Return mean and std, float32 (3,) each, as q1_data.py measures them by default."""
     first = (data[f"main_train_{kind}"][:STATS_IMAGES] for kind in ("images", "labels"))
-    return channel_statistics(make_loader(*first, transforms.Compose([RandomCrop(48)])))
+    return q1_data.channel_statistics(MyDataset(*first, RandomCrop(48)))
 
 
 def collect(study, measure, runs, args, data, **settings):
-    """Return the results of a study's runs, a list of dicts: each run's own keys and values, and its results.
+    """Return the results of a study's runs: a list of dicts, each with the run's own values and its result.
 
-    Those that are not there yet are computed: measure(out, device, **run, **settings) returns a dict of plain values.
-    args: the study's options; data: Q1's dict; settings: what the results depend on beside the runs' keys. A file of
-    another fingerprint or other settings is replaced. On the CPU one process per core computes; on a GPU one run
-    follows another; with --dask the workers of a cluster compute. Raises ValueError, naming the run, when `measure`
-    raises an error that a user can put right, and MemoryError when a process was killed.
+    Missing results are computed: measure(out, device, **run, **settings) returns a dict of plain values. A result is
+    kept until the data, the settings, or the networks and their training change, see `training_settings`. On the CPU
+    each core runs a process, on a GPU one run follows another, and with --dask a cluster's workers compute. study: path
+    of its script; args: its options; data: Q1's dict. Raises ValueError, naming the run, if `measure` raises an error
+    that a user can correct, and MemoryError if a process was killed.
     """
-    folder = Path(args.out) / "studies" / study
-    described = {"fingerprint": data["fingerprint"], "args": json.loads(json.dumps(settings))}
-    found = [stored_result(folder, run, described) for run in runs]
-    missing = [run for run, result in zip(runs, found, strict=True) if result is None]
-    compute = partial(
-        compute_one, folder=folder, described=described, measure=measure, out=args.out, device=args.device
-    )
+    folder = Path(args.out) / "studies" / Path(study).stem
+    described = {"fingerprint": data["fingerprint"], "networks": training_settings(), "args": settings}
+    described = json.loads(json.dumps(described))  # as it is read from a file
+    paths = [folder / f"{'-'.join(f'{key}-{value}' for key, value in run.items())}.json" for run in runs]
+    missing = [each for each in zip(runs, paths, strict=True) if stored_result(each[1], described) is None]
+    compute = partial(compute_run, described=described, measure=measure, out=args.out, device=args.device)
     processes = None if choose_device(args.device).type == "cpu" else 1
-    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=study, unit="run", disable=None) as bar:
+    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=folder.name, unit="run", disable=None) as bar:
         for _ in side_by_side(compute, missing, processes, args.dask):
             bar.update()
-    found = [stored_result(folder, run, described) for run in runs]
+    found = [stored_result(path, described) for path in paths]
     if None in found:
-        raise ValueError(f"{folder}: what Dask's workers wrote is not here: --out must be a folder that all see")
+        raise ValueError(f"{folder}: the results of the Dask workers are not here: use a shared folder as --out")
     return [run | result for run, result in zip(runs, found, strict=True)]
 
 
-def file_of(folder, run):
-    """Return the path of a run's result in `folder`."""
-    return Path(folder) / f"{'-'.join(f'{key}-{value}' for key, value in run.items())}.json"
-
-
-def stored_result(folder, run, described):
-    """Return the result in the file of a run, or None if it is not there or of other data or settings."""
+def stored_result(path, described):
+    """Return the result in a run's file, or None if there is none for these data, networks and settings."""
     try:
-        stored = load_json(file_of(folder, run))
+        stored = load_json(path)
     except (FileNotFoundError, ValueError):
         return None
     same = all(stored.get(key) == value for key, value in described.items())
     return stored.get("result") if same else None
 
 
-def compute_one(run, folder, described, measure, out, device):
-    """Compute the result of a run and write its file, unless another process has just written it.
+def compute_run(run_and_path, described, measure, out, device):
+    """Compute a run's result and write its file, unless another process has just written it.
 
-    Raises ValueError, naming the run, for an error that a user can put right.
+    Raises ValueError, naming the run, for an error that a user can correct.
     """
-    path = file_of(folder, run)
+    run, path = run_and_path
     try:
-        with exclusive_lock(folder, path.stem, timeout=-1):
-            if stored_result(folder, run, described) is None:
+        with exclusive_lock(path.parent, path.stem, timeout=-1):
+            if stored_result(path, described) is None:
                 result = measure(out=out, device=choose_device(device), **run, **described["args"])
                 save_json(described | {"result": result}, path)
     except (OSError, ValueError, ArithmeticError) as error:
@@ -144,18 +139,19 @@ def compute_one(run, folder, described, measure, out, device):
 
 
 def select(rows, **values):
-    """Return those of a list of dicts that have these values."""
+    """Return the dicts in a list that have these values."""
     return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
-def save_study(study, args, data, figure, answer, notes=(), **record):
-    """Print the answer, a sentence, and the notes; write {study}.png and {study}.json into the folder of studies.
+def save_study(study, args, data, figure, sentences, **record):
+    """Print the sentences, the answer and notes; write the study's .png and .json into {out}/studies.
 
-    record: what the JSON has beside source, fingerprint, args, answer and notes.
+    study: path of its script; record: further entries of the JSON.
     """
-    print(plots.titled(f"studies.{study}", data["source"]), answer, *notes, sep="\n")
-    settings = {key: value for key, value in vars(args).items() if key != "dask"}  # who computes changes nothing
-    described = {"source": data["source"], "fingerprint": data["fingerprint"], "args": settings}
-    folder = Path(args.out) / "studies"
-    with exclusive_lock(folder, study, timeout=-1):
-        save_question(folder, study, None, figure, described | {"answer": answer, "notes": list(notes)} | record)
+    name, folder = Path(study).stem, Path(args.out) / "studies"
+    print(plots.titled(f"studies.{name}", data["source"]), *sentences, sep="\n")
+    options = {key: value for key, value in vars(args).items() if key != "dask"}  # it does not change the results
+    described = {"source": data["source"], "fingerprint": data["fingerprint"], "args": options}
+    described |= {"answer": sentences[0], "notes": sentences[1:]}
+    with exclusive_lock(folder, name, timeout=-1):
+        save_question(folder, name, None, figure, described | record)

@@ -1,4 +1,4 @@
-"""How sure a mean over seeds is: Student's intervals, paired differences, components of a variance."""
+"""Statistics over seeds: means with Student's intervals and components of variance, as text, table and figure."""
 
 import numpy as np
 from scipy import stats
@@ -9,8 +9,8 @@ CONFIDENCE = 0.95
 def mean_interval(values):
     """Return the mean of a metric over seeds with its 95% t-interval: keys n, mean, sd, low, high, lowest, highest.
 
-    values: float (n,). With one value sd, low and high are NaN. The interval is for the mean over all seeds on the
-    same file of galaxies.
+    values: float (n,). With one value sd, low and high are NaN. The interval is for the mean over all possible seeds,
+    with the same file of galaxies.
     """
     values = np.asarray(values, dtype=float)
     n, mean = len(values), values.mean()
@@ -20,26 +20,12 @@ def mean_interval(values):
     return {"n": n, **{name: float(value) for name, value in summary.items()}}
 
 
-def paired_difference(first, second):
-    """Return `mean_interval` of first - second, float (n,) each, of the same seeds in the same order."""
-    return mean_interval(np.subtract(first, second))
-
-
-def is_significant(interval):
-    """Return whether a 95% interval lies wholly above or below 0; interval: a dict with low and high.
-
-    One without width, but for rounding, does not: equal values do not show how far others may lie.
-    """
-    has_width = not np.isclose(interval["low"], interval["high"], rtol=0, atol=1e-9)
-    return bool(has_width and (interval["low"] > 0 or interval["high"] < 0))
-
-
 def variance_components(groups):
-    """Split a metric's variance into that between groups and that within them, by one-way analysis of variance.
+    """Return the components of a metric's variance between and within groups, by one-way analysis of variance.
 
-    groups: float (groups, n), n values each. Keys: between_sd (0 when the estimate is negative), within_sd, and share
-    (between, of the sum of both variances) with its 95% interval low and high, exact for normal values (Searle,
-    Linear Models, 1971, ch. 9). The last three are NaN for equal values.
+    groups: float (groups, n), n values each. Keys: between_sd (0 if the estimate is negative), within_sd, and share,
+    the variance between groups over the sum of both, with its 95% interval low and high, which is exact for normal
+    values (Searle, Linear Models, 1971, ch. 9). The last three are NaN for equal values.
     """
     groups = np.asarray(groups, dtype=float)
     count, n = groups.shape
@@ -53,28 +39,59 @@ def variance_components(groups):
     return {"between_sd": between_sd, "within_sd": float(np.sqrt(within)), "share": share, "low": low, "high": high}
 
 
-def percent(interval, digits=1):
-    """Return a mean share with its interval as text, such as 72.1% [71.0, 73.2]; a single seed has no interval."""
-    return f"{100 * interval['mean']:.{digits}f}%{bounds(interval, digits, clip=True)}"
+def share_text(interval, digits=1):
+    """Return a mean share with its interval, between 0 and 100%, as text, such as 72.1% [71.0, 73.2]."""
+    return f"{100 * interval['mean']:.{digits}f}%{bounds_text(interval, digits, lowest=0, highest=100)}"
 
 
 def points(interval):
     """Return a difference with its sign and interval in percentage points, such as +3.1 points [2.0, 4.2]."""
-    return f"{100 * interval['mean']:+.1f} points{bounds(interval, 1)}"
+    return f"{100 * interval['mean']:+.1f} points{bounds_text(interval, 1)}"
 
 
 def judged(interval):
-    """Return a difference as `points` does, and that it is not distinguishable from zero where its interval says so."""
-    return points(interval) + ("" if is_significant(interval) else ", not distinguishable from zero")
+    """Return a difference as `points` does, with a remark unless its interval excludes zero.
 
-
-def bounds(interval, digits, clip=False):
-    """Return the bounds of an interval of shares as text, in percent; clip: to what a share can be.
-
-    In a study's JSON record None stands for NaN.
+    An interval of zero width never does: equal values do not show how far others may lie.
     """
-    ends = np.array([interval["low"], interval["high"]], dtype=float) * 100
-    if not np.isfinite(ends).all():
+    low, high = interval["low"], interval["high"]
+    excludes_zero = (low > 0 or high < 0) and not np.isclose(low, high, rtol=0, atol=1e-9)
+    return points(interval) + ("" if excludes_zero else ", not distinguishable from zero")
+
+
+def bounds_text(interval, digits, lowest=-np.inf, highest=np.inf):
+    """Return low and high as text, in percent and limited to `lowest` and `highest`; a single seed has no interval."""
+    bounds = np.array([interval["low"], interval["high"]], dtype=float) * 100  # a JSON record has None for NaN
+    if not np.isfinite(bounds).all():
         return " (one seed, no interval)"
-    low, high = ends.clip(0, 100) if clip else ends
+    low, high = bounds.clip(lowest, highest)
     return f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table_lines(header, rows):
+    """Return a Markdown table as a list of lines; header and each row: values of any type."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
+
+
+def in_percent(intervals):
+    """Return mean, low and high of intervals of shares, float (3, n), in percent, between 0 and 100."""
+    shares = np.array([[each[key] for each in intervals] for key in ("mean", "low", "high")], dtype=float)
+    return 100 * shares.clip(0, 1)
+
+
+def draw_band(ax, x, intervals, colour, label, line="-", marker="o", alpha=1.0):
+    """Draw means with the band of their intervals; x: float (n,); intervals: as many dicts of `mean_interval`."""
+    mean, low, high = in_percent(intervals)
+    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(x, mean, line, color=colour, marker=marker, alpha=alpha, label=label)
+
+
+def draw_seeds(ax, row, values, interval, colour):
+    """Draw a row of accuracies: a point per seed, the mean and its interval; return its right end."""
+    values, (mean, low, high) = 100 * np.array(values), in_percent([interval])
+    ax.plot(values, np.full(len(values), row), "o", color=colour, alpha=0.35, markersize=5)
+    ax.plot([low[0], high[0]], [row, row], color=colour, linewidth=2)
+    ax.plot(mean, [row], "|", color=colour, markersize=14, markeredgewidth=2)
+    ax.set_xlabel("test accuracy (%): a point per seed; the line is the 95% interval of their mean")
+    return np.nanmax([values.max(), high[0]])

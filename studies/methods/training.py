@@ -1,69 +1,139 @@
-"""The training runs of Q2 and Q3 inside a study: the same networks, learning rates, crops and steps."""
+"""Train the networks of Q2 and Q3 inside a study, with the defaults of their scripts, and linear heads on features."""
 
+import hashlib
+import inspect
 from functools import partial
 from pathlib import Path
 
+import q2_fcn
+import q3_cnn
+import q5_transfer
 from common import plots
-from common.data import Normalize, RandomCrop, make_loaders
+from common.data import Loader, MyDataset, RandomCrop
 from common.galaxies.split import task_names
-from common.hardware.device import adam_options, place
+from common.hardware.device import adam_options
 from common.storage.artifacts import load_tensors, save_tensors
 from common.storage.atomic import exclusive_lock
-from common.train import train_epochs
-from q2_fcn import make_fcn
-from q3_cnn import make_cnn
+from common.storage.checkpoint import weights_hash
+from common.train import predict, train
 
+import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torchvision import transforms
 
-NETWORKS = {"fcn": (make_fcn, 0.001), "cnn": (make_cnn, 0.002)}  # and Adam's learning rate, of Q2 and Q3
+NETWORKS = {"fcn": q2_fcn.make_fcn, "cnn": q3_cnn.make_cnn}
 COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
+# The scripts' options by default: learning rate, batch size, epochs.
+DEFAULTS = {"fcn": q2_fcn.get_args([]), "cnn": q3_cnn.get_args([]), "transfer": q5_transfer.get_args([])}
 
 
-def crop_and_normalise(data, *others):
-    """Return Q1's transform: random crops, normalised by `data`'s mean and std, then `others`."""
-    return transforms.Compose([RandomCrop(48), Normalize(data["mean"], data["std"]), *others])
+def training_settings():
+    """Return what trained networks depend on besides data, seed and epochs: learning rate, batch size and layers."""
+    settings = {name: {"lr": args.lr, "batch_size": args.batch_size} for name, args in DEFAULTS.items()}
+    for name, make_network in NETWORKS.items():
+        settings[name]["layers"] = layers_hash(make_network)
+    return settings
 
 
-def main_task(data, device, **options):
-    """Return the main Task of Q1's `data` with its transform on `device`; options: as `make_loaders` takes them."""
-    return place(make_loaders(data, "main", crop_and_normalise(data), **options), device)
+def layers_hash(make_network):
+    """Return a hash of a network's layers, their settings and initial weights, and the source of the user's classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = make_network()
+    layers, plain = list(network.modules()), (bool, int, float, str, tuple, list)
+    settings = [[item for item in vars(layer).items() if isinstance(item[1], plain)] for layer in layers]
+    classes = dict.fromkeys(each for layer in layers for each in type(layer).__mro__)
+    own = [each for each in classes if each.__module__.partition(".")[0] not in ("torch", "builtins")]
+    return short_hash((network, settings, list(map(inspect.getsource, own)), weights_hash(network.state_dict())))
 
 
-def network_of(name, data):
-    """Return the function that makes the network `name` of NETWORKS for Q1's `data`, and its learning rate."""
-    make_network, lr = NETWORKS[name]
-    return partial(make_network, len(task_names(data)["main"])), lr
+def short_hash(value):
+    """Return 16 hexadecimal digits of the SHA-256 of a value's text form."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def make_loader(data, subset, device="cpu", augmentations=(), **options):
+    """Return the Loader of a subset of Q1's `data`, such as main_test, with Q1's transform.
+
+    augmentations: further transforms; options: as Loader takes them.
+    """
+    transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"]), *augmentations])
+    return Loader(MyDataset(data[f"{subset}_images"], data[f"{subset}_labels"], transform), device=device, **options)
+
+
+def accuracy_of(network, test_loader):
+    """Return the share of correct predictions."""
+    logits, labels = predict(network, test_loader)
+    return (logits.argmax(1) == labels).double().mean().item()
 
 
 def train_network(make_network, lr, train_loader, epochs, seed, device, criterion=None):
-    """Return a network trained as q2_fcn.py and q3_cnn.py do with `--seed SEED`, bit for bit with as many threads.
+    """Return a network trained as the scripts do with `--seed SEED`, bit for bit if the number of threads is the same.
 
-    make_network: a function; criterion: unless given, nn.CrossEntropyLoss(). Nothing is tested on the way.
+    make_network: a function; criterion: by default nn.CrossEntropyLoss().
     """
     torch.manual_seed(seed)
-    network = make_network().to(device)
+    network, criterion = make_network().to(device), (criterion or nn.CrossEntropyLoss()).to(device)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=lr, **adam_options(device))
-    for _ in train_epochs(network, criterion or nn.CrossEntropyLoss(), optimizer, train_loader, epochs, seed):
-        pass
+    whole = train_loader.dataset
+    one_image = MyDataset(whole.data[:1], whole.target[:1], whole.transform)  # nothing needs a test in every epoch
+    one_image = Loader(one_image, device=device)
+    train(network, criterion, optimizer, train_loader, one_image, epochs, seed, quiet=True)
     return network
+
+
+def train_on_main(name, data, epochs, seed, device, criterion=None, **options):
+    """Return the network `name` of NETWORKS, trained on the main classes of Q1's `data` with its script's defaults.
+
+    options: as `make_loader` takes them, for the training images.
+    """
+    lr, batch_size = DEFAULTS[name].lr, DEFAULTS[name].batch_size
+    make_network = partial(NETWORKS[name], len(task_names(data)["main"]))
+    loader = make_loader(data, "main_train", device, batch_size=batch_size, shuffle=True, **options)
+    return train_network(make_network, lr, loader, epochs, seed, device, criterion)
 
 
 def seed_network(name, data, out, seed, epochs, device):
-    """Return the network `name` of NETWORKS as `train_network` trains it on Q1's `data`, of any split.
+    """Return the network `name` of NETWORKS as `train_on_main` trains it on Q1's `data`, of any split.
 
-    It is trained once for all studies: its weights are kept in {out}/studies/networks, in a file whose name tells all
-    that they depend on.
+    It is trained once for all studies: the weights are kept in {out}/studies/networks, in a file whose name contains
+    everything they depend on.
     """
-    make_network, lr = network_of(name, data)
-    depends_on = f"{data['fingerprint'][:16]}-seed-{seed}-epochs-{epochs}-{device.type}"
-    path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}.pt"
+    depends_on = f"{data['fingerprint'][:16]}-{short_hash(training_settings()[name])}-seed-{seed}-epochs-{epochs}"
+    path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}-{device.type}.pt"
     with exclusive_lock(path.parent, path.stem, timeout=-1):  # while another study trains it, this one waits
         if not path.is_file():
-            network = train_network(make_network, lr, main_task(data, device).train_loader, epochs, seed, device)
-            save_tensors(network.state_dict(), path)
-    network = make_network().to(device)
+            save_tensors(train_on_main(name, data, epochs, seed, device).state_dict(), path)
+    network = NETWORKS[name](len(task_names(data)["main"])).to(device)
     network.load_state_dict(load_tensors(path, made_by="the study"))
     return network
+
+
+def head_accuracy(train_pair, test_pair, seed):
+    """Return the test accuracy of logistic regression on standardised features.
+
+    The pairs are features, float32 (n, d), and labels, int64 (n,). The strength of the regularisation minimises the
+    cross entropy in five folds of the training features, or as many as the rarest class allows; the folds leave out
+    classes with a single image.
+    """
+    # In float64: in float32 the line search can fail if features hardly differ.
+    (features, labels), (test_features, test_labels) = (
+        (features.double().numpy(), labels.numpy()) for features, labels in (train_pair, test_pair)
+    )
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) == 1:
+        return float((test_labels == classes[0]).mean())
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    several = np.isin(labels, classes[counts > 1])  # a single image cannot be in both parts of a fold
+    if len(np.unique(labels[several])) > 1:
+        folds = StratifiedKFold(min(counts[counts > 1].min(), 5), shuffle=True, random_state=seed)
+        strengths = {"logisticregression__C": np.logspace(-4, 1, 6)}
+        search = GridSearchCV(model, strengths, scoring="neg_log_loss", cv=folds, refit=False)
+        model.set_params(**search.fit(features[several], labels[several]).best_params_)
+    return float((model.fit(features, labels).predict(test_features) == test_labels).mean())

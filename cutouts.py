@@ -1,0 +1,139 @@
+"""Make an HDF5 file in Galaxy10's form from a folder of pictures and a table of their classes, for q1_data.py --data.
+
+Each picture's centred square is resized to 69 x 69 pixels, as by predict.py. The table is .csv, .fits or .ecsv, with a
+row for each picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class and
+pictures without a row are left out and counted. The file holds the datasets images, ans (the numbers of the classes),
+class_names, id and, with --split-column, split.
+"""
+
+import hashlib
+import reprlib
+from pathlib import Path
+
+from common import cli
+from common.galaxies.facts import IMAGE_SIZE, plural
+from common.galaxies.hdf5 import MOST_CLASSES, create_hdf5
+from common.galaxies.pictures import HDF5_SUFFIXES, find_pictures, read_pictures
+from common.galaxies.split import WHOLE_NUMBER
+from common.galaxies.tables import clean, match_rows, read_rows
+from common.storage.streams import one_line, printable, say
+
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+EXAMPLES = (
+    "python cutouts.py pictures/ table.csv --to own.h5",
+    "python cutouts.py pictures/ table.fits --to own.h5 --id SPECOBJID --class MORPHOLOGY --field 0.5",
+    "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # which says train or test",
+)
+MOST_NAMED = 10  # pictures that cannot be read
+
+
+def labelled_pictures(folder, table, id_column, class_column, split_column):
+    """Return the (path, TableRow) pairs of the pictures in `folder` with a class in `table`, in the table's order.
+
+    Prints a line that counts what is left out. Raises OSError or ValueError, naming the file, when the two do not fit.
+    """
+    paths = find_pictures([folder])
+    if paths == [folder]:
+        raise ValueError(f"{folder} is no folder of pictures")
+    all_rows = read_rows(table, id_column, class_column, split_column)
+    rows = [row for row in all_rows if row.class_name]
+    has_folder = any(clean(row.id).startswith(f"{clean(str(folder))}/") for row in rows)
+    names = {str(path if has_folder else path.relative_to(folder)): path for path in paths}
+    matched = match_rows(table, rows, list(names), remedy="; name another column of ids with --id")
+    counts = {
+        "without a class": len(all_rows) - len(rows),
+        "without a picture": len(rows) - sum(map(len, matched.values())),
+        "repeated": sum(map(len, matched.values())) - len(matched),
+    }
+    left_out = [f"{plural(count, 'row')} {why}" for why, count in counts.items() if count]
+    if without := len(paths) - len(matched):
+        left_out.append(f"{plural(without, 'picture')} without a row")
+    print(
+        f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {'; '.join(left_out)}" if left_out else "")
+    )
+    pairs = [(names[name], same[0]) for name, same in matched.items()]
+    others = {row.split for _, row in pairs if row.split.lower() not in ("train", "test")}
+    if split_column and others:
+        found = reprlib.repr(sorted(others))
+        raise ValueError(f"{table}: {split_column} must be train or test for each picture, not {found}")
+    return sorted(pairs, key=lambda pair: pair[1].line)
+
+
+def find_classes(table, rows):
+    """Return the names of the classes, whole numbers by value and texts by alphabet.
+
+    Raises ValueError when there are too few or too many.
+    """
+    names = {printable(row.class_name) for row in rows}
+    if not 2 <= len(names) <= min(MOST_CLASSES, len(rows) // 2):
+        found = f"{len(names):,} different classes, such as {reprlib.repr(sorted(names))}, of {len(rows):,} pictures"
+        raise ValueError(f"{table}: {found}: name the column of the classes with --class")
+    return sorted(names, key=lambda name: (0, int(name), name) if WHOLE_NUMBER.fullmatch(name) else (1, 0, name))
+
+
+def write_pictures(images, pairs, field):
+    """Read pictures into an HDF5 dataset, uint8 (n, 69, 69, 3); print how many are equal.
+
+    Raises ValueError when any cannot be read, and names them.
+    """
+    paths = [path for path, _ in pairs]
+    pictures = read_pictures(paths, IMAGE_SIZE, field, threads=min(8, joblib.cpu_count()))
+    pictures = tqdm(pictures, total=len(paths), disable=None, leave=False)
+    failed, equal, contradicting, seen = 0, 0, 0, {}
+    for place, ((path, row), (name, picture)) in enumerate(zip(pairs, pictures, strict=False)):
+        if name != printable(path):
+            raise ValueError(f"{path} holds no or several pictures: name files of one picture in the table")
+        if isinstance(picture, Exception):
+            failed += 1
+            if failed <= MOST_NAMED:
+                say(path, one_line(picture).removeprefix(f"{name}: "))
+            continue
+        images[place] = picture
+        first = seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), row)
+        equal += first is not row
+        contradicting += first.class_name != row.class_name
+    if failed:
+        raise ValueError(f"{failed:,} of {len(paths):,} pictures cannot be read: replace them, or remove their rows")
+    if equal:
+        print(f"{plural(equal, 'picture')} equal to another one, byte for byte, {contradicting:,} of another class")
+
+
+def main():
+    args = get_args()
+    folder = Path(args.pictures)
+    pairs = labelled_pictures(folder, args.table, args.id, vars(args)["class"], args.split_column)
+    rows = [row for _, row in pairs]
+    class_names = find_classes(args.table, rows)
+    with create_hdf5(args.to) as file:
+        file["class_names"] = class_names
+        file["ans"] = [class_names.index(printable(row.class_name)) for row in rows]
+        file["id"] = [row.id for row in rows]
+        if args.split_column:
+            file["split"] = [row.split.lower() for row in rows]
+        write_pictures(
+            file.create_dataset("images", (len(rows), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), pairs, args.field
+        )
+    print(f"{args.to}: {len(rows):,} pictures of {len(class_names)} classes; next: python q1_data.py --data {args.to}")
+
+
+def get_args(argv=None):
+    parser = cli.Parser(__doc__, EXAMPLES)
+    add = parser.add_argument
+    add("pictures", type=cli.path, metavar="PICTURES", help="folder of pictures, one galaxy in the middle of each")
+    add("table", type=cli.path, metavar="TABLE", help="table of their classes: .csv, .fits or .ecsv")
+    add("--to", type=cli.path, required=True, metavar="FILE", help="HDF5 file to write")
+    add("--id", metavar="COLUMN", help="column of the pictures' names (default: objid, id, name or file)")
+    add("--class", metavar="COLUMN", help="column of the classes (default: class, class_name or label)")
+    add("--split-column", metavar="COLUMN", help="column that says train or test")
+    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
+    args = parser.parse_args(argv)
+    if not args.to.lower().endswith(HDF5_SUFFIXES):
+        parser.error(f"--to {args.to}: the name of an HDF5 file ends in .h5")
+    return args
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,88 @@
+"""The step that a GPU replays, whose logic is the same on the CPU, where it is tested."""
+
+from common.data import Loader, MyDataset
+from common.hardware.device import adam_options, bind_step
+from common.hardware.gpu import CapturedStep
+from common.train import train, train_step
+from q3_cnn import make_cnn
+
+import pytest
+import torch
+from conftest import crop_transform, random_data
+from test_seams import focal_loss
+from torch import nn
+
+CPU = torch.device("cpu")
+MEAN, STD = torch.tensor([120.0, 125, 130]), torch.tensor([70.0, 72, 74])
+
+
+class Recorder:
+    """Stands in for the capture of a CUDA graph: nothing runs at capture, the step at each replay."""
+
+    def __init__(self):
+        self.captures = self.replays = 0
+
+    def __call__(self, step):
+        self.captures += 1
+        outputs = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+
+        def replay():
+            self.replays += 1
+            for place, value in zip(outputs, step(), strict=True):
+                place.copy_(value)
+
+        return replay, outputs
+
+
+def loader(device=CPU, count=8 * 64 + 10):
+    return Loader(MyDataset(*random_data(count), crop_transform(MEAN, STD)), shuffle=True, device=device)
+
+
+def take_steps(bind, criterion=None, schedule=False):
+    """Train the CNN for two epochs of eight whole batches and a small one; return losses, hits and weights."""
+    torch.manual_seed(0)
+    model = make_cnn()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002, **adam_options(CPU))
+    step = bind(train_step, model, criterion or nn.CrossEntropyLoss(), optimizer)
+    results = []
+    for epoch in (1, 2):
+        results += [float(each) for batch in loader().batches(0, epoch) for each in step(*batch)]
+        optimizer.param_groups[0]["lr"] *= 0.5 if schedule else 1
+    return results, [parameter.tolist() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), focal_loss])
+def test_replayed_steps_are_the_plain_ones(criterion):
+    recorder = Recorder()
+    replayed = take_steps(lambda *parts: CapturedStep(*parts, capture=recorder), criterion)
+    assert replayed == take_steps(bind_step, criterion)
+    assert recorder.captures == 1
+    assert recorder.replays == 2 * 8 - CapturedStep.WARM_UP  # the small batches are not replayed
+
+
+def test_a_step_is_captured_again_when_the_learning_rate_changes():
+    recorder = Recorder()
+    replayed = take_steps(lambda *parts: CapturedStep(*parts, capture=recorder), schedule=True)
+    assert replayed == take_steps(bind_step, schedule=True)
+    assert recorder.captures == 2
+
+
+def test_where_no_graph_can_be_captured_training_goes_on_step_by_step(capsys):
+    def refuse(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert take_steps(lambda *parts: CapturedStep(*parts, capture=refuse)) == take_steps(bind_step)
+    assert capsys.readouterr().out.count("No CUDA graph") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_captured_graph_gives_the_losses_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as choose_device does
+    losses = []
+    for device in (CPU, torch.device("cuda")):
+        torch.manual_seed(0)
+        model = make_cnn().to(device)
+        loaders = loader(device, 1000), loader(device, 100)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.002, **adam_options(device))
+        losses.append(train(model, nn.CrossEntropyLoss(), optimizer, *loaders, epochs=1, seed=0)["train_loss"][0])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
