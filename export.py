@@ -11,13 +11,14 @@ import shlex
 from pathlib import Path
 
 from common import cli
+from common.ensemble import CROP_SIZE
 from common.storage.artifacts import write_json
 from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import cpu_state_dict
 from common.storage.packages import require
-from use.card import ABOUT, METRICS, license_id, model_card
+from use.card import ABOUT, METRICS, model_card
 from use.onnx_file import write_onnx
-from use.trained import CROP_SIZE, NEEDED, files_of, load_network
+from use.trained import NEEDED, files_of, load_network
 
 EXAMPLES = (
     "python export.py --model artifacts/q3_cnn.pt --to artifacts/model",
@@ -27,7 +28,7 @@ EXAMPLES = (
 )
 # What config.json takes from the network's record, where it is there.
 CONFIG = (*NEEDED, *METRICS, *ABOUT, "other_class_names", "fingerprint", "weights_sha256", "appearance", "args")
-CONFIG += ("train_counts", "test_counts", "recall", "temperature", "calibration_images")
+CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")
 
 
 def main():
@@ -58,7 +59,7 @@ def get_args(argv=None):
     add("--to", type=cli.path, default="artifacts/model", metavar="DIR", help="folder to write")
     add("--author", metavar="NAME", help="who trained it, for the model card")
     help = "licence of the weights, as the Hub abbreviates it: mit, cc-by-4.0, ..."
-    add("--license", type=license_id, metavar="NAME", help=help)
+    add("--license", metavar="NAME", help=help)
     add("--survey", metavar="NAME", help="survey of the training images, such as SDSS")
     help = "of the training images, in arcsec per pixel"
     add("--pixel-scale", type=cli.positive_float, metavar="ARCSEC", help=help)

@@ -9,24 +9,28 @@ Writes only the files that are named.
 import hashlib
 import os
 import sys
+from array import array
+from contextlib import ExitStack, redirect_stdout
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from common import cli
 from common.ensemble import grid
 from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
 from common.sentences import interval
-from common.storage.atomic import descriptor, refuse_overlap
+from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import weights_hash
-from common.storage.packages import require
-from common.storage.streams import stdout_is_lost
-from use.explain import explain, refuse_maps_among
-from use.journal import Journal
-from use.output import AstropyFile, CsvFile, FeaturesFile, JsonFile, Sheet, Table, require_file, table_format
-from use.pieces import Classifier, load, predictions
-from use.trained import describe_classes, files_of, load_network, trained_on
-from use.truth import Truth, describe_truth
+from use import output
+from use.explain import check_explain, explain
+from use.pieces import Classifier, load, predictions, probabilities_of
+from use.rows import Rows
+from use.trained import describe_classes, files_of, load_network, trained_on, written_numbers
+from use.truth import describe_shares, describe_truth, read_truth
 
+import numpy as np
 from tqdm import tqdm
 
 EXAMPLES = (
@@ -37,6 +41,8 @@ EXAMPLES = (
     "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
 OUTPUTS = ("csv", "json", "html", "features")  # options that name a file to write
+SETTINGS = ("crops", "symmetries", "field", "temperature")  # options on which the answers depend
+MOST_ERRORS = 10  # pictures that cannot be read, named at the end
 
 
 def paths_from(arguments):
@@ -66,94 +72,153 @@ def describe_network(path, name, network):
         sentence += (
             "; its record has no statistics of the training images, so pictures outside their range are not marked"
         )
-    if "temperature" in network:
-        sentence += f"; its logits are divided by the temperature {network['temperature']:.3f}"
     return f"{sentence}. {describe_classes(network)}"
 
 
 def settings_of(classifier, truth, files, outputs):
-    """Return what the files that are written depend on, by name: a run with other settings cannot continue them."""
+    """Return the settings that determine the output files: a run with others cannot continue them."""
     listed = hashlib.sha256(b"\0".join(map(os.fsencode, files))).hexdigest()
     true = hashlib.sha256(Path(truth).read_bytes()).hexdigest() if truth else None
-    settings = {f"--{key}": getattr(classifier, key) for key in ("crops", "symmetries", "field")}
+    settings = {f"--{key}": getattr(classifier, key) for key in SETTINGS}
     settings |= {"network": classifier.weights_sha256, "pictures": listed, "true classes": true}
-    return settings | {"files to write": {option: os.path.realpath(path) for option, path in outputs.items()}}
+    return settings | {"files to write": {option: str(path) for option, path in outputs.items()}}
 
 
-def counted(batch, truth, progress, class_names):
-    """Yield (record, thumbnail, features, image) of each picture of a Batch, counted in `progress`."""
-    for record, *others in zip(batch.records, batch.thumbnails, batch.features, batch.images, strict=True):
-        label = truth and truth.label(record["file"])
-        if truth:
-            record |= {"truth": label, "truth_name": None if label is None else class_names[label]}
-        progress.count(record["probabilities"], record["class"], label)
-        yield record, *others
+def provenance(classifier, name, record):
+    """Return the header of a FITS or ECSV table, texts by keyword: the network, its data, the names of p_0, p_1, …."""
+    header = {"NETWORK": f"{name}.py", "NETHASH": classifier.weights_sha256, "DATA": record["source"]}
+    header["DATE"] = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    header["OPTIONS"] = " ".join(f"--{key} {getattr(classifier, key)}" for key in SETTINGS)
+    return header | {f"P_{number}": class_name for number, class_name in enumerate(record["class_names"])}
+
+
+def summarise(rows, numbers):
+    """Return the pictures predicted as each class and its mean probability, (classes,) each, of all Rows.
+
+    And the probabilities, float64 (n, classes), and true classes, int64 (n,), of the pictures that have one and are no
+    training images. numbers: of the classes, as they are written.
+    """
+    counts, sums = np.zeros(len(numbers), int), np.zeros(len(numbers))
+    probabilities, labels = array("d"), array("q")
+    for row, record in enumerate(output.read_records(rows.part)):
+        counts[numbers.index(record["class"])] += 1
+        sums += record["probabilities"]
+        if record.get("truth") is not None and row not in rows.trained:
+            probabilities.extend(record["probabilities"])
+            labels.append(numbers.index(record["truth"]))
+    known = np.array(probabilities).reshape(-1, len(numbers))
+    return counts, sums / max(rows.place.rows, 1), known, np.array(labels, int)
+
+
+def classify(batches, rows, columns, labels, cards, stdout=None):
+    """Append the rows of each Batch to Rows, then yield (number of its first row, Batch).
+
+    labels: true classes, by name; cards: LeastCertain, or None without --html; stdout: a stream that gets the rows too.
+    """
+    if stdout:
+        stdout.reconfigure(encoding="utf-8")
+        stdout.write(columns.header().decode())
+    for batch in batches:
+        first = rows.place.rows
+        contents = {"": columns.rows(batch.records, labels)}
+        if batch.features is not None:
+            contents["features"] = batch.features.tobytes()
+        if cards:
+            contents["pictures"] = cards.pictures(first, batch.records, batch.thumbnails)
+        trained = [number for number, is_one in enumerate(batch.trained, first) if is_one]
+        rows.append(contents, len(batch.records), batch.piece, batch.done, batch.errors, trained)
+        if stdout:
+            stdout.write(contents[""].decode())
+        yield first, batch
+
+
+def describe_errors(errors, count):
+    """Return lines that name pictures that cannot be read, of `count` files."""
+    lines = [f"error: {sentence}" for sentence in errors[:MOST_ERRORS]]
+    lines += [f"and {len(errors) - MOST_ERRORS:,} more"] if len(errors) > MOST_ERRORS else []
+    return "\n".join([*lines, f"{len(errors):,} of {count:,} files could not be read."])
 
 
 def main():
     args = get_args()
-    outputs = {f"--{key}": vars(args)[key] for key in OUTPUTS if vars(args)[key] is not None}
-    refuse_overlap(outputs, inputs(args.model, args.truth, args.pictures))
-    if 1 in map(descriptor, outputs.values()):  # standard output is for that file alone
-        sys.stdout = sys.stderr
-    kind_of_table = AstropyFile if args.csv is not None and table_format(args.csv) else CsvFile
-    if args.features is not None:
-        require_file("--features", args.features)
-    network, record, name = load_network(args.model)
-    if args.features and name == "q2_fcn":
-        raise ValueError(f"--features: {args.model} is a fully connected network, without a backbone: name a CNN")
-    class_names, about = record["class_names"], describe_network(args.model, name, record)
-    options = args.crops, args.symmetries, args.device, args.field, bool(args.html), bool(args.features)
-    classifier = Classifier(args.model, weights_hash(network.state_dict()), *options)
-    views = len(grid(record["image_size"], args.crops)) * (8 if args.symmetries else 1)
-    answer = load(classifier)[0] if args.dask is None else None
-    truth = Truth(args.truth, class_names) if args.truth else None
-    if args.explain:
-        if args.dask is not None:
-            raise ValueError("--explain computes in this process: leave --dask out")
-        require("--explain", "captum")
-    files = list(map(str, find_pictures(paths_from(args.pictures))))
-    refuse_overlap(outputs, ((file, f"the picture {file}") for file in files))
-    if args.explain:
-        refuse_maps_among(files, args.explain)
-    if truth:
-        truth.prepare(files)
-    print(about)
-    table = Table(files, class_names, views)
-    written = [kind_of_table(args.csv, len(class_names), args.truth)] if args.csv else []
-    written += [JsonFile(args.json)] if args.json else []
-    written += [Sheet(args.html, class_names, views, about)] if args.html else []
-    written += [FeaturesFile(args.features)] if args.features else []
-    journal = Journal(written, settings_of(classifier, args.truth, files, outputs), len(class_names))
-    with journal.writing(args.resume) as progress, tqdm(unit=" pictures", disable=None if args.quiet else True) as bar:
-        if not args.quiet:
-            print(table.header())
-        for batch in predictions(files, classifier, progress.piece, progress.done, args.dask):
-            for sentence in batch.errors:
-                tqdm.write(f"error: {sentence}", file=sys.stderr)
-            progress.failed += len(batch.errors)
-            for found, thumbnail, features, image in counted(batch, truth, progress, class_names):
-                for file in written:
-                    file.write(found, thumbnail, features)
-                if not args.quiet:
-                    print(table.row(found))
-                if args.explain:
-                    explain(args.explain, progress.rows - 1, found, answer, image, record["source"])
-            bar.update(len(batch.records) + len(batch.errors))
-            progress.piece, progress.done = batch.piece, batch.done
-            journal.mark()
-            if stdout_is_lost() and not outputs and not args.explain:
-                sys.exit(141)  # as of a program that SIGPIPE ends
-        agreement = describe_truth(progress, class_names) if truth else ""
-        for file in written:
-            file.summarise(progress.predicted, agreement)
-    print(agreement, end="\n" if agreement else "")
-    if progress.failed:
-        print(f"{progress.failed:,} of {len(files):,} files could not be read.", file=sys.stderr)
-    if truth and progress.rows and not agreement:
-        raise truth.no_match(files)
-    if progress.failed:
-        sys.exit(2)
+    stdout = sys.stdout if args.csv == "-" else None  # for the rows alone
+    with ExitStack() as stack, redirect_stdout(sys.stderr if stdout else sys.stdout):
+        given = {f"--{key}": path for key in OUTPUTS if (path := vars(args)[key]) not in (None, "-")}
+        refuse_overlap(given, inputs(args.model, args.truth, args.pictures))
+        targets = {option: output.file_to_write(option, path) for option, path in given.items()}
+        table_format = output.table_format(args.csv) if "--csv" in given else None
+        if args.resume and (stdout or not given):
+            raise ValueError("--resume continues files: name one with --csv, --json, --html or --features")
+        network, record, name = load_network(args.model)
+        class_names, about = record["class_names"], describe_network(args.model, name, record)
+        if args.features and name == "q2_fcn":
+            raise ValueError(f"--features: {args.model} is a fully connected network, without a backbone: name a CNN")
+        options = args.crops, args.symmetries, args.device, args.field, bool(args.html), bool(args.features)
+        classifier = Classifier(args.model, weights_hash(network.state_dict()), *options, args.temperature)
+        views = len(grid(record["image_size"], args.crops)) * (8 if args.symmetries else 1)
+        if args.dask is None:
+            load(classifier)
+        files = list(map(str, find_pictures(paths_from(args.pictures))))
+        refuse_overlap(given, ((file, f"the picture {file}") for file in files))
+        if args.explain:
+            check_explain(args.explain, files, args.dask)
+        labels = read_truth(args.truth, class_names, files) if args.truth else {}
+
+        columns = output.Columns(class_names, written_numbers(class_names), bool(args.truth))
+        table = output.Table(files, class_names, views)
+        settings = settings_of(classifier, args.truth, files, targets)
+        first = next(iter(targets.values()), None) or Path(stack.enter_context(TemporaryDirectory()), "rows")
+        kinds = [kind for kind, option in (("features", args.features), ("pictures", args.html)) if option]
+        rows = Rows(first, kinds, is_kept=bool(given))
+        if args.resume and rows.has_ended(settings, targets.values()):
+            print(f"{', '.join(given.values())}: complete, nothing is left to do.")
+            return
+        print(about)
+        with (
+            rows.writing(settings, columns.header(), args.resume),
+            tqdm(unit=" pictures", disable=None if args.quiet else True) as bar,
+        ):
+            if not args.quiet:
+                print(table.header())
+            cards = output.LeastCertain(rows.part) if args.html else None
+            batches = predictions(files, classifier, rows.place.piece, rows.place.done, args.dask)
+            for first_row, batch in classify(batches, rows, columns, labels, cards, stdout):
+                for row, (found, image) in enumerate(zip(batch.records, batch.images, strict=True), first_row):
+                    if not args.quiet:
+                        print(table.row(found))
+                    if args.explain:
+                        answer = partial(probabilities_of, classifier)
+                        explain(args.explain, row, found, answer, image, record["source"])
+                bar.update(len(batch.records) + len(batch.errors))
+                if getattr(stdout or sys.stdout, "lost", None) and not given and not args.explain:
+                    sys.exit(141)  # as of a program that SIGPIPE ends
+            counts, means, known, true = summarise(rows, columns.numbers)
+            others = rows.place.rows - len(rows.trained) - len(true)
+            agreement = describe_truth(known, true, class_names, others, args.temperature) if len(true) else ""
+            makers = {
+                "--csv": partial(output.write_table, kind=table_format, header=provenance(classifier, name, record)),
+                "--json": output.write_json,
+                "--html": partial(
+                    output.write_sheet,
+                    shown=cards,
+                    counts=dict(zip(class_names, counts.tolist(), strict=True)),
+                    about=[about, *agreement.splitlines()[:1]],
+                    views=views,
+                ),
+                "--features": output.write_features,
+            }
+            csv = None if table_format else targets.pop("--csv", None)
+            for option, path in targets.items():
+                with atomic_write(path) as [temporary]:
+                    makers[option](rows, temporary)
+            rows.end(csv)
+        print(describe_shares(counts, means, class_names))
+        if rows.trained:
+            print(f"{len(rows.trained):,} of these pictures are training images of this network: not counted below.")
+        print(agreement, end="\n" if agreement else "")
+        if rows.errors:
+            print(describe_errors(rows.errors, len(files)), file=sys.stderr)
+            sys.exit(2)
 
 
 def get_args(argv=None):
@@ -165,7 +230,9 @@ def get_args(argv=None):
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    help = "write a row for each picture: CSV, or a FITS or ECSV table if the name ends in .fits or .ecsv"
+    help = "averages of the probabilities are raised to 1 / T: see --truth"
+    add("--temperature", type=cli.positive_float, default=1.0, metavar="T", help=help)
+    help = "write a row for each picture: CSV (- is stdout), or a FITS or ECSV table if the name ends in .fits or .ecsv"
     add("--csv", type=cli.path, metavar="FILE", help=help)
     add("--json", type=cli.path, metavar="FILE", help="write a list with a record for each picture")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet, by class, the least certain first")
@@ -173,7 +240,7 @@ def get_args(argv=None):
     add("--features", type=cli.path, metavar="NPZ", help=help)
     help = "write occlusion maps: what the prediction depends on (needs captum)"
     add("--explain", type=cli.path, metavar="DIR", help=help)
-    help = "CSV of name and true class: adds accuracy and a confusion matrix"
+    help = "table of names and true classes: adds accuracy, calibration and a confusion matrix"
     add("--truth", type=cli.path, metavar="FILE", help=help)
     help = "continue an interrupted run that wrote files: these stay as FILE.part until they are complete"
     add("--resume", action="store_true", help=help)

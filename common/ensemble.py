@@ -59,18 +59,16 @@ def flat(layer):
 class CropEnsemble:
     """A network, `network(normalised crops)`, that predicts on whole images.
 
-    mean, std: of 0-255 pixels, 3 values each; size: the images' side; crops, all_symmetries: what to average over;
-    temperature: by which the logits are divided.
+    mean, std: of 0-255 pixels, 3 values each; size: the images' side; crops, all_symmetries: what to average over.
     """
 
-    def __init__(self, network, mean, std, size, crops=9, all_symmetries=False, device="cpu", temperature=1.0):
+    def __init__(self, network, mean, std, size, crops=9, all_symmetries=False, device="cpu"):
         network = reorder_layers(network.to(device).eval())
         self.normalize = normalize_rows(transforms.Normalize(mean, std), size, device)
         self.shared, rest, self.corners, self.side = share_layers(network, np.array(grid(size, crops)), size)
         self.rest, self.head = rest[:-1], rest[-1]
         self.all_symmetries = all_symmetries
         self.device = torch.device(device)
-        self.temperature = temperature
 
     @torch.no_grad()
     def views(self, images):
@@ -95,7 +93,7 @@ class CropEnsemble:
         The last are what the last layer gets, (n, 64).
         """
         features, logits = self.views(images)
-        views = (logits / self.temperature).softmax(2).cpu()
+        views = logits.softmax(2).cpu()
         probabilities = views.mean(0)
         disagreement = (views.argmax(2) != probabilities.argmax(1)).float().mean(0)
         return probabilities, disagreement, features.mean(0).cpu()

@@ -1,6 +1,5 @@
-"""The temperature: fitted by q3_cnn.py --calibrate on images kept out, used by predict.py and export.py."""
+"""The temperature: fitted by q3_cnn.py --calibrate on images kept out."""
 
-import json
 import re
 import shutil
 
@@ -13,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import error_of, made_once, run, run_well
-from networks import galaxies, plain_logits, save_network
-from PIL import Image
+from networks import plain_logits
 
 TEMPERATURES = np.exp(np.linspace(-3, 3, 2401))
 
@@ -88,32 +86,3 @@ def test_a_fraction_that_leaves_no_image_of_a_class_is_refused_before_the_traini
     shutil.copy(synthetic_run[0] / "q1_data.pt", tmp_path)
     assert re.search(sentence, error_of(run("q3_cnn.py", "--calibrate", fraction, "--out", tmp_path)))
     assert not list(tmp_path.glob("q3_cnn.*"))
-
-
-def test_predict_and_the_exported_network_divide_the_logits_by_the_temperature(tmp_path):
-    path = save_network(tmp_path, temperature=2.5, calibration_images=1234)
-    pixels = galaxies(6, seed=3)
-    for number, each in enumerate(pixels):
-        Image.fromarray(each).save(tmp_path / f"{number}.png")
-    logits = plain_logits(path, torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    expected = (logits / 2.5).softmax(2).mean(0).numpy()
-    pictures = sorted(tmp_path.glob("*.png"))
-    printed = run_well("predict.py", *pictures, "--model", path, "--json", tmp_path / "a.json")
-    assert "; its logits are divided by the temperature 2.500. It knows 8 classes" in printed
-    found = [record["probabilities"] for record in json.loads((tmp_path / "a.json").read_text())]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    run_well("export.py", "--model", path, "--to", tmp_path / "model")
-    config, card = load_json(tmp_path / "model" / "config.json"), (tmp_path / "model" / "README.md").read_text()
-    assert (config["temperature"], config["calibration_images"]) == (2.5, 1234)
-    assert "a temperature of 2.500" in card
-    assert "on 1,234 training images" in card
-    assert "not calibrated" not in card
-    session = onnxruntime.InferenceSession(tmp_path / "model" / "model.onnx")
-    found, probabilities = session.run(["logits", "probabilities"], {"crops": pixels[:, 10:58, 10:58]})
-    np.testing.assert_allclose(found, logits[4], atol=1e-4)
-    np.testing.assert_allclose(probabilities, (logits[4] / 2.5).softmax(1), atol=1e-5)
-    run_well("predict.py", *pictures, "--model", tmp_path / "model", "--json", tmp_path / "b.json")
-    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()

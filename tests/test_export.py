@@ -169,14 +169,6 @@ def test_the_card_and_the_config_say_what_is_given_and_invent_nothing(tmp_path):
         assert {key: config[key] for key in ABOUT if key in config} == about
 
 
-@pytest.mark.parametrize(("given", "near"), [("MIT", "mit"), ("GPLv3", "gpl-3.0"), ("cc-by", "cc-by-4.0"), ("", "mit")])
-def test_a_licence_that_the_hub_does_not_know_is_refused_and_nothing_written(exported, tmp_path, given, near):
-    error = error_of(run("export.py", "--model", exported / "q3_cnn.pt", "--to", tmp_path / "m", "--license", given))
-    assert f"{given!r} is no licence identifier of the Hugging Face Hub, such as " in error
-    assert near in error
-    assert not (tmp_path / "m").exists()
-
-
 @pytest.mark.parametrize(
     ("source", "named"),
     [("galaxy10-sdss", True), ("galaxy10-decals", True), ("file:own.h5", False), ("synthetic", False)],

@@ -165,13 +165,11 @@ def test_the_page_is_small_and_says_what_its_data_are_and_which_classes_it_knows
 
 def test_without_the_fcn_the_page_has_the_cnn_alone(tmp_path):
     save_data(tmp_path)
-    save_network(tmp_path, "q3_cnn", source="galaxy10-sdss", train_counts=[0, *range(10, 17)], temperature=2.5)
+    save_network(tmp_path, "q3_cnn", source="galaxy10-sdss", train_counts=[0, *range(10, 17)])
     run_well("use/playground.py", "--out", tmp_path, "--galaxies", 1)
     page = (tmp_path / "playground.html").read_text()
     assert "Accuracy on 300 test images: CNN 75.0%" in page
     assert "label hidden" in page
-    assert "The CNN's logits are divided by the temperature 2.500, fitted for means over nine crops.</p>" in page
-    assert "not calibrated" not in page
     assert f"It knows 7 classes: {'; '.join(CLASS_NAMES[1:8])}." in page
     assert f"cannot recognize: {CLASS_NAMES[0]}; {CLASS_NAMES[8]}; {CLASS_NAMES[9]}." in page
 

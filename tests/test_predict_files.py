@@ -1,26 +1,33 @@
-"""What predict.py writes and where, which files it refuses to write, and the true classes that it compares with."""
+"""What predict.py writes and where, which files it refuses to write, and what it says of true classes."""
 
 import csv
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from common import cli
+from common.galaxies.appearance import image_hashes
 from common.galaxies.pictures import picture_id
-from use.output import FeaturesFile, table_format
-from use.truth import Truth
+from common.storage.artifacts import load_json
+from use import output
+from use.rows import Rows
+from use.trained import written_numbers
+from use.truth import describe_temperature, describe_truth, read_truth
 
 import h5py
 import numpy as np
 import pytest
-from conftest import error_of, run
+import torch
+from conftest import error_of, run, run_well
 from forked import start
 from networks import galaxies, save_network, save_pictures
 from PIL import Image
+from sklearn.metrics import confusion_matrix, log_loss, recall_score
 
 NAMES = ["spiral", "round", "merger"]
 
@@ -43,127 +50,233 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def truth_of(tmp_path, *rows, names=("100008.jpg", "100023.jpg")):
-    """The classes that a table gives to pictures, or the error, in which the table is called truth.csv."""
-    path = tmp_path / "truth.csv"
-    path.write_text("\n".join(rows))
-    try:
-        truth = Truth(path, NAMES)
-        truth.prepare(list(names))
-        return [truth.label(name) for name in names]
-    except ValueError as error:
-        return str(error).replace(str(path), "truth.csv")
+def record_of(name, probabilities, marks=()):
+    """A record as predictions give it: classes are numbered from 0."""
+    first, second = np.argsort(probabilities)[::-1][:2].tolist()
+    record = {"file": name, "id": picture_id(name), "class": first, "class_name": NAMES[first]}
+    record |= {"probability": probabilities[first], "probabilities": probabilities}
+    return record | {"second": second, "second_name": NAMES[second], "disagreement": 0.25, "out_of_range": list(marks)}
+
+
+def rows_with(path, records, labels=(), numbers=range(3), class_names=NAMES):
+    """Rows with these records in FILE.part."""
+    columns, rows = output.Columns(class_names, numbers, bool(labels)), Rows(path)
+    rows.part.write_bytes(columns.header() + columns.rows(records, dict(labels)))
+    return rows
 
 
 def test_the_columns_have_names_of_letters_digits_and_underscores_and_no_cell_is_empty(folder, tmp_path):
     (tmp_path / "truth.csv").write_text("100008,3\n")
     Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
-    done = predict(folder, folder / "pictures", tmp_path / "white.png", "--csv", tmp_path / "a.csv")
-    assert done.returncode == 0
+    outputs = ("--csv", tmp_path / "a.csv", "--truth", tmp_path / "truth.csv", "--json", tmp_path / "a.json")
+    assert predict(folder, folder / "pictures", tmp_path / "white.png", *outputs).returncode == 0
     rows, probabilities = rows_of(tmp_path / "a.csv"), [f"p_{label}" for label in range(8)]
     columns = ["file", "id", "class", "class_name", "probability", *probabilities, "second", "second_name"]
-    assert list(rows[0]) == [*columns, "disagreement", "out_of_range"]
+    assert list(rows[0]) == [*columns, "disagreement", "out_of_range", "truth", "truth_name"]
     assert [row["id"] for row in rows] == [*(str(100008 + 15 * number) for number in range(12)), "white"]
     assert rows[-1]["out_of_range"].startswith("brightness 1.000")
     assert {row["out_of_range"] for row in rows[:-1]} >= {"none"}
     assert all(value for row in rows for value in row.values())
-    assert "\r" not in (tmp_path / "a.csv").read_bytes().decode()
-    predict(folder, folder / "pictures", "--csv", tmp_path / "b.csv", "--truth", tmp_path / "truth.csv")
-    rows = rows_of(tmp_path / "b.csv")
-    assert list(rows[0])[-2:] == ["truth", "truth_name"]
+    assert b"\r" not in (tmp_path / "a.csv").read_bytes()
     assert (rows[0]["truth"], rows[1]["truth"], rows[1]["truth_name"]) == ("3", "-1", "none")
+    for row, record in zip(rows, json.loads((tmp_path / "a.json").read_text()), strict=True):  # to the last bit
+        assert [float(row[name]) for name in probabilities] == record["probabilities"]
+        assert [row["class"], row["file"], row["truth"]] == [str(record[key] if record[key] is not None else -1)
+                                                             for key in ("class", "file", "truth")]  # fmt: skip
+        assert "; ".join(record["out_of_range"]) or row["out_of_range"] == "none"
 
 
-def test_pieces_of_a_catalogue_stack_in_astropy(folder, tmp_path):
+def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_path):
     table = pytest.importorskip("astropy.table")
-    Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
-    for name, pictures in (("a", [tmp_path / "white.png"]), ("b", sorted((folder / "pictures").iterdir())[:3])):
-        predict(folder, *pictures, "--csv", tmp_path / f"{name}.csv", "--json", tmp_path / f"{name}.json")
-    pieces = [table.Table.read(tmp_path / f"{name}.csv") for name in "ab"]
-    whole = table.vstack([pieces[1], pieces[1]])
-    assert pieces[0]["out_of_range"].dtype.kind == whole["out_of_range"].dtype.kind == "U"
-    assert not any(column.dtype.kind == "O" or hasattr(column, "mask") for column in whole.columns.values())
-    for piece, name in zip(pieces, "ab", strict=True):  # floats, to the last bit
-        for row, record in zip(piece, json.loads((tmp_path / f"{name}.json").read_text()), strict=True):
-            assert [row[f"p_{label}"] for label in range(8)] == record["probabilities"]
-            assert (row["class"], row["class_name"]) == (record["class"], record["class_name"])
-
-
-def names_of_all_kinds(folder):
-    """Write pictures with names that tables find hard, and HDF5 files with ids and without; return these files."""
-    pixels = galaxies(3, seed=2)
-    names = ("1237648720693755918.png", 'a, "b" #é.png', f"{'long' * 30}.png", "1e5.png", "nan.png", "true.png")
-    for name in names:
-        Image.fromarray(pixels[0]).save(folder / name)
-    ids = {"a": {"objid": np.array([2**60, -1, 0]), "id": ["no", "no", "no"]}, "b": {"id": ["NGC 1", "", "é\n"]},
-           "c": {"objid": np.array([b"x", b"y", b"z"])}, "d": {"id": np.zeros(3)}, "e": {"id": np.arange(2)}, "f": {},
-           "g": {"objid": [2**63 - 1] * 3}}  # fmt: skip
-    for name, datasets in ids.items():
-        with h5py.File(folder / f"{name}.h5", "w") as file:
-            for key, values in ({"images": pixels} | datasets).items():
-                file[key] = values
-    return [folder / name for name in (*names, *(f"{name}.h5" for name in ids))]
-
-
-IDS = ["1237648720693755918", 'a, "b" #é', "long" * 30, "1e5", "nan", "true", str(2**60), "-1", "0", "NGC 1", "b[1]"]
-IDS += [r"é\n", *"xyz", *(f"{name}[{row}]" for name in "def" for row in range(3)), *[str(2**63 - 1)] * 3]
-
-
-@pytest.mark.parametrize("suffix", [".ecsv", ".FIT"])
-def test_tables_of_astropy_hold_what_the_csv_holds_typed_and_join_and_stack(folder, tmp_path, suffix):
-    table = pytest.importorskip("astropy.table")
-    files, found = names_of_all_kinds(tmp_path), {}
-    (tmp_path / "truth.csv").write_text(f"1e5,3\n{IDS[0]},2\nmissing,1\n")
-    for piece, some in (("whole", files), ("first", files[:1]), ("none", [tmp_path / "missing.png"])):
-        outputs = ("--csv", tmp_path / f"{piece}{suffix}", "--truth", tmp_path / "truth.csv")
-        predict(folder, *some, *outputs)
-        predict(folder, *some, "--csv", tmp_path / f"{piece}.csv", *outputs[2:])
-        kind = "ascii.ecsv" if suffix == ".ecsv" else "fits"
-        found[piece] = table.Table.read(tmp_path / f"{piece}{suffix}", format=kind)
-        found[piece].convert_bytestring_to_unicode()
-    rows, whole = rows_of(tmp_path / "whole.csv"), found["whole"]
-    assert [row["id"] for row in rows] == IDS
-    assert whole.colnames == list(rows[0])
-    for name, column in whole.columns.items():
-        kind = {"i": int, "f": float, "U": str}[column.dtype.kind]
-        expected = [kind(row[name]) for row in rows]
-        if suffix != ".ecsv" and kind is str:  # FITS has ASCII alone
-            expected = [text.encode("ascii", "backslashreplace").decode() for text in expected]
-        assert column.tolist() == expected
-        assert not hasattr(column, "mask")
-        for piece in ("first", "none"):
-            assert found[piece][name].dtype.kind == column.dtype.kind
-    assert whole["id"].dtype.kind == "U"
-    stacked = table.vstack([found["none"], found["first"], whole])
-    assert stacked["id"].tolist()[1:] == whole["id"].tolist()
-    catalogue = table.Table({"objid": [IDS[0], IDS[6]], "ra": [1.5, 2.5]})
-    joined = table.join(catalogue, whole, keys_left="objid", keys_right="id")
-    assert joined["ra"].tolist() == [2.5, 1.5]  # sorted by id, as texts
-    left = sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith((".png", ".h5", ".csv")))
-    assert left == sorted(f"{piece}{suffix}" for piece in found)
-
-
-def test_ids_that_cannot_be_used_are_named_in_a_line(folder, tmp_path):
-    done = predict(folder, *names_of_all_kinds(tmp_path), "--quiet")
-    kinds = {"d": "float64 (3,)", "e": "int64 (2,)"}
-    expected = [f"'id' is {kind}, not one text or whole number per image" for kind in kinds.values()]
-    assert done.stderr.splitlines() == [
-        f"{tmp_path}/{name}.h5: its ids are not used: {line}" for name, line in zip(kinds, expected, strict=True)
+    names = ["1237648720693755918.png", 'a, "b" #é.png', f"{'long' * 30}.png", "1e5.png", "nan.png", "true.png"]
+    records = [
+        record_of(name, [0.1 + 1e-17, 0.7, 0.2], ["dark, 1", "blue, 2"][: n % 3]) for n, name in enumerate(names)
     ]
+    header = {"NETWORK": "q3_cnn.py", "P_0": NAMES[0], "P_1": "é" * 100, "DATE": "2026-01-01T00:00:00"}
+    for kind, suffix in (("fits", "fits"), ("ascii.ecsv", "ecsv"), ("ascii.csv", "csv")):
+        found = []
+        for piece in (records, records[:1], []):
+            rows = rows_with(tmp_path / f"a.{suffix}", piece, labels={names[1]: 2})
+            path = rows.part if suffix == "csv" else tmp_path / f"a.{suffix}"
+            if suffix != "csv":
+                output.write_table(rows, path, kind, header)
+            found.append(table.Table.read(path, format=kind))
+            found[-1].convert_bytestring_to_unicode()
+        whole, expected = found[0], rows_of(rows_with(tmp_path / "b", records, labels={names[1]: 2}).part)
+        assert whole.colnames == list(expected[0])
+        for name, column in whole.columns.items():
+            kind_of = {"i": int, "f": float, "U": str}[column.dtype.kind]
+            values = [kind_of(row[name]) for row in expected]
+            if suffix == "fits" and kind_of is str:  # which has ASCII alone
+                values = [text.encode("ascii", "backslashreplace").decode() for text in values]
+            assert column.tolist() == values
+            assert not hasattr(column, "mask")
+            if suffix != "csv":
+                assert {piece[name].dtype.kind for piece in found} == {column.dtype.kind}
+        assert found[1]["out_of_range"].dtype.kind == "U"
+        if suffix != "csv":
+            assert table.vstack([found[2], found[1], whole])["id"].tolist()[1:] == whole["id"].tolist()
+            assert (whole.meta["NETWORK"], whole.meta["P_0"]) == ("q3_cnn.py", "spiral")
+            assert whole.meta["P_1"].startswith(r"\xe9")
+            catalogue = table.Table({"objid": [names[0][:-4]], "ra": [1.5]})
+            assert table.join(catalogue, whole, keys_left="objid", keys_right="id")["ra"].tolist() == [1.5]
 
 
-def test_a_table_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "fifo.fits")
-    for name, sentence in (
-        ("a.fits.gz", "compressed tables are not written: leave out .gz"),
-        ("fifo.fits", "is a device or a pipe"),
-    ):
-        options = ("--model", tmp_path / "none.pt", "--csv", tmp_path / name)
-        assert sentence in error_of(run("predict.py", tmp_path / "none.png", *options))
-    assert [path.name for path in tmp_path.iterdir()] == ["fifo.fits"]
+def test_where_classes_are_whole_numbers_rows_hold_these(tmp_path):
+    names = ["0", "1", "4", "6"]  # with a gap
+    assert written_numbers(names) == [0, 1, 4, 6]
+    assert written_numbers([*names, "ring"]) == [0, 1, 2, 3, 4]
+    (tmp_path / "truth.csv").write_text("name,class\na.png,4\nb.png,6.0\n")
+    labels = read_truth(tmp_path / "truth.csv", names, ["a.png", "b.png"])
+    assert labels == {"a.png": 2, "b.png": 3}
+    record = record_of("a.png", [0.1, 0.3, 0.6])
+    rows = rows_with(tmp_path / "a.csv", [record], labels, written_numbers(names[1:]), names[1:])
+    assert [(row["class"], row["second"]) for row in rows_of(rows.part)] == [("6", "4")]
+    (tmp_path / "truth.csv").write_text("name,class\na.png,2\n")  # no position either
+    with pytest.raises(ValueError, match=r"truth.csv, line 2: 2 is no class: the network knows 0; 1; 4; 6"):
+        read_truth(tmp_path / "truth.csv", names, ["a.png"])
+
+
+def test_true_classes_come_from_a_table_of_ones_own_by_names_paths_and_the_ids_of_an_hdf5_file(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"], file["objid"] = galaxies(3), np.array([2**60, 5, 7])
+    lines = ["objid,ra,dec,class_name", f"{2**60},1.5,2,spiral", "100008,1.5,2,MERGER", "a[2],0,0,round", "x,1,1,ring",
+             "100023,0,0,nan"]  # fmt: skip
+    (tmp_path / "truth.csv").write_text("\n".join(lines))
+    files = ["in/100008.jpg", "in/100023.jpg", str(tmp_path / "a.h5"), "none.h5"]
+    expected = {"in/100008.jpg": 2, f"{tmp_path}/a.h5[0]": 0, f"{tmp_path}/a.h5[2]": 1}
+    assert read_truth(tmp_path / "truth.csv", NAMES, files) == expected
+    with pytest.raises(ValueError, match="no row names one of the 1 pictures"):
+        read_truth(tmp_path / "truth.csv", NAMES, ["z.png"])
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Probabilities of a network that is too sure, float64 (400, 3), and true classes."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 2, (400, 3)), rng.integers(0, 3, 400)
+    logits[np.arange(400), labels] += 2
+    powers = np.exp(2 * logits)
+    return powers / powers.sum(1, keepdims=True), labels
+
+
+def test_truth_is_described_by_the_metrics_of_scikit_learn(answers):
+    probabilities, labels = answers
+    lines = describe_truth(probabilities, labels, NAMES, without=5).splitlines()
+    predictions = probabilities.argmax(1)
+    accuracy = (predictions == labels).mean()
+    assert lines[0].startswith(f"Accuracy {accuracy:.1%} (95% interval ")
+    assert lines[0].endswith(" on 400 pictures. 5 pictures have no true class.")
+    matrix = confusion_matrix(labels, predictions)
+    assert [[int(number) for number in line.split()[-3:]] for line in lines[-3:]] == matrix.tolist()
+    recalls = recall_score(labels, predictions, average=None)
+    assert [line.split()[2] for line in lines[-3:]] == [f"{recall:.1%}" for recall in recalls]
+    error = 0
+    for low in range(10):
+        inside = (probabilities.max(1) >= low / 10) & (probabilities.max(1) < (low + 1) / 10)
+        error += abs(probabilities.max(1)[inside].sum() - (predictions == labels)[inside].sum()) / 400
+    expected = f"Log loss {log_loss(labels, probabilities):.4f}, expected calibration error {error:.2%}"
+    assert lines[1] == f"{expected} (10 bins of equal width)."
+
+
+def test_the_temperature_that_fits_has_the_interval_of_the_bootstrap(answers):
+    def losses(temperature):
+        powers = probabilities ** (1 / temperature)
+        return -np.log(powers[np.arange(400), labels] / powers.sum(1))
+
+    probabilities, labels = answers
+    sentence, rng = describe_temperature(probabilities, labels, 1.5), np.random.default_rng(0)
+    found = re.search(r"([\d.]+), which .* interval ([\d.]+) to ([\d.]+)\): log loss ([\d.]+),", sentence)
+    best, low, high, loss = map(float, found.groups())
+    temperatures = np.geomspace(0.5, 6, 500)
+    each = np.array(list(map(losses, temperatures)))
+    fitted = temperatures[each.mean(1).argmin()]
+    assert best == pytest.approx(1.5 * fitted, rel=0.01)
+    assert loss == pytest.approx(each.mean(1).min(), abs=1e-3)
+    again = [temperatures[each[:, rng.integers(0, 400, 400)].mean(1).argmin()] for _ in range(200)]
+    np.testing.assert_allclose([low, high], 1.5 * np.quantile(again, [0.025, 0.975]), rtol=0.05)
+    assert describe_temperature(np.eye(3), np.arange(3), 1).startswith("No temperature fits")
+
+
+def test_training_images_are_counted_and_left_out_of_what_truth_prints(folder, tmp_path):
+    pixels = galaxies(4, seed=5)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    hashes = image_hashes(images)
+    assert hashes == [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in pixels]
+    path = save_network(tmp_path, train_hashes=[hashes[1], "0" * 16, hashes[2]])
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(tmp_path / f"{number}.png")
+    (tmp_path / "truth.csv").write_text("name,class\n" + "".join(f"{n}.png,{n}\n" for n in range(4)))
+    options = (*sorted(tmp_path.glob("*.png")), "--model", path)
+    printed = run_well("predict.py", *options, "--truth", tmp_path / "truth.csv")
+    assert "2 of these pictures are training images of this network" in printed
+    assert " on 2 pictures.\n" in printed
+
+
+def test_it_ends_with_the_pictures_and_the_mean_probability_of_each_class_and_all_that_cannot_be_read(folder, tmp_path):
+    missing = [tmp_path / f"{number}.png" for number in range(12)]
+    done = predict(folder, *missing, folder / "pictures", "--quiet", "--json", tmp_path / "a.json")
+    records = json.loads((tmp_path / "a.json").read_text())
+    names = load_json(folder / "q3_cnn.json")["class_names"]
+    for label, (line, name) in enumerate(zip(done.stdout.splitlines()[-8:], names, strict=True)):
+        count = sum(record["class"] == label for record in records)
+        mean = np.mean([record["probabilities"][label] for record in records])
+        assert line.removeprefix(name).split() == [str(count), f"{count / 12:.1%}", f"{mean:.1%}"]
+    errors = [f"error: {path}: No such file or directory" for path in missing[:10]]
+    assert done.stderr.splitlines() == [*errors, "and 2 more", "12 of 24 files could not be read."]
+
+
+def test_a_temperature_is_applied_to_the_mean_probabilities(folder, tmp_path):
+    found = []
+    for temperature in (1, 2.5):
+        options = ("--temperature", temperature, "--json", tmp_path / "a.json")
+        assert predict(folder, folder / "pictures", *options).returncode == 0
+        found.append(json.loads((tmp_path / "a.json").read_text()))
+    plain, scaled = (np.array([record["probabilities"] for record in records]) for records in found)
+    expected = plain ** (1 / 2.5)
+    np.testing.assert_allclose(scaled, expected / expected.sum(1, keepdims=True), atol=1e-6)
+    assert [record["class"] for record in found[0]] == [record["class"] for record in found[1]]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_features_and_records_are_as_many_as_the_rows(tmp_path, count):
+    rows = rows_with(tmp_path / "a", [record_of(f"{n}.png", [0.5, 0.3, 0.2]) for n in range(count)])
+    rows.paths["features"] = tmp_path / "features"
+    features = np.random.default_rng(0).random((count, 64), np.float32)
+    features.tofile(tmp_path / "features")
+    output.write_features(rows, tmp_path / "a.npz")
+    output.write_json(rows, tmp_path / "a.json")
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["features"].tolist() == features.tolist()
+        assert found["files"].tolist() == [f"{n}.png" for n in range(count)]
+    assert len(json.loads((tmp_path / "a.json").read_text())) == count
+
+
+def test_a_contact_sheet_shows_the_least_certain_of_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "SHEET_CARDS", 3)
+    records = [record_of(f"{n}.png", [p, 0.1, 0.0]) for n, p in enumerate([0.9, 0.6, 0.8, 0.7, 0.6, 0.95])]
+    rows = rows_with(tmp_path / "a", records[:3])
+    shown = output.LeastCertain(rows.part)  # of a run that was interrupted
+    pictures = output.LeastCertain(rows_with(tmp_path / "none", []).part).pictures(0, records[:3], ["data:,"] * 3)
+    pictures += shown.pictures(3, records[3:], ["data:,"] * 3)
+    rows = rows_with(tmp_path / "a", records)
+    rows.paths["pictures"] = tmp_path / "pictures"
+    rows.paths["pictures"].write_bytes(pictures)
+    counts = {"spiral": 6, "round": 0, "merger": 0}
+    output.write_sheet(rows, tmp_path / "a.html", shown, counts, ["about"], 9)
+    page = (tmp_path / "a.html").read_text()
+    assert re.findall(r">(\d.png)</p>", page) == ["1.png", "4.png", "3.png"]
+    assert "spiral <span>· 6, of which the 3 least certain" in page
+    assert len(pictures.splitlines()) == 5  # not of the sixth, which is certain
+
+
+def test_a_table_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    options = ("--model", tmp_path / "none.pt", "--csv", tmp_path / "a.fits.gz")
+    error = error_of(run("predict.py", tmp_path / "none.png", *options))
+    assert "compressed tables are not written: leave out .gz" in error
     monkeypatch.setitem(sys.modules, "astropy", None)
     with pytest.raises(ValueError, match=r"^--csv a\.fits: writing it needs astropy: pip install astropy$"):
-        table_format("a.fits")
+        output.table_format("a.fits")
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -174,124 +287,46 @@ def test_an_id_is_the_name_without_folder_and_suffix(name, expected):
     assert picture_id(name) == expected
 
 
-@pytest.mark.parametrize("form", ["{}", "{}.jpg", "images_gz2\\images\\{}.jpg", "./{}.JPG", "{}.png", " x/../{}.jpg "])
-def test_rows_are_found_by_name_without_folder_and_by_stem(tmp_path, form):
-    names = ("a/100008.jpg", "b/c/100023.jpg", "100038.JPG")
-    rows = (f"{form.format(number)},{label}" for number, label in ((100023, 1), (100038, "Merger"), (100008, 0)))
-    assert truth_of(tmp_path, "GalaxyID,class", *rows, names=names) == [0, 1, 2]
-
-
-def test_the_exact_name_comes_first_and_a_row_of_another_picture_is_nobodys(tmp_path):
-    names = ("a/1.jpg", "b/1.jpg", "2.png", "c/m31.v2.jpg", "x.h5[3]", "y/x.h5[4]", "z.jpg")
-    rows = ("a/1.jpg,1", "b/1.jpg,2", "1.jpg,0", "2.jpg,0", "m31.v2,2", "x.h5[3],1", "x[4],2")
-    assert truth_of(tmp_path, *rows, names=names) == [1, 2, 0, 2, 1, 2, None]
-    assert truth_of(tmp_path, "a/1.jpg,1", names=("a/1.jpg", "b/1.jpg")) == [1, None]
-    assert truth_of(tmp_path, "a/1.jpg,1", "b/1.jpg,1", names=("/far/1.jpg", "2.jpg")) == [1, None]  # they agree
-
-
-@pytest.mark.parametrize(("rows", "names", "message"), [
-    (("a/1.jpg,0", "b/1.jpg,1"), ("c/1.jpg",), "truth.csv: c/1.jpg could be that of lines 1 (a/1.jpg) and 2 (b/1.jpg)"),
-    (("1.png,0", "1.jpg,1"), ("1.gif",), "truth.csv: 1.gif could be that of lines 1 (1.png) and 2 (1.jpg)"),
-    (("name,class", "1.jpg,0"), ("a/1.jpg", "b/1.jpg"), "truth.csv, line 2: 1.jpg could be a/1.jpg or b/1.jpg"),
-    (("7,0",), ("7.jpg", "7.png"), "truth.csv, line 1: 7 could be 7.jpg or 7.png"),
-    (("1.jpg,0", "./1.jpg,1"), (), "truth.csv, line 2: ./1.jpg has two classes: spiral in line 1, here round"),
-    (("a.png,Barred",), (), "truth.csv, line 1: must be name,class with a class of 0 to 2, or its name: spiral"),
-    (("name,class", "name,class"), (), "truth.csv, line 2: must be"),
-    (("", "name,class", "1.jpg,"), (), "truth.csv, line 3: must be"),
-    (("1.jpg,3",), (), "truth.csv, line 1: must be name,class with a class of 0 to 2"),
-    (("1.jpg",), (), "truth.csv, line 1: must be"),
-    (("name,class",), (), "truth.csv holds no true class"),
-    (("100008,Unknown", "2,0"), (), "truth.csv, line 1: must be"),
-    (("name,class", ",0"), (), "truth.csv, line 2: must be"),
-    (("name,-1", "1.jpg,0"), (), "truth.csv, line 1: must be"),
-    (("3.jpg,0",), ("1.jpg",), "no row for any of the pictures: its first name is 3.jpg, and a picture is 1.jpg"),
-])  # fmt: skip
-def test_what_is_ambiguous_unknown_or_contradicts_is_refused_with_its_row(tmp_path, rows, names, message):
-    assert message in truth_of(tmp_path, *rows, names=names)
-
-
-def test_equal_rows_and_repeated_pictures_are_fine(tmp_path):
-    assert truth_of(tmp_path, "1.jpg,0", "1.jpg,spiral", names=("a/1.jpg", "./a/1.jpg")) == [0, 0]
-
-
-def test_truth_says_how_many_pictures_have_none_and_refuses_a_file_of_others(folder, tmp_path):
-    (tmp_path / "truth.csv").write_text("\ufeffGalaxyID,class\n100008,3\n100023,Merger\n".replace("Merger", "2"))
-    outputs = ("--html", tmp_path / "a.html")
-    done = predict(folder, folder / "pictures", "--truth", tmp_path / "truth.csv", *outputs)
-    assert "on 2 pictures. 10 of 12 pictures have no true class." in done.stdout
-    assert "10 of 12 pictures have no true class." in (tmp_path / "a.html").read_text()
-    (tmp_path / "other.csv").write_text("587,3\n")
-    done = predict(folder, folder / "pictures", "--truth", tmp_path / "other.csv", "--csv", tmp_path / "a.csv")
-    assert "other.csv has no row for any of the pictures" in error_of(done)
-    assert not (tmp_path / "a.csv").exists()
-
-
-@pytest.mark.parametrize("outputs", [
-    ("--csv", "truth.csv"), ("--csv", "link.csv"), ("--json", "q3_cnn.json"), ("--html", "q3_cnn.pt"),
-    ("--csv", "100008.jpg"), ("--csv", "new", "--json", "./new"), ("--csv", "new", "--html", "far/new"),
-    ("--json", "hard.png"),
-])  # fmt: skip
-def test_an_output_that_is_also_an_input_or_another_output_is_refused(folder, tmp_path, outputs, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_output_that_is_also_an_input_or_another_output_is_refused(folder, tmp_path):
     for name in ("q3_cnn.pt", "q3_cnn.json", "pictures/100008.jpg"):
         shutil.copy(folder / name, tmp_path)
     (tmp_path / "truth.csv").write_text("100008,3\n")
     (tmp_path / "link.csv").symlink_to("truth.csv")
-    (tmp_path / "hard.png").hardlink_to("100008.jpg")
-    (tmp_path / "far").symlink_to(".")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    outputs = [value if value.startswith("--") else tmp_path / value for value in outputs]
-    if "./new" in map(str, outputs):
-        outputs[-1] = f"{tmp_path}/./new"
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "100008.jpg")
+    (tmp_path / "list").write_text(f"{tmp_path}/100008.jpg\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     options = ("--truth", tmp_path / "truth.csv", "--model", tmp_path / "q3_cnn.pt")
-    assert "is the same file as" in error_of(run("predict.py", tmp_path / "100008.jpg", *options, *outputs))
-    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for outputs in (("--csv", "link.csv"), ("--json", "q3_cnn.json"), ("--json", "hard.png"), ("--html", "list"),
+                    ("--csv", "new", "--json", "../" + tmp_path.name + "/new")):  # fmt: skip
+        outputs = [value if value.startswith("--") else tmp_path / value for value in outputs]
+        error = error_of(run("predict.py", "-", *options, *outputs, stdin=tmp_path / "list"))
+        assert "is the same file as" in error
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_a_list_on_stdin_and_pictures_in_a_folder_are_inputs_too(folder, tmp_path):
-    listed = tmp_path / "list.txt"
-    listed.write_text(f"{folder}/pictures/100008.jpg\n")
-    done = run("predict.py", "-", "--model", folder / "q3_cnn.pt", "--csv", listed, stdin=listed)
-    assert f"error: --csv {listed} is the same file as the list on stdin" in error_of(done)
-    shutil.copy(folder / "pictures" / "100008.jpg", tmp_path / "a.jpg")
-    assert "the same file as the picture" in error_of(predict(folder, tmp_path, "--html", tmp_path / "a.jpg"))
-    Image.new("RGB", (80, 80)).save(tmp_path / "00000_a.png")
-    done = predict(folder, tmp_path / "a.jpg", tmp_path / "00000_a.png", "--explain", tmp_path)
-    assert "--explain" in error_of(done)
-
-
-def test_devices_pipes_and_links_are_written_through(folder, tmp_path):
+def test_links_are_followed_and_devices_pipes_and_folders_refused(folder, tmp_path):
     picture = folder / "pictures" / "100008.jpg"
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("real.csv")
-    os.mkfifo(tmp_path / "json")
-    records = ThreadPoolExecutor(1).submit((tmp_path / "json").read_text)
-    done = predict(folder, picture, "--csv", tmp_path / "link.csv", "--json", tmp_path / "json")
-    assert done.returncode == 0
-    assert [record["file"] for record in json.loads(records.result(60))] == [str(picture)]
+    os.mkfifo(tmp_path / "fifo")
+    assert predict(folder, picture, "--csv", tmp_path / "link.csv").returncode == 0
     assert (tmp_path / "link.csv").is_symlink()
     assert [row["file"] for row in rows_of(tmp_path / "real.csv")] == [str(picture)]
-    assert "--html: the name of the file is empty" in error_of(predict(folder, picture, "--html", ""))
+    for option, path, sentence in (
+        ("--html", "", "--html: the name of the file is empty"),
+        ("--json", tmp_path / "fifo", "fifo: is a folder, a device or a pipe: name a file"),
+        ("--csv", "/dev/null", "--csv /dev/null: is a folder, a device or a pipe: name a file, or - for stdout"),
+    ):
+        assert sentence in error_of(predict(folder, picture, option, path))
 
 
-@pytest.mark.parametrize("count", [0, 3])
-def test_features_are_as_many_as_the_backbone_has(tmp_path, count):
-    file, features = FeaturesFile(tmp_path / "a.npz"), np.random.default_rng(0).random((count, 32), np.float32)
-    file.open()
-    for number, row in enumerate(features):
-        file.write({"file": f"{number}.png", "id": str(number)}, None, row)
-    file.complete()
-    file.rename()
-    with np.load(tmp_path / "a.npz") as found:
-        assert found["features"].shape == (count, 32 if count else 64)
-        assert found["features"].tolist() == features.tolist()
-
-
-def test_on_standard_output_the_csv_stands_alone(folder):
-    done = predict(folder, folder / "pictures", "--csv", "/dev/stdout")
+def test_rows_on_standard_output_stand_alone(folder, tmp_path):
+    done = predict(folder, folder / "pictures", tmp_path / "none.png", "--csv", "-", "--json", tmp_path / "a.json")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["id"] for row in rows] == [str(100008 + 15 * number) for number in range(12)]
     assert "It knows 8 classes" in done.stderr
+    assert "mean probability" in done.stderr
+    assert [row["file"] for row in rows] == [each["file"] for each in json.loads((tmp_path / "a.json").read_text())]
 
 
 def read_a_line(fifo):
@@ -300,25 +335,17 @@ def read_a_line(fifo):
 
 
 def test_when_nobody_reads_the_table_the_files_are_completed(folder, tmp_path):
-    outputs = ("--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
     model = ("--model", folder / "q3_cnn.pt")
     pictures = [folder / "pictures"] * 20  # a table larger than what is buffered
     os.mkfifo(tmp_path / "stdout")
-    for options, status in ((outputs, 0), ((), 141)):
+    for options, status in ((("--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json"), 0), (("--csv", "-"), 141)):
         threading.Thread(target=read_a_line, args=[tmp_path / "stdout"]).start()
         errors = tmp_path / f"errors-{status}"
-        process = start("predict.py", *pictures, *model, *options, log=tmp_path / "stdout", errors=errors)
+        process = start("predict.py", *pictures, *model, *options, "--quiet", log=tmp_path / "stdout", errors=errors)
         process.join(120)
         assert process.exitcode == status
-        assert errors.read_text() == ""
+    assert (tmp_path / "errors-0").read_text() == ""
     assert len(rows_of(tmp_path / "a.csv")) == len(json.loads((tmp_path / "a.json").read_text())) == 240
-    assert "</html>" in (tmp_path / "a.html").read_text()
-    (tmp_path / "a.csv").unlink()
-    process = start("predict.py", *pictures, *model, *outputs, log="/dev/full", errors=tmp_path / "errors")
-    process.join(120)
-    assert process.exitcode == 2
-    assert (tmp_path / "errors").read_text() == "error: standard output: No space left on device\n"
-    assert len(rows_of(tmp_path / "a.csv")) == 240
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp437", "cp932", "ascii"])

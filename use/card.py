@@ -1,15 +1,13 @@
 """The model card: a README with the header that the Hugging Face Hub reads, from a network's record alone."""
 
-import argparse
-import difflib
 import json
 import re
-from pathlib import Path
 
+from common.ensemble import CROP_SIZE
 from common.metrics import accuracy_interval
-from use.trained import CROP_SIZE, NETWORKS, describe_classes, trained_on
+from use.output import template
+from use.trained import NETWORKS, describe_classes, trained_on
 
-import jinja2
 from torch import nn
 
 KINDS = {
@@ -21,31 +19,12 @@ FEW = 50  # training images of a class, below which the card warns
 METRICS = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
 SETTINGS = ("epochs", "batch_size", "lr", "precision", "symmetries", "seed")
 ABOUT = ("author", "license", "survey", "pixel_scale")  # what no record tells: options of export.py
-# The Hub's licence identifiers: docs/hub/repositories-licenses.md of github.com/huggingface/hub-docs, 008d54d.
-LICENSES = """
-apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
-artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
-cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
-cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
-epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0
-odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma
-unknown other
-"""
 GALAXY10 = (
     "Galaxy10 is by Henry Leung and Jo Bovy, <https://zenodo.org/records/10844811> (SDSS) and "
     "<https://zenodo.org/records/10845026> (DECaLS); its labels are of Galaxy Zoo "
     "(Lintott et al. 2008, MNRAS 389, 1179)."
 )
 EFIGI = "The images are of the EFIGI catalogue: Baillard et al. 2011, A&A 532, A74."
-
-
-def license_id(text):
-    """argparse type: a licence identifier of the Hugging Face Hub."""
-    identifiers = LICENSES.split()
-    if text not in identifiers:
-        near = ", ".join(difflib.get_close_matches(text.lower(), identifiers) or ["mit", "cc-by-4.0", "other"])
-        raise argparse.ArgumentTypeError(f"{text!r} is no licence identifier of the Hugging Face Hub, such as {near}")
-    return text
 
 
 def as_code(module, indent=""):
@@ -74,15 +53,7 @@ def model_card(name, record, **about):
     counts = record.get("train_counts")
     start = (size - CROP_SIZE) // 2  # of the central crop
     galaxy10 = source.startswith("galaxy10")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"yaml": json.dumps, "text": as_text}  # a JSON string is one of YAML
-    return environment.get_template("card.md.j2").render(
+    return template("card.md.j2", yaml=json.dumps, text=as_text).render(  # a JSON string is one of YAML
         name=name,
         title=title,
         kind=kind,

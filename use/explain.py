@@ -7,6 +7,7 @@ from pathlib import Path
 from common.plots import titled
 from common.storage.artifacts import save_figure
 from common.storage.atomic import identity
+from common.storage.packages import require
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,8 +15,11 @@ import torch
 WINDOW, STRIDE = 9, 4  # pixels: the part that is covered, and the steps in which it moves
 
 
-def refuse_maps_among(files, folder):
-    """Raise ValueError if one of the pictures, `files`, could be overwritten by a map that is written into `folder`."""
+def check_explain(folder, files, dask):
+    """Raise ValueError if maps cannot be computed, or one in `folder` could overwrite one of the pictures, `files`."""
+    if dask is not None:
+        raise ValueError("--explain computes in this process: leave --dask out")
+    require("--explain", "captum")
     for file in files:
         where, name = os.path.split(file)
         if re.fullmatch(r"\d{5,}_.*\.png", name) and identity(where or ".") == identity(folder):
@@ -27,13 +31,13 @@ def occlusion(answer, image, label):
 
     Zeiler & Fergus (2014), by captum: a square of WINDOW pixels in the colour of the border, the sky, moves over the
     image; each pixel gets the mean over the squares that cover it. answer: from images (n, 3, size, size) to
-    probabilities and something else; image: uint8 (3, size, size).
+    probabilities (n, classes); image: uint8 (3, size, size).
     """
     from captum.attr import Occlusion
 
     border = torch.cat((image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]), dim=1)
     sky = border.float().median(1).values[None, :, None, None].expand(1, *image.shape)
-    effect = Occlusion(lambda images: answer(images)[0]).attribute(
+    effect = Occlusion(answer).attribute(
         image[None].float(),
         sliding_window_shapes=(3, WINDOW, WINDOW),
         strides=(3, STRIDE, STRIDE),

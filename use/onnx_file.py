@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 
-from use.trained import CROP_SIZE
+from common.ensemble import CROP_SIZE
 
 import torch
 from torch import nn
@@ -16,9 +16,9 @@ OPSET, IR_VERSION = 17, 8
 class FromPixels(nn.Module):
     """A network from uint8 crops, colours last, to logits and probabilities, and of a CNN to its features."""
 
-    def __init__(self, network, is_cnn, mean, std, temperature):
+    def __init__(self, network, is_cnn, mean, std):
         super().__init__()
-        self.layers, self.head, self.is_cnn, self.temperature = network[:-1], network[-1], is_cnn, temperature
+        self.layers, self.head, self.is_cnn = network[:-1], network[-1], is_cnn
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
@@ -26,14 +26,14 @@ class FromPixels(nn.Module):
         """Return logits and probabilities, (n, classes), and features, (n, 64), of crops, uint8 (n, 48, 48, 3)."""
         features = self.layers((crops.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         logits = self.head(features)
-        return (logits, (logits / self.temperature).softmax(1), features)[: 3 if self.is_cnn else 2]
+        return (logits, logits.softmax(1), features)[: 3 if self.is_cnn else 2]
 
 
 def write_onnx(network, record, path):
     """Write `network` with its normalisation as an ONNX file; its metadata hold the names of the classes.
 
-    Input: crops, uint8 (n, 48, 48, 3), any n. Outputs: logits and probabilities, float32 (n, classes), the latter of
-    logits / temperature if the record has one; and of a CNN features, float32 (n, 64).
+    Input: crops, uint8 (n, 48, 48, 3), any n. Outputs: logits and probabilities, float32 (n, classes);
+    and of a CNN features, float32 (n, 64).
     """
     import onnx.inliner
     import onnx.version_converter
@@ -44,7 +44,7 @@ def write_onnx(network, record, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own deprecations
         program = torch.onnx.export(
-            FromPixels(network, is_cnn, record["mean"], record["std"], record.get("temperature", 1.0)).eval(),
+            FromPixels(network, is_cnn, record["mean"], record["std"]).eval(),
             (torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8),),
             input_names=["crops"],
             output_names=["logits", "probabilities", "features"][: 3 if is_cnn else 2],

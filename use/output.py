@@ -1,4 +1,4 @@
-"""What predict.py writes: a table, CSV and JSON record by record, and a contact sheet as one HTML file."""
+"""What predict.py prints and writes: a table, rows as CSV, and at the end the files that are made from the rows."""
 
 import base64
 import csv
@@ -6,11 +6,9 @@ import heapq
 import io
 import json
 import os
-from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from common.storage.atomic import atomic_write, open_through, output_file, replace_files
 from common.storage.packages import require
 
 import jinja2
@@ -22,6 +20,7 @@ FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}  # of tables,
 TEXTS = ("file", "id", "class_name", "second_name", "out_of_range", "truth_name")  # columns, in every file
 INTEGERS = ("class", "second", "truth")  # the others are floats
 BLOCK = 10_000  # rows that are converted together
+FEATURES = 64  # outputs of the CNN's backbone
 SHEET_CARDS = 500  # pictures of each class that a contact sheet shows
 
 
@@ -44,198 +43,88 @@ class Table:
         return f"{name:{self.name_width}}  {first} {probability:>7}   {second} {second_probability:>7}   {disagreement}"
 
     def row(self, record):
-        """Return the line of a record, and a second one when its picture is marked."""
-        line = self.line(
-            record["file"],
-            record["class_name"],
-            f"{record['probability']:.1%}",
-            record["second_name"],
-            f"{record['probabilities'][record['second']]:.1%}",
-            f"{round(record['disagreement'] * self.views)} of {self.views}",
-        )
-        return "\n".join(
-            [line, *(f"    outside the range of the training images: {reason}" for reason in record["out_of_range"])]
-        )
+        """Return the line of a record, and one more for each reason why its picture is marked."""
+        first, second = (f"{record['probabilities'][record[key]]:.1%}" for key in ("class", "second"))
+        disagree = f"{round(record['disagreement'] * self.views)} of {self.views}"
+        line = self.line(record["file"], record["class_name"], first, record["second_name"], second, disagree)
+        marks = (f"    outside the range of the training images: {reason}" for reason in record["out_of_range"])
+        return "\n".join([line, *marks])
 
 
-class GrowingFile:
-    """A file that grows record by record under the name FILE.part, until it is complete and gets its own name.
+class Columns:
+    """The columns of the rows; numbers: of the classes, as they are written; has_truth: whether true classes are."""
 
-    A device or a pipe has no such name: it is written directly. All methods raise OSError, naming the file.
-    """
+    def __init__(self, class_names, numbers, has_truth):
+        self.class_names, self.numbers = class_names, numbers
+        self.names = ["file", "id", "class", "class_name", "probability", *(f"p_{i}" for i in range(len(numbers)))]
+        self.names += ["second", "second_name", "disagreement", "out_of_range"]
+        self.names += ["truth", "truth_name"] if has_truth else []
 
-    def __init__(self, path):
-        self.path, self.target, self.file, self.rows = path, output_file(path), None, 0
-        self.part = self.target and self.target.with_name(f"{self.target.name}.part")
+    def header(self):
+        """Return the header as CSV."""
+        return as_csv([self.names])
 
-    def open(self):
-        """Begin a new file. Raises FileExistsError if another run has begun it."""
-        if self.part:
-            self.part.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.part, "xb") if self.part else open_through(self.path)  # noqa: SIM115
-        self.put(self.begin())
+    def rows(self, records, labels):
+        """Return the rows of records as CSV; labels: true classes by name.
 
-    def begin(self):
-        """Return what comes before the first record."""
-        return ""
+        No cell is empty, so that a column has the same type in all pieces of a catalogue.
+        """
+        return as_csv([self.cells(record, labels.get(record["file"])) for record in records])
 
-    def end(self):
-        """Return what comes after the last record."""
-        return ""
-
-    def reopen(self, size, rows):
-        """Continue the file of an interrupted run after its first `size` bytes, which hold `rows` records."""
-        self.file, self.rows = open(self.part, "r+b"), rows  # noqa: SIM115
-        self.file.truncate(size)
-        self.file.seek(size)
-
-    def put(self, text):
-        """Write text."""
-        with self.named():
-            self.file.write(text.encode("utf-8", "backslashreplace"))
-
-    @contextmanager
-    def named(self):
-        """Name the file in an OSError inside the block."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, f"{os.strerror(error.errno)}: it cannot be written", str(self.path)) from None
-
-    def write(self, record, thumbnail, features=None):
-        """Append a record; thumbnail: as `thumbnail` returns it, or None; features: float32 (64,)."""
-        self.put(self.text(record))
-        self.rows += 1
-
-    def flush(self):
-        """Hand what was written to the system; return the number of bytes so far."""
-        with self.named():
-            self.file.flush()
-        return self.file.tell() if self.part else 0
-
-    def save(self):
-        """Wait until all is on the disk."""
-        with self.named():
-            os.fsync(self.file.fileno())
-
-    def summarise(self, counts, agreement):
-        """Take note of what is known at the end: pictures per class, and what `describe_truth` says."""
-
-    def complete(self):
-        """Write what comes after the last record."""
-        self.put(self.end())
-        self.flush()
-
-    def rename(self):
-        """Give the complete file its name, and the mode of the one that it replaces."""
-        with self.named():
-            self.file.close()
-            if self.part:
-                replace_files([self.part], [self.target])
-
-
-class CsvFile(GrowingFile):
-    """A CSV file: a row for each record."""
-
-    def __init__(self, path, classes, has_truth):
-        super().__init__(path)
-        self.columns = ["file", "id", "class", "class_name", "probability", *(f"p_{label}" for label in range(classes))]
-        self.columns += ["second", "second_name", "disagreement", "out_of_range"]
-        self.columns += ["truth", "truth_name"] if has_truth else []
-
-    def begin(self):
-        """Return the header."""
-        return self.line(self.columns)
-
-    def text(self, record):
-        """Return the row of a record. No cell is empty: a column is of the same type in all pieces of a catalogue."""
-        row = record | {f"p_{label}": value for label, value in enumerate(record["probabilities"])}
+    def cells(self, record, label):
+        """Return the cells of a record's row; label: the true class, or None."""
+        row = record | {f"p_{number}": value for number, value in enumerate(record["probabilities"])}
+        row |= {key: self.numbers[record[key]] for key in ("class", "second")}
         row["out_of_range"] = "; ".join(record["out_of_range"]) or "none"
-        if record.get("truth", -1) is None:
-            row |= {"truth": -1, "truth_name": "none"}
-        return self.line([row[column] for column in self.columns])
-
-    def line(self, cells):
-        """Return one line of the file."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        return text.getvalue()
+        row["truth"], row["truth_name"] = -1, "none"
+        if label is not None:
+            row["truth"], row["truth_name"] = self.numbers[label], self.class_names[label]
+        return [row[name] for name in self.names]
 
 
-class WholeFile(GrowingFile):
-    """A file that is written as a whole when all records are known: until then FILE.part holds them as lines.
+def as_csv(rows):
+    """Return rows of cells as CSV, in bytes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
-    `convert(part, temporary)`, of each kind, makes the one of the other, and takes memory for all records.
+
+def read_records(part):
+    """Yield a dict for each row of a CSV file, as --json writes it."""
+    with open(part, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            record = {}
+            for name, cell in row.items():
+                if name.startswith("p_"):
+                    record.setdefault("probabilities", []).append(float(cell))
+                else:
+                    record[name] = cell if name in TEXTS else int(cell) if name in INTEGERS else float(cell)
+            marks = record["out_of_range"]
+            record["out_of_range"] = [] if marks == "none" else marks.split("; ")
+            if record.get("truth_name") == "none":
+                record |= {"truth": None, "truth_name": None}
+            yield record
+
+
+def file_to_write(option, path):
+    """Return the file that is written when `option` names `path`, as an absolute Path: of a link, where it leads to.
+
+    Raises ValueError for a folder, a device or a pipe.
     """
-
-    def complete(self):
-        """Write the file under a temporary name, which goes with `finish` if it is never called."""
-        super().complete()
-        with ExitStack() as stack:
-            [temporary] = stack.enter_context(atomic_write(self.path))
-            self.convert(self.part, temporary)
-            self.finish = stack.pop_all()
-
-    def rename(self):
-        """Give the file its name, and remove the lines; a device or a pipe gets what the file would hold."""
-        with self.named():
-            self.finish.close()
-            self.file.close()  # not before: who reads a pipe would take that for its end
-        if self.part:
-            self.part.unlink()
+    if os.path.exists(path) and not os.path.isfile(path):
+        instead = ", or - for stdout" if option == "--csv" else ""
+        raise ValueError(f"{option} {path}: is a folder, a device or a pipe: name a file{instead}")
+    return Path(os.path.realpath(path))
 
 
-class AstropyFile(WholeFile, CsvFile):
-    """A FITS or ECSV table with the columns of a CsvFile, which FILE.part is."""
-
-    def convert(self, part, temporary):
-        """Write the table, by astropy. In FITS, which has ASCII alone, other characters are escaped."""
-        from astropy.table import Table
-
-        kind = table_format(self.path)
-
-        def values(cells, name):
-            cells = np.array(cells, str if name in TEXTS else int if name in INTEGERS else float)
-            if kind == "fits" and name in TEXTS:  # numpy 1 makes floats of no texts at all
-                return np.char.encode(cells, "ascii", "backslashreplace").astype(bytes)
-            return cells
-
-        columns = {name: [values([], name)] for name in self.columns}
-        with open(part, newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            next(reader)
-            while rows := list(islice(reader, BLOCK)):
-                for name, cells in zip(self.columns, zip(*rows, strict=True), strict=True):
-                    columns[name].append(values(cells, name))
-        table = Table({name: np.concatenate(blocks) for name, blocks in columns.items()})
-        table.write(temporary, format=kind, overwrite=True)  # what a killed process has left
-
-
-class FeaturesFile(WholeFile):
-    """A NumPy file, .npz: `features`, float32 (n, 64), and the texts `files` and `ids`, (n,) each."""
-
-    def write(self, record, thumbnail, features=None):
-        """Append a record's names and features, float32 (64,)."""
-        self.put(json.dumps([record["file"], record["id"], base64.b64encode(features.tobytes()).decode()]) + "\n")
-        self.rows += 1
-
-    def convert(self, part, temporary):
-        """Write the arrays."""
-        files, ids, content = [], [], bytearray()
-        with open(part, "rb") as lines:
-            for file, id, features in map(json.loads, lines):
-                files.append(file)
-                ids.append(id)
-                content += base64.b64decode(features)
-        features = np.frombuffer(content, np.float32).reshape(len(files), -1 if files else 64)
-        with open(temporary, "wb") as file:  # given a path, numpy would add a suffix
-            np.savez(file, features=features, files=np.array(files, str), ids=np.array(ids, str))
-
-
-def require_file(option, path):
-    """Raise ValueError if what `option` writes as a whole is to go to a device or a pipe."""
-    if output_file(path) is None:
-        raise ValueError(f"{option} {path}: is a device or a pipe: name a file, which is written as a whole")
+def write_json(rows, path):
+    """Write a JSON file: a list of all records."""
+    with open(path, "w", encoding="utf-8") as file:
+        separator = "[\n"
+        for record in read_records(rows.part):
+            file.write(separator + json.dumps(record))
+            separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def table_format(path):
@@ -243,76 +132,104 @@ def table_format(path):
 
     Raises ValueError if astropy is missing, and for a form that cannot be written there.
     """
-    name = os.path.basename(path).lower()
-    if name.endswith(tuple(f"{suffix}{packed}" for suffix in FORMATS for packed in (".gz", ".bz2"))):
-        raise ValueError(f"--csv {path}: compressed tables are not written: leave out {os.path.splitext(name)[1]}")
-    kind = FORMATS.get(os.path.splitext(name)[1])
-    if kind is None:
-        return None
-    require_file("--csv", path)
-    require(f"--csv {path}: writing it", "astropy")
-    return kind
+    stem, suffix = os.path.splitext(os.path.basename(path).lower())
+    if suffix in (".gz", ".bz2") and stem.endswith(tuple(FORMATS)):
+        raise ValueError(f"--csv {path}: compressed tables are not written: leave out {suffix}")
+    if suffix in FORMATS:
+        require(f"--csv {path}: writing it", "astropy")
+    return FORMATS.get(suffix)
 
 
-class JsonFile(GrowingFile):
-    """A JSON file: a list of all records."""
+def write_table(rows, path, kind, header):
+    """Write a table, by astropy; kind: as of `table_format`; header: texts by keyword.
 
-    def text(self, record):
-        """Return a record with what separates it from the one before."""
-        return (",\n" if self.rows else "[\n") + json.dumps(record)
-
-    def end(self):
-        """Return what comes after the last record."""
-        return "\n]\n" if self.rows else "[]\n"
-
-
-class Sheet(WholeFile):
-    """A contact sheet, HTML: pictures by predicted class, the least certain first, at most SHEET_CARDS of each class.
-
-    FILE.part holds the cards that were among these at their time, as lines of JSON. views: crops behind each
-    prediction; about: a sentence for the top of the page.
+    In FITS, which has ASCII alone, other characters are escaped. It takes memory for all rows.
     """
+    from astropy.table import Table
 
-    def __init__(self, path, class_names, views, about):
-        super().__init__(path)
-        self.cards, self.views, self.about = {name: [] for name in class_names}, views, [about]
+    def values(cells, name):
+        cells = np.array(cells, str if name in TEXTS else int if name in INTEGERS else float)
+        if kind == "fits" and name in TEXTS:  # numpy 1 makes floats of no texts at all
+            return np.char.encode(cells, "ascii", "backslashreplace").astype(bytes)
+        return cells
 
-    def summarise(self, counts, agreement):
-        """Take note of what is known at the end: pictures per class, and what `describe_truth` says."""
-        self.counts = dict(zip(self.cards, counts, strict=True))
-        self.about += agreement.splitlines()[:1]
+    with open(rows.part, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        columns = {name: [values([], name)] for name in next(reader)}
+        while block := list(islice(reader, BLOCK)):
+            for name, cells in zip(columns, zip(*block, strict=True), strict=True):
+                columns[name].append(values(cells, name))
+    meta = {key: text.encode("ascii", "backslashreplace").decode() for key, text in header.items()}
+    table = Table({name: np.concatenate(blocks) for name, blocks in columns.items()}, meta=meta)
+    table.write(path, format=kind, overwrite=True)  # what a killed process has left
 
-    def reopen(self, size, rows):
-        """Continue the file of an interrupted run, with the cards in it."""
-        with open(self.part, "rb") as file:
-            for line in file.read(size).splitlines():
-                self.show(tuple(json.loads(line)))
-        super().reopen(size, rows)
 
-    def write(self, record, thumbnail, features=None):
-        """Append the card of a record, if it is one to show so far."""
-        card = -record["probability"], -self.rows, record, thumbnail
-        if self.show(card) and self.part:
-            self.put(json.dumps(card) + "\n")
-        self.rows += 1
+def write_features(rows, path):
+    """Write a NumPy file: `features`, float32 (n, FEATURES), and the texts `files` and `ids`, (n,) each."""
+    files, ids = [], []
+    for record in read_records(rows.part):
+        files.append(record["file"])
+        ids.append(record["id"])
+    features = np.fromfile(rows.paths["features"], np.float32).reshape(-1, FEATURES)
+    with open(path, "wb") as file:  # given a path, numpy would add a suffix
+        np.savez(file, features=features, files=np.array(files, str), ids=np.array(ids, str))
 
-    def show(self, card):
-        """Add a card to those that are shown, in place of the most certain of its class; return whether it is added."""
-        cards = self.cards[card[2]["class_name"]]
-        if len(cards) < SHEET_CARDS:
-            heapq.heappush(cards, card)
+
+class LeastCertain:
+    """The rows that a contact sheet shows: of each class the SHEET_CARDS with the lowest probability."""
+
+    def __init__(self, part):
+        """part: a file of the rows so far."""
+        self.heaps = {}
+        for row, record in enumerate(read_records(part)):
+            self.add(row, record)
+
+    def add(self, row, record):
+        """Add a row by its number; return whether it is one to show so far."""
+        heap, entry = self.heaps.setdefault(record["class_name"], []), (-record["probability"], -row)
+        if len(heap) < SHEET_CARDS:
+            heapq.heappush(heap, entry)
             return True
-        return heapq.heappushpop(cards, card) is not card
+        return heapq.heappushpop(heap, entry) is not entry
 
-    def convert(self, part, temporary):
-        """Write the page, of the cards that are shown."""
-        groups = {name: [card[2:] for card in sorted(cards, reverse=True)] for name, cards in self.cards.items()}
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        template = environment.get_template("sheet.html.j2")
-        page = template.render(groups=groups, counts=self.counts, about=self.about, views=self.views)
-        temporary.write_text(page, encoding="utf-8")
+    def pictures(self, first, records, thumbnails):
+        """Add rows from the number `first` on; return those to show as JSON lines of number and thumbnail, in bytes."""
+        lines = []
+        for row, (record, picture) in enumerate(zip(records, thumbnails, strict=True), first):
+            lines += [json.dumps([row, picture]) + "\n"] if self.add(row, record) else []
+        return "".join(lines).encode()
+
+
+def write_sheet(rows, path, shown, counts, about, views):
+    """Write a contact sheet, HTML: pictures by predicted class, the least certain first.
+
+    shown: the LeastCertain of all rows; counts: pictures of each class, by name; about: sentences for the top of the
+    page; views: crops behind each prediction.
+    """
+    numbers = {-row for heap in shown.heaps.values() for _, row in heap}
+    with open(rows.paths["pictures"], encoding="utf-8") as file:
+        pictures = {row: picture for row, picture in map(json.loads, file) if row in numbers}
+    groups = {name: [] for name in counts}
+    for row, record in enumerate(read_records(rows.part)):
+        if row in numbers:
+            groups[record["class_name"]].append((record, pictures[row]))
+    for group in groups.values():
+        group.sort(key=lambda card: card[0]["probability"])
+    page = template("sheet.html.j2").render(groups=groups, counts=counts, about=about, views=views)
+    path.write_text(page, encoding="utf-8")
+
+
+def template(name, **filters):
+    """Return the jinja2 template of that name; what it is given is escaped where it makes HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)
 
 
 def thumbnail(pixels):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.ensemble import CropEnsemble
-from common.galaxies.appearance import out_of_range
+from common.galaxies.appearance import image_hashes, out_of_range
+from common.galaxies.facts import IMAGE_SIZE
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, picture_id, read_pictures
 from common.hardware.device import choose_device
@@ -50,7 +51,8 @@ class Batch(NamedTuple):
     errors: list  # a sentence for each picture that could not be read
     thumbnails: list  # one per record; None without --html
     images: Any  # uint8 (records, 3, size, size); from a Dask worker a list of None
-    features: Any  # float32 (records, 64); without --features a list of None
+    features: Any  # float32 (records, 64); None without --features
+    trained: list  # bool, one per record: whether the picture is one of the training images
 
 
 class Classifier(NamedTuple):
@@ -64,18 +66,38 @@ class Classifier(NamedTuple):
     field: float
     thumbnails: bool
     features: bool = False
+    temperature: float = 1.0
 
 
 @lru_cache(maxsize=1)
 def load(classifier):
-    """Return the network as a CropEnsemble, and its record. Raises ValueError if it is not the one that was meant."""
+    """Return the network as a CropEnsemble, and its record, in it `train_hashes` as a set.
+
+    Raises ValueError if it is not the one that was meant.
+    """
     with redirect_stdout(None):  # whoever made the Classifier has said what is in the file
         network, record, _ = load_network(classifier.model)
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
         raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
-    device, size = choose_device(classifier.device), record["image_size"]
-    options = classifier.crops, classifier.symmetries, device, record.get("temperature", 1.0)
-    return CropEnsemble(network, record["mean"], record["std"], size, *options), record
+    record["train_hashes"] = frozenset(record.get("train_hashes", ()))
+    options = classifier.crops, classifier.symmetries, choose_device(classifier.device)
+    return CropEnsemble(network, record["mean"], record["std"], IMAGE_SIZE, *options), record
+
+
+def at_temperature(probabilities, temperature):
+    """Return mean probabilities, float (n, classes), as they are at a temperature: in proportion to p^(1 / T).
+
+    Mean probabilities and not those of each crop, so no prediction changes (Rahaman & Thiery 2021, NeurIPS).
+    """
+    if temperature == 1:
+        return probabilities
+    return (probabilities.double().log() / temperature).softmax(1).to(probabilities.dtype)
+
+
+def probabilities_of(classifier, images):
+    """Return the mean probabilities, float32 (n, classes), of images, uint8 or float (n, 3, size, size)."""
+    answer, _ = load(classifier)
+    return at_temperature(answer(images)[0], classifier.temperature)
 
 
 def predictions(files, classifier, start=0, skip=0, dask=None):
@@ -124,7 +146,7 @@ def classify(work, classifier, readers, computing):
     def batches():
         for piece in work:
             ids = {}
-            pictures = read_pictures(piece.paths, record["image_size"], classifier.field, readers, piece.rows, ids)
+            pictures = read_pictures(piece.paths, IMAGE_SIZE, classifier.field, readers, piece.rows, ids)
             pictures, done = islice(pictures, piece.skip, None), piece.skip
             while pairs := list(islice(pictures, BATCH)):
                 done += len(pairs)
@@ -135,15 +157,18 @@ def classify(work, classifier, readers, computing):
         errors = [unreadable(name, error) for name, error in pairs if isinstance(error, Exception)]
         pairs = [pair for pair in pairs if not isinstance(pair[1], Exception)]
         if not pairs:
-            return Batch(number, done, [], errors, [], [], [])
+            return Batch(number, done, [], errors, [], [], None, [])
         names, pixels = zip(*pairs, strict=True)
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         marks = out_of_range(images, record.get("appearance"))
+        known = record["train_hashes"]
+        trained = [each in known for each in image_hashes(images)] if known else [False] * len(images)
         probabilities, disagreement, features = answer(images)
+        probabilities = at_temperature(probabilities, classifier.temperature)
         found = records(names, ids, probabilities, disagreement, marks, record["class_names"])
         thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
-        features = features.numpy() if classifier.features else [None] * len(pixels)
-        return Batch(number, done, found, errors, list(thumbnails), images, features)
+        features = features.numpy() if classifier.features else None
+        return Batch(number, done, found, errors, list(thumbnails), images, features, trained)
 
     yield from in_order(compute, batches(), computing, ahead=computing)
 

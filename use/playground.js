@@ -226,7 +226,7 @@ let asked = false, spoken = 0;
 function update() {
   asked = false;
   const start = performance.now(), pixels = scene(), input = normalise(cropOf(pixels)), {logits, first, second} = cnn(input);
-  page.answer = {cnn: softmax(logits.map(logit => logit / DATA.temperature)), fcn: FCN ? softmax(fcn(input)) : null};
+  page.answer = {cnn: softmax(logits), fcn: FCN ? softmax(fcn(input)) : null};
   drawPicture($("picture"), pixels);
   drawMaps($("first"), first, 44);
   drawMaps($("second"), second, 18);

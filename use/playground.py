@@ -10,13 +10,13 @@ from pathlib import Path
 
 from common import cli
 from common.data import load_data
-from common.ensemble import CropEnsemble
+from common.ensemble import CROP_SIZE, CropEnsemble
 from common.sentences import interval
 from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
-from use.trained import CROP_SIZE, describe_classes, load_network, trained_on
+from use.output import template
+from use.trained import describe_classes, load_network, trained_on
 
-import jinja2
 import numpy as np
 import torch
 from markupsafe import Markup
@@ -75,7 +75,6 @@ def page(data, networks, records, number):
         "crop": CROP_SIZE,
         "mean": record["mean"],
         "std": record["std"],
-        "temperature": record.get("temperature", 1.0),
         "class_names": record["class_names"],
         "cnn": encode_weights(networks["cnn"], compact=False),
         "fcn": encode_weights(networks["fcn"], compact=True) if "fcn" in networks else None,
@@ -88,12 +87,8 @@ def page(data, networks, records, number):
             for index in chosen
         ],
     }
-    here = Path(__file__).parent
     room = size - CROP_SIZE
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("playground.html.j2").render(
+    return template("playground.html.j2").render(
         size=size,
         crop=CROP_SIZE,
         synthetic=data["source"] == "synthetic",
@@ -104,7 +99,7 @@ def page(data, networks, records, number):
         classes=describe_classes(record),
         controls=(("left", "left", 0, room, room // 2), ("top", "top", 0, room, room // 2), *CONTROLS),
         payload=Markup(json.dumps(payload).replace("<", "\\u003c")),
-        script=Markup((here / "playground.js").read_text(encoding="utf-8")),
+        script=Markup((Path(__file__).parent / "playground.js").read_text(encoding="utf-8")),
     )
 
 

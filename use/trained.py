@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from common.ensemble import CROP_SIZE
-from common.galaxies.facts import source_title
+from common.galaxies.facts import IMAGE_SIZE, source_title
 from common.galaxies.hdf5 import MOST_CLASSES
+from common.galaxies.split import WHOLE_NUMBER
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import find_weights, load_strictly, load_weights, record_of, weights_hash
 from q2_fcn import make_fcn
@@ -31,7 +31,7 @@ NEEDED = {  # of a record, with what each value must be
     "class_names": (are_texts, "a list of texts"),
     "mean": (lambda value: are_colours(value, -math.inf), "a list of three numbers, of pixels 0-255"),
     "std": (lambda value: are_colours(value, 0), "a list of three numbers above 0, of pixels 0-255"),
-    "image_size": (lambda value: isinstance(value, int) and value >= CROP_SIZE, f"a whole number from {CROP_SIZE} on"),
+    "image_size": (lambda value: value == IMAGE_SIZE, f"{IMAGE_SIZE}, the only size there is now: train it again"),
 }
 
 
@@ -74,9 +74,6 @@ def load_network(path):
     for key, (is_valid, words) in NEEDED.items():
         if not is_valid(record[key]):
             raise ValueError(f"{record_path}: {key} is not {words}")
-    temperature = record.get("temperature", 1.0)
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise ValueError(f"{record_path}: temperature is not a number above 0")
     found = weights_hash(network.state_dict())
     if record.get("weights_sha256", found) != found:
         raise ValueError(f"{path} and {record_path.name} come from different runs: copy both from one folder")
@@ -132,3 +129,10 @@ def files_of(path):
     path = Path(path)
     files = path.iterdir() if path.is_dir() else (path, record_of(path))
     return [(file, f"the model's {file.name}") for file in files]
+
+
+def written_numbers(class_names):
+    """Return the numbers by which classes are written: where all names are whole numbers these, else their places."""
+    if all(map(WHOLE_NUMBER.fullmatch, class_names)):
+        return list(map(int, class_names))
+    return list(range(len(class_names)))

@@ -1,159 +1,122 @@
-"""True classes of pictures, from a CSV file, and how often a network agrees with them."""
+"""True classes of pictures, from a table, and how often a network agrees with them."""
 
-import csv
-import posixpath
-from typing import NamedTuple
+import io
+import math
+from contextlib import redirect_stderr
+from pathlib import Path
 
-from common.galaxies.pictures import SUFFIX, picture_id
+from common.calibration import fit_temperature
+from common.galaxies.hdf5 import READ_ERRORS, catalogue_ids, dataset, open_hdf5
+from common.galaxies.pictures import SUFFIX
+from common.galaxies.split import class_number
+from common.galaxies.tables import match_rows, read_rows
 from common.metrics import accuracy_interval, per_class
 from common.sentences import interval
-from use.journal import BINS
+from common.storage.streams import printable
 
+import h5py
 import numpy as np
 
-
-class Row(NamedTuple):
-    """A row of the file: the name of a picture, its class and the line it stands in."""
-
-    name: str
-    label: int
-    line: int
+BINS = 10  # of equal width, of the calibration error
 
 
-def clean(name):
-    """Return a name as a path with slashes, without `./` in it."""
-    return posixpath.normpath(name.strip().replace("\\", "/"))
+def read_truth(path, class_names, files):
+    """Return the true classes of the pictures in `files`, paths as text: numbers by the pictures' names.
 
-
-def lower_suffix(name):
-    return SUFFIX.sub(lambda match: match[0].lower(), clean(name))
-
-
-def without_folder(name):
-    return posixpath.basename(lower_suffix(name))
-
-
-# The forms in which the name of a row is compared with a picture's, one after the other, until one is the same.
-FORMS = (clean, lower_suffix, without_folder, picture_id)
-
-
-class Truth:
-    """The true classes of pictures, from a CSV file whose rows are name and class, a number or one of `class_names`.
-
-    The first row may be a header. A row is a picture's if its name is the same, or else if it is without the folder, or
-    else without the suffix as well. Raises OSError, or ValueError with the line that cannot be used.
+    Raises OSError, or ValueError when the table cannot be used: `read_rows` and `match_rows` say why.
     """
-
-    def __init__(self, path, class_names):
-        self.path = path
-        self.rows = {}  # lists of Row, by picture_id
-        self.taken = set()  # lines whose names are those of pictures exactly
-        for row in read_rows(path, class_names):
-            same = self.rows.setdefault(picture_id(clean(row.name)), [])
-            before = next((each for each in same if clean(each.name) == clean(row.name)), row)
-            if before.label != row.label:
-                names = f"{class_names[before.label]} in line {before.line}, here {class_names[row.label]}"
-                raise ValueError(f"{path}, line {row.line}: {row.name} has two classes: {names}")
-            if before is row:
-                same.append(row)
-        if not self.rows:
-            raise ValueError(f"{path} holds no true class: its rows must be name,class")
-
-    def prepare(self, names):
-        """Find the rows of all pictures in the files `names`, of which those in HDF5 files are not known yet.
-
-        Raises ValueError if a row could be that of two pictures, or if there is none for any of them.
-        """
-        self.taken = {row.line for row, exact in map(self.find, names) if row and exact}
-        owners = {}
-        for name in names:
-            row, _ = self.find(name)
-            owner = owners.setdefault(row.line, name) if row else name
-            if clean(owner) != clean(name):
-                reason = f"{row.name} could be {owner} or {name}: write its name in full"
-                raise ValueError(f"{self.path}, line {row.line}: {reason}")
-        kinds = map(SUFFIX.search, names)
-        if not owners and all(kind and not kind["hdf5"] for kind in kinds):
-            raise self.no_match(names)
-
-    def no_match(self, names):
-        """Return the ValueError that none of the pictures, `names`, has a row."""
-        row, picture = next(iter(self.rows.values()))[0].name, f", and a picture is {names[0]}" if names else ""
-        return ValueError(f"{self.path} has no row for any of the pictures: its first name is {row}{picture}")
-
-    def find(self, name):
-        """Return the Row of a picture, or None, and whether its name is the same.
-
-        Raises ValueError if it could be one of two that differ.
-        """
-        rows = self.rows.get(picture_id(clean(name)), [])
-        for form in FORMS:
-            same = [row for row in rows if form(row.name) == form(name)]
-            if form is not clean:
-                same = [row for row in same if row.line not in self.taken]
-            if len({row.label for row in same}) > 1:
-                lines = " and ".join(f"{row.line} ({row.name})" for row in same)
-                raise ValueError(f"{self.path}: {name} could be that of lines {lines}: write its name in full")
-            if same:
-                return same[0], form is clean
-        return None, False
-
-    def label(self, name):
-        """Return the class of a picture by its name, or None when it has none."""
-        row, _ = self.find(name)
-        return row and row.label
+    names, ids = names_in(files)
+    labels = {}
+    for name, [row, *_] in match_rows(path, read_rows(path, class_names=class_names), names, ids).items():
+        if row.class_name:
+            labels[name] = class_number(class_names, row.class_name)
+            if labels[name] is None:
+                known = f"the network knows {'; '.join(class_names)}"
+                raise ValueError(f"{path}, line {row.line}: {row.class_name} is no class: {known}")
+    return labels
 
 
-def read_rows(path, class_names):
-    """Yield each Row of a CSV file after the header, if there is one. Raises as Truth does."""
-    numbers = {str(number): number for number in range(len(class_names))}
-    numbers |= {name.lower(): number for number, name in enumerate(class_names)}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader, is_first = csv.reader(file), True
+def names_in(files):
+    """Return the names of all pictures in `files`, and the ids of those in HDF5 files by name."""
+    names, ids = [], {}
+    for path, name in zip(files, map(printable, files), strict=True):
+        suffix = SUFFIX.search(path)
+        if not (suffix["hdf5"] if suffix else h5py.is_hdf5(path)):
+            names.append(name)
+            continue
         try:
-            for row in reader:
-                name, *others = (cell.strip() for cell in row or [""])
-                if not name and not any(others):
-                    continue
-                label = numbers.get(others[0].lower()) if len(others) == 1 else None
-                if name and label is not None:
-                    yield Row(name, label, reader.line_num)
-                elif not (is_first and is_header(name, *others)):
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: must be name,class with a class of 0 to "
-                        f"{len(class_names) - 1}, or its name: {', '.join(class_names)}"
-                    )
-                is_first = False
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a CSV file ({error})") from None
+            with open_hdf5(Path(path)) as file, redirect_stderr(io.StringIO()):  # who reads the pictures says it again
+                count = len(dataset(Path(path), file, "images"))
+                found = catalogue_ids(Path(path), file, count, slice(0, count))
+        except (*READ_ERRORS, ValueError):  # of which who reads the pictures tells
+            continue
+        rows = [f"{name}[{row}]" for row in range(count)]
+        names += rows
+        ids.update(zip(rows, found, strict=False))
+    return names, ids
 
 
-def is_header(name, *others):
-    """Return whether a first row whose class is unknown can be the header: its name is not that of a picture."""
-    is_picture = SUFFIX.search(name) or name.isdigit()
-    return len(others) == 1 and not is_picture and not others[0].lstrip("+-").replace(".", "").isdigit()
+def describe_truth(probabilities, labels, class_names, without=0, temperature=1.0):
+    """Return accuracy, log loss, calibration error, temperature, recalls and confusion matrix as text.
 
-
-def describe_truth(progress, class_names):
-    """Return accuracy, log loss, calibration error, recalls and confusion matrix of a Progress as text.
-
-    The expected calibration error (Naeini et al. 2015) is of BINS bins of equal width. Empty if no true class is known.
+    probabilities: float64 (n, classes); labels: int (n,), n > 0; without: number of pictures that have
+    no true class; temperature: what has been applied to the probabilities.
     """
-    matrix = np.array(progress.confusion)
-    if not matrix.any():
-        return ""
-    correct, count = int(np.trace(matrix)), int(matrix.sum())
-    bounds = interval(accuracy_interval(correct, count))
-    width = max(map(len, class_names))
-    missing = progress.rows - count
-    remark = f" {missing:,} of {progress.rows:,} pictures have no true class." if missing else ""
+    count, classes = probabilities.shape
+    cells = np.bincount(labels * classes + probabilities.argmax(1), minlength=classes**2)
+    matrix = cells.reshape(classes, classes)
+    correct, width = int(np.trace(matrix)), max(map(len, class_names))
+    others = f" {without:,} pictures have no true class." if without else ""
     lines = [
-        f"Accuracy {correct / count:.1%} (95% interval {bounds}) on {count:,} pictures.{remark}",
-        f"Log loss {progress.log_loss / count:.4f}, expected calibration error "
-        f"{sum(map(abs, progress.bins)) / count:.2%} ({BINS} bins of equal width).",
+        f"Accuracy {correct / count:.1%} (95% interval {interval(accuracy_interval(correct, count))}) "
+        f"on {count:,} pictures.{others}",
+        f"{describe_losses(probabilities, labels)} ({BINS} bins of equal width).",
+        describe_temperature(probabilities, labels, temperature),
         "true \\ predicted".ljust(width + 3) + " recall     of" + "".join(f"{label:7}" for label in range(len(matrix))),
     ]
     for label, (name, row, recall) in enumerate(zip(class_names, matrix, per_class(matrix)["recall"], strict=True)):
         share = f"{recall:.1%}" if row.any() else "-"
         lines.append(f"{label}  {name:{width}}{share:>7}{row.sum():7,}" + "".join(f"{cell:7,}" for cell in row))
+    return "\n".join(lines)
+
+
+def describe_losses(probabilities, labels):
+    """Return log loss and expected calibration error (Naeini et al. 2015) in words; arguments: as of describe_truth."""
+    true = probabilities[np.arange(len(labels)), labels]
+    loss = -np.log(np.maximum(true, np.finfo(float).eps)).mean()
+    confidence = probabilities.max(1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, confidence - (probabilities.argmax(1) == labels), BINS)
+    return f"Log loss {loss:.4f}, expected calibration error {np.abs(gaps).sum() / len(labels):.2%}"
+
+
+def describe_temperature(probabilities, labels, temperature):
+    """Return which temperature would fit the pictures, and the losses with it; arguments: as of describe_truth.
+
+    Its interval is over pictures, by the sandwich estimator (White 1982, Econometrica 50, 1): the spread of the slopes
+    of their losses in 1 / T over the curvature of the sum.
+    """
+    if (probabilities.argmax(1) == labels).all():  # the lower the better
+        return "No temperature fits these pictures: all predictions are correct."
+    logits = np.log(np.maximum(probabilities, np.finfo(float).eps))
+    fitted = fit_temperature(logits, labels)
+    powers = np.exp(logits / fitted)
+    scaled = powers / powers.sum(1, keepdims=True)
+    means = (scaled * logits).sum(1)
+    slopes = means - logits[np.arange(len(labels)), labels]
+    curvature = ((scaled * logits**2).sum(1) - means**2).sum()
+    margin = 1.96 * math.sqrt((slopes**2).sum()) / curvature * fitted  # of log T
+    low, high = (temperature * fitted * math.exp(sign * margin) for sign in (-1, 1))
+    return (
+        f"With --temperature {temperature * fitted:.2f}, which fits these pictures best (95% interval {low:.2f} to "
+        f"{high:.2f}): {describe_losses(scaled, labels).lower()}."
+    )
+
+
+def describe_shares(counts, means, class_names):
+    """Return the pictures predicted as each class and its mean probability as a table; counts, means: (classes,)."""
+    width, total = max(map(len, (*class_names, "class"))), max(counts.sum(), 1)
+    lines = [f"{'class':{width}}  predicted    share  mean probability"]
+    for name, count, mean in zip(class_names, counts, means, strict=True):
+        lines.append(f"{name:{width}}{count:11,}{count / total:9.1%}{mean:18.1%}")
     return "\n".join(lines)
