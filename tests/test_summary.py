@@ -70,7 +70,8 @@ def test_changed_settings_are_listed_beside_the_assignments():
         q5_transfer={"backbone": "ckpt.pt", "force": True},
     )
     assert (
-        "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --split file (default: auto), Q1 --stats-images 10 (assignment: 1000), "
+        "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --split file (default: auto), "
+        "Q1 --stats-images 10 (assignment: 1000), "
         "Q2 --epochs 1 (assignment: 50), Q3 --batch-size 32 (assignment: 64), Q3 --lr 0.1 (assignment: 0.002), "
         "Q3 --symmetries (default: none), "
         "Q5 --backbone ckpt.pt (default: none), Q5 --force (default: none)\n"
