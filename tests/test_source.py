@@ -40,7 +40,7 @@ def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(find, no_mirror, t
     assert "WARNING" in warning
     assert "SYNTHETIC" in warning
     assert len(warning.splitlines()) >= 6
-    assert "To try the download again, delete q1_data.json and rerun." in warning
+    assert "To try the download again: --source real (make: SOURCE=real)." in warning
 
 
 @pytest.mark.parametrize("options", [{"source": "real"}, {"dataset": "decals"}])
