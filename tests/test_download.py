@@ -175,14 +175,3 @@ def test_two_processes_at_once_fetch_once(server, tmp_path):
 def test_a_cached_file_gone_bad_is_fetched_anew(spoilt, server, tmp_path):
     (tmp_path / "Galaxy10.h5").write_bytes(spoilt)
     assert fetch(tmp_path, f"{server.url}/right").read_bytes() == GALAXIES
-
-
-def test_without_a_home_the_default_cache_asks_for_a_folder(monkeypatch):
-    def nobody(user):
-        raise KeyError(f"getpwuid(): uid not found: {user}")
-
-    for name in ("HOME", "XDG_CACHE_HOME", "GALAXY10_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pwd.getpwuid", nobody)
-    with pytest.raises(ValueError, match="no home folder for downloads: choose a folder with --cache"):
-        download.default_cache()
