@@ -4,6 +4,7 @@ import math
 import time
 
 from common.data import EVALUATION_SEED, class_names_of
+from common.galaxies.appearance import image_hashes
 from common.hardware.device import TEST_BATCH, bind_step
 from common.hardware.layers import reorder_layers
 from common.metrics import accuracy_interval, majority_accuracy
@@ -135,6 +136,7 @@ def training_record(options, data, task, model, criterion, train_loader, test_lo
     be compared; the history's training loss is a running mean over the network as it changes.
     """
     class_names, train_labels = class_names_of(data, task), data[f"{task}_train_labels"]
+    train_images = data[f"{task}_train_images"]
     on_train, on_test = predict(model, train_loader), predict(model, test_loader)
     train_loss, train_accuracy = loss_and_accuracy(criterion, *on_train)
     test_loss, test_accuracy = loss_and_accuracy(criterion, *on_test)
@@ -150,8 +152,9 @@ def training_record(options, data, task, model, criterion, train_loader, test_lo
         "other_class_names": [name for name in data["class_names"] if name not in class_names],
         "mean": data["mean"].tolist(),
         "std": data["std"].tolist(),
-        "image_size": data[f"{task}_train_images"].shape[-1],
+        "image_size": train_images.shape[-1],
         "appearance": data.get("appearance", {}).get(task),
+        "train_hashes": image_hashes(train_images),  # for predict.py to notice its own training images
         "train_counts": train_labels.bincount(minlength=num_classes).tolist(),
         "test_counts": test_counts.tolist(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
