@@ -31,12 +31,12 @@ EXAMPLES = (
 def channel_statistics(dataset):
     """Return the mean and standard deviation, float32 (3,), over all pixels of a random crop of each image.
 
-    The crops are the same in every call.
+    The same dataset gets the same crops in every call, by torch's global random numbers.
     """
     torch.manual_seed(EVALUATION_SEED)
     count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for start in range(0, len(dataset), 64):
-        crops = dataset[start : start + 64][0].double()
+        crops = dataset[start : start + 64][0].double()  # (64, 3, 48, 48)
         count += crops.numel() // 3
         total += crops.sum((0, 2, 3))
         squares += crops.square().sum((0, 2, 3))
@@ -64,39 +64,39 @@ def main():
         ids = catalogue_ids(galaxies.path, file, len(labels))
         in_train = read_split(galaxies.path, file, len(labels)) if args.split == "auto" else None
 
-    # Tensors: channels first, labels int64. The classes that are held back for Q5 get the last numbers.
+    # Tensors: channels first, labels int64. Classes 0-7 are the main task; 8 and 9, held back for Q5, the other one.
     classes = split.hold_back(galaxies.class_names, args.hold_back, labels)
-    labels = classes.numbers[labels.astype(np.int64)]
-    images, targets = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(classes.numbers[labels.astype(np.int64)])
 
-    # The split into both tasks, each for training and test. In the transfer task classes 8 and 9 become 0 and 1.
+    # Training and test images of both tasks. The labels 8 and 9 become 0 and 1.
     given = {"main": args.main_train, "transfer": args.transfer_train}
-    sizes = split.train_sizes(labels, given, classes.main, in_train)
-    kind = "stratified" if args.split == "auto" else args.split
-    indices = split.split_indices(labels, sizes, kind, args.seed, classes.main, in_train)
+    sizes = split.train_sizes(labels.numpy(), given, classes.main, in_train)
+    indices = split.split_indices(labels.numpy(), sizes, args.split, args.seed, classes.main, in_train)
     data = {"class_names": list(classes.names), "main_classes": classes.main, "source": galaxies.source}
     for subset, chosen in indices.items():
         data[f"{subset}_images"] = images[chosen]
-        data[f"{subset}_labels"] = targets[chosen] - (classes.main if subset.startswith("transfer") else 0)
+        data[f"{subset}_labels"] = labels[chosen] - (classes.main if subset.startswith("transfer") else 0)
         data[f"{subset}_indices"] = torch.from_numpy(chosen)
-        data |= {f"{subset}_ids": [ids[index] for index in chosen]} if ids else {}
-    data |= {"own_split": in_train is not None, "fingerprint": split.fingerprint(data)}
-    data["appearance"] = {task: appearance_range(data[f"{task}_train_images"]) for task in sizes}
+        if ids:
+            data[f"{subset}_ids"] = [ids[index] for index in chosen]
 
-    # Mean and standard deviation over random crops of the first training images, which are in random order.
+    # Mean and standard deviation over random crops of the first 1,000 training images.
     train_images, train_labels = data["main_train_images"], data["main_train_labels"]
     first = slice(args.stats_images)
     mean, std = channel_statistics(MyDataset(train_images[first], train_labels[first], RandomCrop(48)))
     if not std.all():
         raise ValueError(f"{galaxies.path}: a colour channel is constant: such images cannot be normalised")
-    # Normalised by them, the crops of all training images must have mean 0 and standard deviation 1.
+
+    # Check: normalised by them, the crops of all training images must have mean 0 and standard deviation 1.
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
     normalised_mean, normalised_std = channel_statistics(MyDataset(train_images, train_labels, transform))
-    data |= {"mean": mean, "std": std}
 
+    data["appearance"] = {task: appearance_range(data[f"{task}_train_images"]) for task in sizes}
+    data |= {"own_split": in_train is not None, "fingerprint": split.fingerprint(data), "mean": mean, "std": std}
     record = {key: data[key] for key in ("source", "fingerprint", "class_names")}
-    fallback = galaxies.source == "synthetic" and args.source == "auto" and not args.data
-    record |= {"args": vars(args), "defaults": vars(get_args([])), "fallback": fallback}
+    record |= {"args": vars(args), "defaults": vars(get_args([]))}  # `make` compares args with them
+    record["fallback"] = galaxies.source == "synthetic" and args.source == "auto" and not args.data
     record |= {"counts": split.class_counts(data), "mean": mean.tolist(), "std": std.tolist()}
     record |= {"normalised_mean": normalised_mean.tolist(), "normalised_std": normalised_std.tolist()}
     print(split.describe_split(data))
@@ -108,7 +108,11 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, count = parser.add_argument, cli.positive_int
     add("--data", type=cli.path, metavar="PATH", help="HDF5 file in Galaxy10's form, instead of --source")
-    add("--hold-back", metavar="CLASSES", help="for Q5, 8,9 of Galaxy10: numbers or names with commas between, or none")
+    add(
+        "--hold-back",
+        metavar="CLASSES",
+        help="classes for Q5, numbers or names such as 8,9, or none (default: 8,9 of Galaxy10)",
+    )
     add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")
     add("--dataset", choices=("sdss", "decals"), default="sdss", help="the real set to download")
     add("--cache", type=cli.path, metavar="DIR", help="folder for downloads (default: $GALAXY10_CACHE, or the user's)")
@@ -116,7 +120,7 @@ def get_args(argv=None):
     add("--main-train", type=count, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
     add("--transfer-train", type=count, metavar="N", help="training images of 8 and 9 (default: 1000, see above)")
     help = "by class and seed, or in the file's order; auto: the file's dataset split, or else stratified"
-    add("--split", choices=("auto", *split.SPLITS), default="auto", help=help)
+    add("--split", choices=tuple(split.SPLITS), default="auto", help=help)
     add("--stats-images", type=count, default=1000, metavar="N", help="training images that mean and std come from")
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)

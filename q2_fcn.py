@@ -25,7 +25,7 @@ EXAMPLES = (
 
 
 def make_fcn(num_classes=8):
-    """Return the fully connected network: crops, float32 (n, 3, 48, 48), to logits (n, 8); 442,952 parameters."""
+    """Return the fully connected network: crops, float32 (n, 3, 48, 48), to logits (n, 8), 442,952 parameters."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(3 * 48 * 48, 64),
@@ -42,19 +42,20 @@ def main():
     main_train = MyDataset(data["main_train_images"], data["main_train_labels"], transform)
     main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
     train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
-    test_loader = Loader(main_test, device=device)  # random crops too, but the same ones in every evaluation
+    test_loader = Loader(main_test, device=device)  # random crops too, but the same in every evaluation and run
 
     torch.manual_seed(args.seed)  # for the initial weights
     fcn = make_fcn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(fcn)
+    # A run resumes only if these are those of the interrupted one.
     definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}
     checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data, **definitions)
     history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", fcn, criterion, train_loader, test_loader, history)
-    record["defaults"] = vars(get_args([]))  # with which make compares the options
+    record["defaults"] = vars(get_args([]))  # `make` compares args with them
     print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
     save_question(args.out, "q2_fcn", cpu_state_dict(fcn), figure, record)

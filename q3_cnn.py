@@ -26,7 +26,7 @@ EXAMPLES = (
     "python q3_cnn.py",
     "python q3_cnn.py --epochs 10 --lr 0.001 --device cpu",
     "python q3_cnn.py --resume  # after an interruption",
-    "python q3_cnn.py --symmetries  # a better network to publish",
+    "python q3_cnn.py --symmetries  # also flip and rotate the training images at random",
 )
 
 
@@ -48,7 +48,7 @@ def make_backbone():
 
 
 def make_cnn(num_classes=8):
-    """Return the CNN, the backbone with a linear head: crops (n, 3, 48, 48) to logits (n, 8); 178,616 parameters."""
+    """Return the CNN, the backbone with a linear head: crops (n, 3, 48, 48) to logits (n, 8), 178,616 parameters."""
     cnn_backbone = make_backbone()
     classifier_head = nn.Linear(64, num_classes)
     return nn.Sequential(cnn_backbone, classifier_head)
@@ -90,19 +90,20 @@ def main():
     main_train = MyDataset(data["main_train_images"], data["main_train_labels"], train_transform)
     main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
     train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
-    test_loader = Loader(main_test, device=device)  # random crops too, but the same ones in every evaluation
+    test_loader = Loader(main_test, device=device)  # random crops too, but the same in every evaluation and run
 
     torch.manual_seed(args.seed)  # for the initial weights
     cnn = make_cnn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(cnn)
+    # A run resumes only if these are those of the interrupted one.
     definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}
     checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data, **definitions)
     history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", cnn, criterion, train_loader, test_loader, history)
-    record["defaults"] = vars(get_args([]))  # with which make compares the options
+    record["defaults"] = vars(get_args([]))  # `make` compares args with them
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))

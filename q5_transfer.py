@@ -106,7 +106,7 @@ def main():
     transfer_train = MyDataset(data["transfer_train_images"], data["transfer_train_labels"], transform)
     transfer_test = MyDataset(data["transfer_test_images"], data["transfer_test_labels"], transform)
     train_loader = Loader(transfer_train, args.batch_size, shuffle=True, device=device)
-    test_loader = Loader(transfer_test, device=device)  # random crops too, but the same ones in every evaluation
+    test_loader = Loader(transfer_test, device=device)  # random crops too, but the same in every evaluation and run
     cnn_backbone = make_backbone()
     path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
     found = load_backbone(cnn_backbone, path, data, args.force)
@@ -126,7 +126,7 @@ def main():
 
     check_unchanged(cnn_backbone, hash_before)
     record = training_record(vars(args), data, "transfer", model, criterion, train_loader, test_loader, history)
-    record["defaults"] = vars(get_args([]))  # with which make compares the options
+    record["defaults"] = vars(get_args([]))  # `make` compares args with them
     matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(len(names)))
     record |= {"confusion": matrix.tolist(), "backbone": str(path), "backbone_sha256": hash_before}
     print(describe_result("Transfer", record))

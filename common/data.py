@@ -17,7 +17,7 @@ EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed 
 
 
 class RandomCrop:
-    """Crop each image to `size` x `size` pixels, every image of a batch at a random position of its own.
+    """Crop each image to `size` x `size` pixels at a random position, another one for each image of a batch.
 
     (torchvision's RandomCrop crops all images of a batch at the same position.) Positions are uniform over all
     windows within the image. The crops are float32, in channels_last order.
@@ -47,21 +47,21 @@ class RandomCrop:
         The images must be in channels_last order.
         """
         # crops[i] = images[index[i], :, top[i] : top[i] + size, left[i] : left[i] + size], all copied in one call.
-        # In memory a window is `size` runs of 3 * size adjacent bytes. `runs` is a view of every such run.
+        # In memory a row of a window is 3 * size adjacent bytes, a run. Row j of `runs`, a view, begins at byte j.
         image_step, _, row_step, pixel_step = images.stride()
         length = 3 * self.size
         runs = images.as_strided((images.numel() - length + 1, length), (1, 1))
         first = index * image_step + top * row_step + left * pixel_step
-        rows = first[:, None] + torch.arange(self.size, device=images.device) * row_step
-        crops = runs.index_select(0, rows.flatten()).float()
+        starts = first[:, None] + torch.arange(self.size, device=images.device) * row_step
+        crops = runs.index_select(0, starts.flatten()).float()
         return crops.view(-1, self.size, self.size, 3).permute(0, 3, 1, 2)
 
 
 def normalize_rows(normalize, width, device):
-    """Return torchvision's `normalize` as a function of float32 crops (n, 3, h, width), which it overwrites.
+    """Return a function that does in place what torchvision's `normalize` does to crops, float32 (n, 3, h, width).
 
     (x - mean) / std is one pass of x * scale + shift over whole rows, as the colours of a pixel are adjacent in
-    channels_last order. Measured without over with it: FCN 1.32x, CNN 1.07x (an epoch, Xeon with AVX-512).
+    channels_last order. An epoch of the FCN takes 1.32 times as long without it, of the CNN 1.07 times (Xeon, AVX-512).
     """
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (normalize.mean, normalize.std))
     scale, shift = (1 / std).repeat(width).to(device), (-mean / std).repeat(width).to(device)
@@ -75,7 +75,7 @@ def normalize_rows(normalize, width, device):
 
 
 class MyDataset(Dataset):
-    """Images and their labels: `dataset[i]` is (transform(data[i]), target[i]), for an index or a list of them.
+    """Images and their labels: `dataset[i]` is (transform(data[i]), target[i]), for an index, slice or list of indices.
 
     data: uint8 (n, 3, h, w); target: int64 (n,); transform: for example a transforms.Compose that begins with
     RandomCrop.
@@ -95,13 +95,13 @@ class MyDataset(Dataset):
 
 
 class Loader:
-    """Batches of a MyDataset, in place of torch's DataLoader: whole batches are cropped, on the training's device.
+    """Batches of a MyDataset, in place of torch's DataLoader: it crops whole batches, on `device`.
 
     The dataset's transform is a transforms.Compose of RandomCrop, transforms.Normalize and functions of a batch of
-    crops, float32 (m, 3, size, size). A random one has a method `sample_params(count, generator)`, and is also called
-    with what that returned, a tensor with a row per crop. weights: of the images, float (n,), to sample n of them per
-    epoch with replacement. The uint8 images are copied to `device` once. Raises ValueError for torchvision's other
-    transforms, which would treat all images of a batch alike.
+    crops, float32 (m, 3, size, size). A random transform has a method `sample_params(count, generator)` that returns a
+    tensor with a row per crop, and is called as transform(crops, params). weights: float (n,); if given, each epoch
+    samples n images with replacement. The uint8 images are copied to `device` once. Raises ValueError for torchvision's
+    other transforms: the random ones would treat all images of a batch alike.
     """
 
     def __init__(self, dataset, batch_size=64, shuffle=False, weights=None, device="cpu"):
@@ -119,19 +119,22 @@ class Loader:
                 raise ValueError(f"{each} would treat all images of a batch alike: see README.md, Changing things")
             self.after_crop.append(each)
 
-        self.sample_epoch = lru_cache(maxsize=2)(self.sample_epoch)  # every evaluation has the same random numbers
+        # Every evaluation has the same random numbers; of training, on a GPU, those of the next epoch are kept too.
+        self.sample_epoch = lru_cache(maxsize=2)(self.sample_epoch)
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
 
     def sample_epoch(self, seed, epoch):
-        """Generate all random numbers of an epoch; they depend on `seed` and `epoch` alone.
+        """Generate all random numbers of an epoch: for a given loader they depend on `seed` and `epoch` alone.
 
         Return tensors with a row per image: the order of the images, the top and left edges of their crops, and the
         parameters of each random transform.
         """
         state = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64)
-        order_generator, crop_generator, generator = (torch.Generator().manual_seed(int(each)) for each in state)
+        order_generator, crop_generator, transform_generator = (
+            torch.Generator().manual_seed(int(each)) for each in state
+        )
         order = torch.arange(len(self.labels))
         if self.weights is not None:
             weights = torch.as_tensor(self.weights, dtype=torch.double)
@@ -141,24 +144,25 @@ class Loader:
         batches = []
         for index in order.split(self.batch_size):
             positions = self.crop.sample_positions(self.images.shape, len(index), crop_generator)
-            batches.append((index, *positions, *(each.sample_params(len(index), generator) for each in self.random)))
+            params = (each.sample_params(len(index), transform_generator) for each in self.random)
+            batches.append((index, *positions, *params))
         return [torch.cat(column).to(self.images.device) for column in zip(*batches, strict=True)]
 
     def gather(self, index, top, left, *params):
         """Return crops, float32 (m, 3, size, size), and labels, int64 (m,), of some rows of `sample_epoch`."""
-        crops, params = self.crop.crop(self.images, index, top, left), iter(params)
+        crops, remaining = self.crop.crop(self.images, index, top, left), iter(params)
         for transform in self.after_crop:
-            crops = transform(crops, next(params)) if transform in self.random else transform(crops)
+            crops = transform(crops, next(remaining)) if transform in self.random else transform(crops)
         return crops.contiguous(memory_format=memory_format(crops.device)), self.labels[index]
 
     def batches(self, seed, epoch, batch_size=None):
         """Yield the crops, float32 (m, 3, size, size), and labels, int64 (m,), of each batch of an epoch.
 
-        batch_size: of what is yielded, unless it is the loader's; the crops stay the same.
+        batch_size: of the yielded batches (default: the loader's). It changes no crop.
         """
         size = batch_size or self.batch_size
         on_cpu = self.images.device.type == "cpu"
-        # On a GPU many batches are cropped at once: one by one that took a sixth of the time of the FCN (H200).
+        # On a GPU many batches are cropped at once: one by one that took a sixth of the FCN's epoch (H200).
         block = size if on_cpu else max(1, 4096 // size) * size
         for rows in zip(*(column.split(block) for column in self.sample_epoch(seed, epoch)), strict=True):
             yield from zip(*(each.split(size) for each in self.gather(*rows)), strict=True)

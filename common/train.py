@@ -19,7 +19,7 @@ HISTORY_KEYS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "e
 
 
 def train_step(model, criterion, optimizer, images, labels):
-    """Take one optimizer step; return the batch's mean loss and number of correct predictions before it."""
+    """Take one optimizer step; return the batch's mean loss and number of correct predictions before that step."""
     logits = model(images)
     loss = criterion(logits, labels)
     optimizer.zero_grad()
@@ -32,11 +32,11 @@ def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, 
     """Train `model` in place; return its history, a dict of lists with one entry per epoch.
 
     criterion: from logits and labels to the mean loss over images; checkpoint: a TrainingCheckpoint to resume from and
-    to save. Order and crops of an epoch depend on `seed` and the epoch's number alone, so a run that resumes ends with
-    the same bits as an uninterrupted one. The training loss and accuracy are running means: each batch is measured
-    before its step. Raises FloatingPointError when a loss becomes NaN or infinite.
+    to save. Order and crops of an epoch depend on `seed` and the epoch's number, not on the epochs before it, so that a
+    run that resumes ends with the same bits as an uninterrupted one. The training loss and accuracy are running means:
+    each batch is measured before its step. Raises FloatingPointError when a loss becomes NaN or infinite.
     """
-    network = reorder_layers(model)  # the same parameters, computed faster
+    network = reorder_layers(model)  # shares the parameters of `model`, computes faster
     history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
     history = history or {key: [] for key in HISTORY_KEYS}
     step = bind_step(train_step, network, criterion, optimizer)  # on a GPU it replays a CUDA graph
@@ -77,7 +77,7 @@ def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, 
 
 
 def mean_loss(losses, count, epoch, lr):
-    """Return the mean loss over the `count` images of an epoch; losses: of each step, times its number of images.
+    """Return the mean loss over the `count` images of an epoch; losses: each step's mean loss times its images.
 
     Raises FloatingPointError, naming the first step whose loss is NaN or infinite.
     """
@@ -91,10 +91,10 @@ def mean_loss(losses, count, epoch, lr):
 
 @torch.no_grad()
 def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
-    """Return the logits, float32 (n, classes), and labels, int64 (n,), of all images of `loader`, on the CPU.
+    """Return the logits, float32 (n, classes), and labels, int64 (n,), of an epoch of `loader`, in its order.
 
-    The crops are those of `seed` and `epoch`; torch's global random state is left alone. For a backbone, `logits` are
-    its features.
+    They are returned on the CPU. The crops are those of `seed` and `epoch`; torch's global random state is left alone.
+    For a backbone, `logits` are its features.
     """
     network = reorder_layers(model.eval())
     logits, labels, done = None, None, 0
@@ -112,7 +112,7 @@ def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
 
 
 def loss_and_accuracy(criterion, logits, labels):
-    """Return the mean loss, by `criterion`, and the share of labels that have the largest logit."""
+    """Return the mean loss, by `criterion`, and the share of images whose largest logit is that of their label."""
     correct = (logits.argmax(1) == labels).sum().item()
     if isinstance(criterion, torch.nn.Module):  # its class weights may be on the GPU
         device = next(criterion.buffers(), logits).device

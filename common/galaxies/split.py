@@ -138,7 +138,7 @@ def own_split(in_train, seed):
     return rng.permutation(np.flatnonzero(in_train)), rng.permutation(np.flatnonzero(~in_train))
 
 
-SPLITS = {"stratified": stratified_split, "file": file_order_split}
+SPLITS = {"auto": stratified_split, "stratified": stratified_split, "file": file_order_split}
 
 
 ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images, of Galaxy10 SDSS
