@@ -86,11 +86,11 @@ export: $(OUT)/model/config.json ## the CNN for others: safetensors, ONNX and a 
 $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.json | $(call installed,requirements-extra)
 	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
 notebook: $(call installed,requirements-teaching) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook to hand in, run: artifacts/submission.ipynb and .html
-	$(PYTHON) -m notebook.build submission $(COMMON) $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
+	$(PYTHON) -m course.build submission $(COMMON) $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
 skeleton: $(call installed,requirements-teaching) ## what students get: the notebook with the solutions cleared
-	$(PYTHON) -m notebook.build skeleton --out '$(OUT)'
+	$(PYTHON) -m course.build skeleton --out '$(OUT)'
 course: $(call installed,requirements-teaching) ## an nbgrader course, to hand out, collect and mark: docs/teaching.md
-	$(PYTHON) -m notebook.build course --out '$(OUT)'
+	$(PYTHON) -m course.build course --out '$(OUT)'
 
 .venv/bin/python:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: python3 is older than 3.10")'

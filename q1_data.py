@@ -108,11 +108,7 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, count = parser.add_argument, cli.positive_int
     add("--data", type=cli.path, metavar="PATH", help="HDF5 file in Galaxy10's form, instead of --source")
-    add(
-        "--hold-back",
-        metavar="CLASSES",
-        help="classes for Q5, numbers or names such as 8,9, or none (default: 8,9 of Galaxy10)",
-    )
+    add("--hold-back", metavar="CLASSES", help="classes for Q5 by number or name, or none (default: 8,9 of Galaxy10)")
     add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")
     add("--dataset", choices=("sdss", "decals"), default="sdss", help="the real set to download")
     add("--cache", type=cli.path, metavar="DIR", help="folder for downloads (default: $GALAXY10_CACHE, or the user's)")

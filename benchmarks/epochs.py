@@ -90,9 +90,9 @@ def baseline_tasks(out, device):
 
 @cache
 def notebook_tasks(out, device):
-    """Return functions that do the same as notebook/galaxies.py does it, by name; out: folder of q1_data.pt."""
+    """Return functions that do the same as course/galaxies.py does it, by name; out: folder of q1_data.pt."""
     data = load_data(out)
-    cells = (ROOT / "notebook" / "galaxies.py").read_text(encoding="utf-8").split("\n# %% ")
+    cells = (ROOT / "course" / "galaxies.py").read_text(encoding="utf-8").split("\n# %% ")
     cells = dict(cell.split("\n", 1) for cell in cells)
     names = {"print": lambda *_: None, "SEED": 0}
     exec(cells["imports"], names)

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
 
 from common.galaxies.synthetic import write_synthetic
-from notebook.build import source_cells
+from course.build import source_cells
 
 import matplotlib.pyplot as plt
 

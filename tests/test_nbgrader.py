@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
 pytest.importorskip("nbgrader", reason="pip install -r requirements-teaching.txt")
 
-from notebook.build import make_course, make_skeleton
+from course.build import make_course, make_skeleton
 
 import nbformat
 from conftest import made_once, run_well
@@ -103,7 +103,7 @@ def marked(tmp_path_factory):
         said = {"collecting": nbgrader(course, "generate_assignment galaxies", "zip_collect galaxies")}
         submitted = [str(path.relative_to(course)) for path in sorted(course.glob("submitted/**/*.*"))]
         own = course / "submitted" / FULL / "galaxies" / "galaxies.ipynb"
-        said["repair"] = run_well("notebook/repair.py", own, "--release", folder / "skeleton.ipynb")
+        said["repair"] = run_well("course/repair.py", own, "--release", folder / "skeleton.ipynb")
         said["marking"] = nbgrader(
             course,
             "autograde galaxies --student=1* --ExecutePreprocessor.timeout=5",

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
 
 from common.galaxies.synthetic import write_synthetic
-from notebook import build
-from notebook.build import read_cells
+from course import build
+from course.build import read_cells
 from q2_fcn import make_fcn
 from q3_cnn import make_cnn
 
@@ -55,7 +55,7 @@ def smoke(tmp_path_factory):
         patch.setenv("GALAXY10_EPOCHS", "1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         plt.close("all")
-        runpy.run_path(str(ROOT / "notebook" / "galaxies.py"))
+        runpy.run_path(str(ROOT / "course" / "galaxies.py"))
     titles = [plt.figure(number).get_suptitle() for number in plt.get_fignums()]
     plt.close("all")
     return folder, printed.getvalue(), titles
@@ -200,7 +200,7 @@ def submission(tmp_path_factory):
     def make(folder):
         write_synthetic(folder / "synthetic.h5", 300, 0)
         (folder / "q1_data.json").write_text('{"source": "synthetic", "args": {"data": null}}')
-        return run_well("notebook/build.py", "submission", "--out", folder, "--epochs", 1, "--seed", 3)
+        return run_well("course/build.py", "submission", "--out", folder, "--epochs", 1, "--seed", 3)
 
     return made_once(tmp_path_factory, "submission", make)
 
@@ -257,9 +257,9 @@ def test_pictures_of_the_size_of_decals_are_refused_wherever_they_come_from(tmp_
 
 
 def test_without_data_or_packages_one_line_says_what_is_missing(tmp_path, monkeypatch):
-    error = error_of(run("notebook/build.py", "submission", "--out", tmp_path))
+    error = error_of(run("course/build.py", "submission", "--out", tmp_path))
     assert error.startswith(f"error: {tmp_path}/q1_data.json does not exist: name the Galaxy10 HDF5 file with --data")
-    error = error_of(run("notebook/build.py", "submission", "--out", tmp_path, "--data", tmp_path / "no.h5"))
+    error = error_of(run("course/build.py", "submission", "--out", tmp_path, "--data", tmp_path / "no.h5"))
     assert error.startswith(f"error: {tmp_path}/no.h5: No such file or directory")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(build, "PACKAGES", ("json", "no_such_package", "no_other"))

@@ -12,7 +12,7 @@ pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt
 
 from common import cli
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES
-from notebook.build import execute, name_classes, new_notebook, read_cells
+from course.build import execute, name_classes, new_notebook, read_cells
 
 from forked import CONTEXT
 from nbformat.v4 import new_code_cell

@@ -5,14 +5,14 @@ import importlib
 import pytest
 from conftest import error_of, run
 
-OTHERS = {"predict": ["a.png"], "studies.encoder": ["--encoder", "none"], "notebook.build": ["submission"]}
+OTHERS = {"predict": ["a.png"], "studies.encoder": ["--encoder", "none"], "course.build": ["submission"]}
 PATHS = {
     "q1_data": ["--data", "--cache", "--out"],
     "q5_transfer": ["--backbone", "--out"],
     "summary": ["--out"],
     "predict": ["--model", "--csv", "--json", "--html", "--explain", "--truth"],
     "export": ["--model", "--to"],
-    "notebook.build": ["--data", "--out"],
+    "course.build": ["--data", "--out"],
     "studies.encoder": ["--encoder-weights", "--out"],
     "studies.methods.page": ["--docs"],
 }

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt")
 pytest.importorskip("nbgrader", reason="pip install -r requirements-teaching.txt")
 
-from notebook.build import make_skeleton
-from notebook.repair import repair
+from course.build import make_skeleton
+from course.repair import repair
 
 import nbformat
 from conftest import error_of, run, run_well
@@ -104,7 +104,7 @@ def test_cells_are_as_released_again_and_the_solutions_are_kept(damage, book, re
     path = tmp_path / "galaxies.ipynb"
     path.write_text(json.dumps(notebook | {"cells": book}))
     before = path.read_text()
-    printed = run_well("notebook/repair.py", path, "--release", skeleton)
+    printed = run_well("course/repair.py", path, "--release", skeleton)
     assert printed.startswith(f"{path}: {words}")
     repaired = json.loads(path.read_text())
     assert texts(repaired["cells"]) == texts(expected)
@@ -147,11 +147,11 @@ def test_an_unchanged_notebook_and_one_of_colab_are_left_alone(skeleton, tmp_pat
     colab = tmp_path / "colab.ipynb"
     colab.write_text(json.dumps(notebook | {"cells": cells, "nbformat_minor": 0}))
     before = colab.read_text()
-    printed = run_well("notebook/repair.py", skeleton, colab, "--release", skeleton)
+    printed = run_well("course/repair.py", skeleton, colab, "--release", skeleton)
     assert printed == f"{skeleton}: nothing to repair.\n{colab}: nothing to repair.\n"
     assert colab.read_text() == before
     colab.write_text(json.dumps(notebook | {"cells": cells[:20] + cells[21:], "nbformat_minor": 0}))
-    run_well("notebook/repair.py", colab, "--release", skeleton)
+    run_well("course/repair.py", colab, "--release", skeleton)
     nbformat.validate(nbformat.read(colab, as_version=4))
 
 
@@ -160,9 +160,9 @@ def test_a_file_that_is_no_notebook_is_named_after_the_others_are_repaired(skele
     damaged.write_bytes(b"\xff\x00 no notebook")
     old.write_text('{"nbformat": 3, "worksheets": []}')
     good.write_text(json.dumps(json.loads(skeleton.read_text()) | {"cells": book[1:]}))
-    done = run("notebook/repair.py", damaged, good, old, "--release", skeleton)
+    done = run("course/repair.py", damaged, good, old, "--release", skeleton)
     assert error_of(done) == f"error: {damaged}, {old}: not a notebook of nbformat 4; ask for it again"
     assert done.stdout == f"{good}: put back text_0.\n"
     assert damaged.read_bytes() == b"\xff\x00 no notebook"
-    missing = run("notebook/repair.py", good, "--release", tmp_path / "release.ipynb")
+    missing = run("course/repair.py", good, "--release", tmp_path / "release.ipynb")
     assert error_of(missing) == f"error: {tmp_path / 'release.ipynb'}: No such file or directory"

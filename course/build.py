@@ -21,14 +21,14 @@ from common.galaxies.hdf5 import check_galaxy10
 from common.galaxies.source import galaxies_file
 from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import load_json, save_text
-from notebook.discussion import discussions
+from course.discussion import discussions
 
 from tqdm import tqdm
 
 EXAMPLES = (
-    "python -m notebook.build submission --data Galaxy10.h5",
-    "python -m notebook.build skeleton",
-    "python -m notebook.build course --out artifacts",
+    "python -m course.build submission --data Galaxy10.h5",
+    "python -m course.build skeleton",
+    "python -m course.build course --out artifacts",
 )
 HERE = Path(__file__).parent
 PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgrader")

@@ -11,8 +11,8 @@ from common import cli
 from common.storage.artifacts import save_text
 
 EXAMPLES = (
-    "python -m notebook.repair artifacts/course/submitted/*/galaxies/*.ipynb",
-    "python -m notebook.repair galaxies.ipynb --release artifacts/course/release/galaxies/galaxies.ipynb",
+    "python -m course.repair artifacts/course/submitted/*/galaxies/*.ipynb",
+    "python -m course.repair galaxies.ipynb --release artifacts/course/release/galaxies/galaxies.ipynb",
 )
 
 
