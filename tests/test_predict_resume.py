@@ -143,20 +143,16 @@ def write_rows(path, count, resume=False, ending=None):
 
 
 def test_a_row_counts_when_all_that_belongs_to_it_is_there(tmp_path):
-    part = tmp_path / "a.csv.part"
     for torn in ("a.csv.part", "a.csv.part.features", "a.csv.resume"):
-        with pytest.raises(KeyboardInterrupt):
-            write_rows(tmp_path / "a.csv", 5, ending=KeyboardInterrupt())
-        os.truncate(tmp_path / torn, (tmp_path / torn).stat().st_size - 1)
-        rows = write_rows(tmp_path / "a.csv", 0, resume=True)
-        assert (rows.place.rows, rows.place.done, rows.errors, rows.trained) == (
-            4,
-            4,
-            ["0?", "1?", "2?", "3?"],
-            {0, 1, 2, 3},
-        )
-        assert (tmp_path / "a.csv").read_text() == "name\n0\n1\n2\n3\n"
-        assert not part.exists()
+        for resume in (False, True):
+            with pytest.raises(KeyboardInterrupt):
+                write_rows(tmp_path / "a.csv", 3, resume, ending=KeyboardInterrupt())
+            os.truncate(tmp_path / torn, (tmp_path / torn).stat().st_size - 1)
+        rows = write_rows(tmp_path / "a.csv", 1, resume=True)
+        assert (rows.place.rows, rows.place.done) == (5, 5)
+        assert (rows.errors, rows.trained) == ([f"{number}?" for number in range(5)], set(range(5)))
+        assert (tmp_path / "a.csv").read_text() == "name\n0\n1\n2\n3\n4\n"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.resume"]
 
 
 def test_rows_are_never_removed_and_without_rows_nothing_stays(tmp_path, monkeypatch):
