@@ -98,7 +98,8 @@ def write_pictures(images, pairs, field):
     if failed:
         raise ValueError(f"{failed:,} of {len(paths):,} pictures cannot be read: replace them, or remove their rows")
     if equal:
-        print(f"{plural(equal, 'picture')} equal to another one, byte for byte, {contradicting:,} of another class")
+        counted = f"{plural(equal, 'picture')} repeated byte for byte"
+        print(f"{counted}, {contradicting:,} of them with another class than the first one")
 
 
 def main():

@@ -11,12 +11,12 @@ import shlex
 from pathlib import Path
 
 from common import cli
-from common.ensemble import CROP_SIZE
 from common.storage.artifacts import write_json
 from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import cpu_state_dict
 from common.storage.packages import require
 from use.card import ABOUT, METRICS, model_card
+from use.ensemble import CROP_SIZE
 from use.onnx_file import write_onnx
 from use.trained import NEEDED, files_of, load_network
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common import cli
-from common.ensemble import grid
 from common.galaxies.pictures import find_pictures, listed_paths
 from common.hardware.parallel import DASK_HELP
 from common.sentences import interval
 from common.storage.atomic import atomic_write, refuse_overlap
 from common.storage.checkpoint import weights_hash
 from use import output
+from use.ensemble import grid
 from use.explain import check_explain, explain
 from use.pieces import Classifier, load, predictions, probabilities_of
 from use.rows import Rows

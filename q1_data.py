@@ -9,7 +9,7 @@ the same fractions of the images of any other file.
 from common import cli, plots
 from common.data import EVALUATION_SEED, MyDataset, RandomCrop
 from common.galaxies import split
-from common.galaxies.appearance import appearance_range, image_hashes
+from common.galaxies.appearance import appearance_range
 from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.hdf5 import catalogue_ids, read_split, reading
 from common.galaxies.source import find_galaxies
@@ -44,17 +44,8 @@ def channel_statistics(dataset):
     return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
 
 
-def print_results(data, record):
-    """Print the images per class, those in both subsets, and the statistics, before and after normalising."""
-    print(f"{record['source']}: images per class, training + test")
-    counts = record["counts"]
-    train, test = (counts[f"main_{subset}"] + counts[f"transfer_{subset}"] for subset in ("train", "test"))
-    for label, name in enumerate(record["class_names"]):
-        print(f"  {label}  {name:30} {train[label]:6,} + {test[label]:5,}")
-    for task in ("main", "transfer"):
-        train, test = (image_hashes(data[f"{task}_{subset}_images"]) for subset in ("train", "test"))
-        if repeated := sum(map(set(train).__contains__, test)):
-            print(f"{repeated:,} of {len(test):,} test images ({task}) are equal to a training image, byte for byte.")
+def print_statistics(record):
+    """Print mean and standard deviation, before and after normalising, and how far the latter are from 0 and 1."""
     for key in ("mean", "std", "normalised_mean", "normalised_std"):
         print(f"{key.replace('_', ' '):16}", " ".join(f"{value:8.3f}" for value in record[key]))
     off = max(abs(np.array(record["normalised_mean"])).max(), abs(np.array(record["normalised_std"]) - 1).max())
@@ -71,7 +62,7 @@ def main():
     with reading(galaxies.path), h5py.File(galaxies.path) as file:
         images, labels = np.array(file["images"]), np.array(file["ans"])
         ids = catalogue_ids(galaxies.path, file, len(labels))
-        in_train = read_split(galaxies.path, file, len(labels)) if args.split is None else None
+        in_train = read_split(galaxies.path, file, len(labels)) if args.split == "auto" else None
 
     # Tensors: channels first, labels int64. The classes that are held back for Q5 get the last numbers.
     classes = split.hold_back(galaxies.class_names, args.hold_back, labels)
@@ -81,7 +72,8 @@ def main():
     # The split into both tasks, each for training and test. In the transfer task classes 8 and 9 become 0 and 1.
     given = {"main": args.main_train, "transfer": args.transfer_train}
     sizes = split.train_sizes(labels, given, classes.main, in_train)
-    indices = split.split_indices(labels, sizes, args.split or "stratified", args.seed, classes.main, in_train)
+    kind = "stratified" if args.split == "auto" else args.split
+    indices = split.split_indices(labels, sizes, kind, args.seed, classes.main, in_train)
     data = {"class_names": list(classes.names), "main_classes": classes.main, "source": galaxies.source}
     for subset, chosen in indices.items():
         data[f"{subset}_images"] = images[chosen]
@@ -107,7 +99,8 @@ def main():
     record |= {"args": vars(args), "defaults": vars(get_args([])), "fallback": fallback}
     record |= {"counts": split.class_counts(data), "mean": mean.tolist(), "std": std.tolist()}
     record |= {"normalised_mean": normalised_mean.tolist(), "normalised_std": normalised_std.tolist()}
-    print_results(data, record)
+    print(split.describe_split(data))
+    print_statistics(record)
     save_question(args.out, "q1_data", data, plots.class_gallery(data), record)
 
 
@@ -122,8 +115,8 @@ def get_args(argv=None):
     add("--count", type=count, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
     add("--main-train", type=count, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
     add("--transfer-train", type=count, metavar="N", help="training images of 8 and 9 (default: 1000, see above)")
-    help = "by class and seed, or in the file's order (default: the file's dataset split, or else stratified)"
-    add("--split", choices=tuple(split.SPLITS), help=help)
+    help = "by class and seed, or in the file's order; auto: the file's dataset split, or else stratified"
+    add("--split", choices=("auto", *split.SPLITS), default="auto", help=help)
     add("--stats-images", type=count, default=1000, metavar="N", help="training images that mean and std come from")
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from benchmarks.measure import alternate, run_measured, seconds
 from common import cli
-from common.ensemble import grid
 from common.galaxies.facts import CLASS_NAMES
 from common.galaxies.synthetic import synthetic_galaxy10
 from common.hardware.device import choose_device
 from common.storage.artifacts import save_json, save_tensors
 from common.storage.checkpoint import weights_hash
 from q3_cnn import make_cnn
+from use.ensemble import grid
 from use.pieces import Classifier, predictions
 from use.trained import load_network
 

@@ -1,4 +1,4 @@
-"""The eight symmetries of the square, as a transform of crops and as a mean over predictions."""
+"""The eight symmetries of the square, and a transform that applies a random one to each crop."""
 
 import torch
 from torch import nn
@@ -29,15 +29,3 @@ class RandomSymmetry(nn.Module):
         rows = torch.arange(n, device=crops.device)[:, None] * size**2 + sources[symmetries]
         pixels = crops.permute(0, 2, 3, 1).reshape(-1, 3)[rows.flatten()]
         return pixels.view(n, size, size, 3).permute(0, 3, 1, 2)
-
-
-class SymmetryMean(nn.Module):
-    """A network's probabilities, averaged over the eight symmetries of each crop."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, crops):
-        """Return the mean probabilities, float32 (n, classes)."""
-        return torch.stack([self.network(transformed(crops, each)).softmax(1) for each in range(8)]).mean(0)

@@ -11,14 +11,14 @@ Reads q1_data.pt under --out. Writes calibration.json, calibration.png and a fil
 """
 
 from common import cli, plots
-from common.calibration import fit_temperature, negative_log_likelihood
 from common.data import load_data
-from common.ensemble import CropEnsemble
 from common.galaxies.split import stratified_split
 from common.train import predict
 from studies.methods.runs import collect, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, make_loader, train_on_main
+from use.ensemble import CropEnsemble
+from use.temperature import fit_temperature, negative_log_likelihood
 
 import matplotlib.pyplot as plt
 import numpy as np

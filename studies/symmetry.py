@@ -11,16 +11,30 @@ Reads q1_data.pt under --out. Writes symmetry.json, symmetry.png and a file per 
 from common import cli, plots
 from common.data import load_data
 from common.galaxies.split import stratified_split
-from common.symmetries import RandomSymmetry, SymmetryMean
+from common.symmetries import RandomSymmetry, transformed
 from studies.methods.runs import collect, number_list, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, accuracy_of, make_loader, seed_network, train_on_main
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from torch import nn
 
 USES = ("none", "test-time", "train-time", "both")  # where the symmetries are applied
 LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
+
+
+class SymmetryMean(nn.Module):
+    """A network's probabilities, averaged over the eight symmetries of each crop."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops):
+        """Return the mean probabilities, float32 (n, classes)."""
+        return torch.stack([self.network(transformed(crops, each)).softmax(1) for each in range(8)]).mean(0)
 
 
 def measure(out, device, seed, network, fraction, epochs):

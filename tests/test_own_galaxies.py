@@ -139,7 +139,7 @@ def test_ids_may_be_paths_within_the_folder_or_with_it(own, tmp_path):
         place = tmp_path if prefix.startswith("/") else Path()
         printed = run_well("cutouts.py", place / "pictures", tmp_path / "t.csv", "--to", tmp_path / "own.h5")
         os.chdir(ROOT)
-        assert "8 pictures equal to another one, byte for byte, 8 of another class\n" in printed
+        assert "8 pictures repeated byte for byte, 8 of them with another class than the first one\n" in printed
         with h5py.File(tmp_path / "own.h5") as file:
             assert file["ans"][:].tolist() == [0, 1] * 8
 

@@ -5,13 +5,13 @@ import sys
 
 from benchmarks import pictures
 from common.data import load_data
-from common.ensemble import grid, share_layers
 from common.galaxies.appearance import MEASURES, appearance, appearance_range, out_of_range
 from common.galaxies.facts import CLASS_NAMES
 from common.hardware.layers import reorder_layers
 from common.storage.artifacts import load_json
 from q2_fcn import make_fcn
 from q3_cnn import make_backbone, make_cnn
+from use.ensemble import grid, share_layers
 from use.trained import load_network
 
 import numpy as np

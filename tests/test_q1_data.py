@@ -1,9 +1,10 @@
 """Q1's command line: which image and label come where, how many images train, and files that cannot be split."""
 
 import json
+import re
 
 from common.data import MyDataset, RandomCrop
-from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS
+from common.galaxies.facts import CLASS_NAMES
 from q1_data import channel_statistics
 
 import h5py
@@ -14,38 +15,18 @@ from conftest import run_well, write_galaxy10
 from torchvision import transforms
 
 
-def packed_sdss(path):
-    """Write 1,300 images in compressed chunks of seven, which are read in two blocks; return them and their labels."""
+@pytest.mark.parametrize("split", ["stratified", "file"])
+def test_each_image_label_and_id_of_the_file_comes_to_its_row(split, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1300, 69, 69, 3), dtype=np.uint8)
     labels = rng.permutation(np.arange(1300, dtype=np.int32) % 10)
-    write_galaxy10(path, images=None, ans=labels)
+    path = write_galaxy10(tmp_path / "galaxies.h5", images=None, ans=labels, objid=np.arange(1300) + 2**60)
     with h5py.File(path, "a") as file:
         file.create_dataset("images", data=images, compression="gzip", chunks=(7, 69, 69, 3))
-    return images, labels
-
-
-def decals(path):
-    """Write 90 images in DECaLS's form, which are read in two blocks; return them at 64 pixels, and their labels."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (90, 256, 256, 3), dtype=np.uint8)
-    labels = rng.permutation(np.arange(90, dtype=np.uint8) % 10)
-    write_galaxy10(path, images=images, ans=labels, **dict.fromkeys(DECALS_KEYS, np.zeros(90)))
-    return images.reshape(90, 64, 4, 64, 4, 3).mean((2, 4)).round().astype(np.uint8), labels
-
-
-@pytest.mark.parametrize(
-    ("write", "size", "split", "names"),
-    [(packed_sdss, 69, "stratified", CLASS_NAMES), (decals, 64, "file", DECALS_CLASS_NAMES)],
-)
-def test_each_image_and_label_of_the_file_comes_to_its_row(write, size, split, names, tmp_path):
-    images, labels = write(tmp_path / "galaxies.h5")
-    options = ("--data", tmp_path / "galaxies.h5", "--image-size", size, "--split", split)
-    printed = run_well("q1_data.py", *options, "--main-train", 60, "--transfer-train", 14, "--out", tmp_path)
-    published = "DECaLS" if names == DECALS_CLASS_NAMES else "SDSS"
-    assert f"classes are named as those of Galaxy10 {published}; the attribute class_names overrides that" in printed
+    options = ("--data", path, "--split", split, "--main-train", 60, "--transfer-train", 14)
+    run_well("q1_data.py", *options, "--out", tmp_path)
     data = torch.load(tmp_path / "q1_data.pt", weights_only=True)
-    assert data["class_names"] == list(names)
+    assert data["class_names"] == list(CLASS_NAMES)
     for task, classes in (("main", range(8)), ("transfer", (8, 9))):
         indices = [index for index in range(len(labels)) if labels[index] in classes]
         found = torch.cat([data[f"{task}_{half}_indices"] for half in ("train", "test")]).tolist()
@@ -53,10 +34,27 @@ def test_each_image_and_label_of_the_file_comes_to_its_row(write, size, split, n
         assert (found == indices) == (split == "file")
         assert len(data[f"{task}_train_indices"]) == {"main": 60, "transfer": 14}[task]
         for half in ("train", "test"):
-            rows = zip(*(data[f"{task}_{half}_{kind}"] for kind in ("indices", "images", "labels")), strict=True)
-            for index, image, label in rows:
+            kinds = ("indices", "images", "labels", "ids")
+            for index, image, label, key in zip(*(data[f"{task}_{half}_{kind}"] for kind in kinds), strict=True):
                 assert (image.numpy() == images[index].transpose(2, 0, 1)).all()
                 assert label == labels[index] - classes[0]
+                assert key == str(2**60 + int(index))
+
+
+def test_images_of_both_subsets_are_counted(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), dtype=np.uint8)
+    images[50:60] = images[:10]  # in the file's order 0-39 of the main classes train, 40-47 test
+    images[49] = images[0]  # of another task than 0
+    path = write_galaxy10(tmp_path / "galaxies.h5", images=images)
+    options = ("--data", path, "--split", "file", "--main-train", 40, "--transfer-train", 10, "--out", tmp_path)
+    printed = run_well("q1_data.py", *options)
+    assert re.findall(r".*byte for byte.*", printed) == [
+        "8 of 8 test images (main) are equal to a training image, byte for byte.",
+        "2 of 2 test images (transfer) are equal to a training image, byte for byte.",
+    ]
+    images[50:60] += 1
+    printed = run_well("q1_data.py", "--data", write_galaxy10(path, images=images), *options[2:])
+    assert "byte for byte" not in printed
 
 
 def test_mean_and_std_are_those_of_all_pixels_of_all_crops():
@@ -79,3 +77,10 @@ def test_the_smallest_synthetic_set_can_be_split_and_its_file_stays_synthetic(tm
     assert record["source"] == again["source"] == "synthetic"
     assert record["fingerprint"] == again["fingerprint"]
     assert "These are not Galaxy10 SDSS's 21,785 images" in printed
+
+
+def test_dollars_in_the_names_of_classes_are_drawn_as_they_stand(tmp_path):
+    names = ["E$^+$", "S$_{0$x", *(f"${number}" for number in range(8))]
+    path = write_galaxy10(tmp_path / "own.h5", count=100, class_names=names)
+    run_well("q1_data.py", "--data", path, "--out", tmp_path)
+    assert (tmp_path / "q1_data.png").stat().st_size > 10_000

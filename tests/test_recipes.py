@@ -171,3 +171,10 @@ def test_a_new_question(project):
     for target in ("all", "lint", "test", "studies"):
         assert make(project, "-n", target, *SETTINGS).returncode == 0
     assert asked(make(project, "-n", "fcn", *SETTINGS)) == []
+
+
+def test_q1_records_that_its_download_failed(project):
+    assert read(project, "q1_data")["fallback"] is False  # SOURCE=synthetic asked for it
+    (project / "file").touch()
+    make(project, "data", "COUNT=400", GALAXY10_CACHE=str(project / "file"))  # no folder for the download
+    assert read(project, "q1_data")["fallback"] is True

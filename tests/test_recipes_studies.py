@@ -78,7 +78,7 @@ def test_a_new_study_is_a_copy_and_a_line_of_the_makefile(project):
     options = f"PYTHON={sys.executable}", "SEEDS=0", "EPOCHS=1", "DEVICE=cpu"
     commands = run_in(project, "make", "--dry-run", "studies", *options).splitlines()
     printed = run_in(project, "bash", "-c", next(each for each in commands if "studies.mine" in each))
-    assert printed.startswith("studies.mine · galaxies.h5")
+    assert printed.startswith("studies.mine · SYNTHETIC galaxies")
     folder = project / "artifacts" / "studies"
     assert {path.name for path in folder.glob("*")} >= {"mine.json", "mine.png", "mine"}
     assert not list(folder.glob("imbalance*"))

@@ -1,9 +1,9 @@
-from common.calibration import fit_temperature, negative_log_likelihood
 from studies.calibration import calibration_error, equal_bins
 from studies.methods.statistics import judged, mean_interval, variance_components
 from studies.methods.training import head_accuracy
 from studies.seeds import nearest_neighbours
 from studies.transfer import epochs_for
+from use.temperature import fit_temperature, negative_log_likelihood
 
 import numpy as np
 import pytest

@@ -1,8 +1,9 @@
 from common.data import Loader, MyDataset, RandomCrop, load_data
 from common.storage.artifacts import load_json
-from common.symmetries import RandomSymmetry, SymmetryMean, transformed
+from common.symmetries import RandomSymmetry, transformed
 from common.train import predict
 from studies.methods.training import train_on_main
+from studies.symmetry import SymmetryMean
 
 import numpy as np
 import torch

@@ -3,8 +3,8 @@
 import json
 import re
 
-from common.ensemble import CROP_SIZE
 from common.metrics import accuracy_interval
+from use.ensemble import CROP_SIZE
 from use.output import template
 from use.trained import NETWORKS, describe_classes, trained_on
 

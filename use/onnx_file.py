@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 
-from common.ensemble import CROP_SIZE
+from use.ensemble import CROP_SIZE
 
 import torch
 from torch import nn

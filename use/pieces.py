@@ -13,7 +13,6 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.ensemble import CropEnsemble
 from common.galaxies.appearance import image_hashes, out_of_range
 from common.galaxies.facts import IMAGE_SIZE
 from common.galaxies.hdf5 import READ_ERRORS, dataset, open_hdf5
@@ -22,6 +21,7 @@ from common.hardware.device import choose_device
 from common.hardware.parallel import in_order, side_by_side, torch_threads, unseen
 from common.storage.checkpoint import weights_hash
 from common.storage.streams import one_line
+from use.ensemble import CropEnsemble
 from use.output import thumbnail
 from use.trained import load_network
 

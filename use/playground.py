@@ -10,10 +10,10 @@ from pathlib import Path
 
 from common import cli
 from common.data import load_data
-from common.ensemble import CROP_SIZE, CropEnsemble
 from common.sentences import interval
 from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
+from use.ensemble import CROP_SIZE, CropEnsemble
 from use.output import template
 from use.trained import describe_classes, load_network, trained_on
 

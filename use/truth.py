@@ -5,7 +5,6 @@ import math
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from common.calibration import fit_temperature
 from common.galaxies.hdf5 import READ_ERRORS, catalogue_ids, dataset, open_hdf5
 from common.galaxies.pictures import SUFFIX
 from common.galaxies.split import class_number
@@ -13,6 +12,7 @@ from common.galaxies.tables import match_rows, read_rows
 from common.metrics import accuracy_interval, per_class
 from common.sentences import interval
 from common.storage.streams import printable
+from use.temperature import fit_temperature
 
 import h5py
 import numpy as np

@@ -164,7 +164,7 @@ def read_split(path, file, count):
     values = [value.lower() for value in read_column(path, file, "split", count)]
     if others := sorted(set(values) - {"train", "test"}):
         raise ValueError(
-            f"{path}: 'split' must be train or test for each image, not {reprlib.repr(others)}: name another --split"
+            f"{path}: 'split' must be train or test for each image, not {reprlib.repr(others)}: use --split stratified"
         )
     return np.array([value == "train" for value in values])
 

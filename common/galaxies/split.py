@@ -5,6 +5,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from common.galaxies.appearance import image_hashes
 from common.galaxies.facts import BRANCHES, CLASS_COUNTS, HELD_BACK, MAIN_CLASSES, SUBSETS, in_words
 
 import numpy as np
@@ -162,7 +163,7 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
     if in_train is not None:
         if any(given.values()):
             reason = "the split in the file decides what trains"
-            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or name another --split")
+            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or use --split stratified")
         return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
@@ -248,3 +249,18 @@ def class_counts(data):
         for task, names in task_names(data).items()
         for half in ("train", "test")
     }
+
+
+def describe_split(data):
+    """Return the images per class of Q1's data, and how many test images are equal to a training image, as text."""
+    counts = class_counts(data)
+    train, test = (counts[f"main_{subset}"] + counts[f"transfer_{subset}"] for subset in ("train", "test"))
+    lines = [f"{data['source']}: images per class, training + test"]
+    for label, name in enumerate(data["class_names"]):
+        lines.append(f"  {label}  {name:30} {train[label]:6,} + {test[label]:5,}")
+    for task in task_names(data):
+        train, test = (image_hashes(data[f"{task}_{subset}_images"]) for subset in ("train", "test"))
+        if repeated := sum(map(set(train).__contains__, test)):
+            equal = f"{repeated:,} of {len(test):,} test images ({task}) are equal to a training image"
+            lines.append(f"{equal}, byte for byte.")
+    return "\n".join(lines)

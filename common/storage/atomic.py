@@ -2,9 +2,7 @@
 
 import errno
 import os
-import re
 import shutil
-import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -90,70 +88,27 @@ def replace_files(temporaries, targets):
         os.replace(temporary, target)
 
 
-# The open files of this process, by the names that the shell gives them: /dev/stdout is a link to one.
-DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/(?:self|thread-self)/fd)/(\d+)")
-
-
-def descriptor(path):
-    """Return n if `path` is /dev/fd/n, /dev/stdout or a link to one of these, or else None."""
-    path = os.path.abspath(path)
-    for _ in range(40):  # as many links as Linux follows
-        match = DESCRIPTOR.fullmatch(path)
-        if match or not os.path.islink(path):
-            return int(match[1]) if match else None
-        path = os.path.abspath(os.path.join(os.path.dirname(path), os.readlink(path)))
-    return None
-
-
-def output_file(path):
-    """Return the file, as an absolute Path, that is replaced when `path` is written; None for a device or a pipe.
-
-    These are written through. Of a symbolic link the file that it leads to is replaced, and the link stays.
-    Raises OSError for a folder and for a link that leads nowhere or in a circle.
-    """
-    if descriptor(path) is not None:
-        return None
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        if os.path.islink(path):
-            reason = f"is a symbolic link to {os.readlink(path)}, which does not exist"
-            raise FileNotFoundError(errno.ENOENT, reason, str(path)) from None
-        mode = stat.S_IFREG
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "is a folder: name a file", str(path))
-    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) else None
-
-
-def open_through(path):
-    """Open a device or a pipe for writing, as a binary file."""
-    number = descriptor(path)
-    return open(path if number is None else os.dup(number), "wb")
-
-
 def identity(path):
-    """Return what all names of a file have in common, whether it exists or not; None for a device."""
+    """Return what all names of a file have in common, whether it exists or not."""
     try:
         status = os.stat(path)
     except OSError:
         return os.path.realpath(path)
-    return None if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
+    return status.st_dev, status.st_ino
 
 
 def refuse_overlap(outputs, inputs):
     """Raise ValueError if a file to be written is to be written twice, or is also read.
 
-    outputs: paths by option; inputs: (path, what it is) pairs. Raises OSError as `output_file` does.
+    outputs: paths by option; inputs: (path, what it is) pairs.
     """
     found = {}
     for option, path in outputs.items():
         if not os.fspath(path):
             raise ValueError(f"{option}: the name of the file is empty")
-        output_file(path)
         same = found.setdefault(identity(path), option)
-        if same != option and identity(path) is not None:
+        if same != option:
             raise ValueError(f"{option} {path} is the same file as {same}: name another one")
-    found.pop(None, None)
     for path, what in inputs if found else ():
         option = found.get(identity(path))
         if option:

@@ -57,11 +57,6 @@ def safe_streams():
             stderr.flush()
 
 
-def stdout_is_lost():
-    """Return whether nobody reads what this run prints."""
-    return getattr(sys.stdout, "lost", None) is not None
-
-
 def printable(text):
     """Return a path or text with escapes for what UTF-8 or one line cannot hold: other encodings, control characters.
 
