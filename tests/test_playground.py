@@ -36,7 +36,7 @@ def save_data(folder):
         data |= {f"{subset}_images": images, f"{subset}_labels": torch.arange(80) % 8}
         data[f"{subset}_indices"] = torch.arange(80)
     data |= {"mean": torch.ones(3), "std": torch.ones(3), "class_names": [""] * 10, "source": "synthetic"}
-    data |= {"main_classes": 8, "split_column": None, "fingerprint": "f" * 64}
+    data |= {"main_classes": 8, "own_split": False, "fingerprint": "f" * 64}
     save_tensors(data, folder / "q1_data.pt")
 
 
