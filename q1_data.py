@@ -59,7 +59,7 @@ def main():
     galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out)
 
     # The file: images, uint8 (n, 69, 69, 3), and ans, the number of each image's class.
-    with reading(galaxies.path), h5py.File(galaxies.path) as file:
+    with reading(galaxies.path), h5py.File(galaxies.path, locking=False) as file:
         images, labels = np.array(file["images"]), np.array(file["ans"])
         ids = catalogue_ids(galaxies.path, file, len(labels))
         in_train = read_split(galaxies.path, file, len(labels)) if args.split == "auto" else None

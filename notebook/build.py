@@ -18,7 +18,7 @@ from common import cli
 from common.galaxies.download import PUBLISHED, fetch
 from common.galaxies.facts import CLASS_NAMES, DECALS_SIZE
 from common.galaxies.hdf5 import check_galaxy10
-from common.galaxies.source import cache_folder, galaxies_file
+from common.galaxies.source import galaxies_file
 from common.galaxies.synthetic import write_synthetic
 from common.storage.artifacts import load_json, save_text
 from notebook.discussion import discussions
@@ -139,7 +139,7 @@ def find_data(out):
         raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
     record = load_json(path)
     if record["source"] == "galaxy10-sdss" and not record["args"]["data"]:
-        return fetch(cache_folder(record["args"]["cache"]), PUBLISHED["sdss"])
+        return fetch(record["args"]["cache"], PUBLISHED["sdss"])
     return galaxies_file(record, out)
 
 

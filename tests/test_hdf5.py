@@ -90,18 +90,29 @@ def test_a_user_block_is_skipped(tmp_path):
     assert check_galaxy10(tmp_path / "matlab.h5") == (CLASS_NAMES, 69)
 
 
-def test_without_locks_on_the_file_system_files_are_read_without(tmp_path, monkeypatch):
-    path, opened = write_galaxy10(tmp_path / "galaxies.h5"), h5py.File
+def test_without_locks_on_the_file_system_files_are_read_and_written_without(tmp_path, monkeypatch):
+    path, opened = write_galaxy10(tmp_path / "galaxies.h5", images=np.zeros((60, 96, 96, 3), np.uint8)), h5py.File
 
     def lockless(*args, **options):
-        if os.environ.get("HDF5_USE_FILE_LOCKING") != "FALSE" and options.get("locking") is not False:
+        if options.get("locking") is not False:
             raise OSError(37, "unable to lock file, errno = 37, error message = 'No locks available'")
         return opened(*args, **options)
 
-    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")  # put back afterwards
     monkeypatch.setattr(h5py, "File", lockless)
     with open_hdf5(path) as file:
         assert (file["ans"][:] == LABELS).all()
+    assert reduced(path, OWN, tmp_path).is_file()
+
+
+def test_a_file_that_another_program_writes_is_not_read(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5")
+    code = f"import h5py; file = h5py.File({str(path)!r}, 'a'); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with pytest.raises(ValueError, match=r"galaxies.h5 cannot be read: .*unable to lock file"):
+            check_galaxy10(path)
+        writer.communicate(b"\n")
+    check_galaxy10(path)
 
 
 @pytest.fixture(scope="module")

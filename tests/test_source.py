@@ -6,7 +6,7 @@ import sys
 
 from common.galaxies import download
 from common.galaxies.facts import CLASS_NAMES
-from common.galaxies.source import cache_folder, find_file, find_galaxies, galaxies_file, source_of
+from common.galaxies.source import find_file, find_galaxies, galaxies_file, source_of
 
 import h5py
 import numpy as np
@@ -40,7 +40,7 @@ def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(find, no_mirror, t
     assert "WARNING" in warning
     assert "SYNTHETIC" in warning
     assert len(warning.splitlines()) >= 6
-    assert "To try the download again, delete q1_data.json and rerun." in warning
+    assert "To try the download again: --source real (make: SOURCE=real)." in warning
 
 
 @pytest.mark.parametrize("options", [{"source": "real"}, {"dataset": "decals"}])
@@ -137,4 +137,4 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     command = [sys.executable, "-c", code, str(ROOT / "q1_data.py"), "--source", "real", "--out", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert error_of(done).startswith("error: there is no home folder for the cache: name a folder with --cache or")
-    assert cache_folder(tmp_path) == tmp_path
+    assert download.cache_folder(tmp_path) == tmp_path

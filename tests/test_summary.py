@@ -70,7 +70,7 @@ def test_changed_settings_are_listed_beside_the_assignments():
         q5_transfer={"backbone": "ckpt.pt", "force": True},
     )
     assert (
-        "Changed settings: Q1 --main-train 200 (assignment: 18000), Q1 --split file (default: auto), "
+        "Changed settings: Q1 --main-train 200 (assignment: 18000), "
         "Q1 --stats-images 10 (assignment: 1000), "
         "Q2 --epochs 1 (assignment: 50), Q3 --batch-size 32 (assignment: 64), Q3 --lr 0.1 (assignment: 0.002), "
         "Q3 --symmetries (default: none), "
@@ -97,11 +97,3 @@ def test_answers_on_different_data_make_no_table(synthetic_run, tmp_path):
     (tmp_path / "q5_transfer.json").write_text(json.dumps(record))
     assert "lacks 'test_loss'" in error_of(run("summary.py", "--out", tmp_path))
     assert (tmp_path / "summary.txt").read_text() == before
-
-
-def test_after_a_failed_download_the_table_says_how_to_try_again():
-    again = "Galaxy10 could not be downloaded: to try again, delete artifacts/q1_data.json and rerun make all\n"
-    assert again in table("synthetic")
-    assert again not in table("synthetic", q1_data={"source": "synthetic"})
-    assert again not in table("synthetic", q1_data={"data": "own.h5"})
-    assert again not in table("galaxy10-sdss")

@@ -41,15 +41,17 @@ PUBLISHED = {
 TIMEOUT = (5, 30)  # seconds to connect, and to wait for the next bytes
 
 
-def default_cache():
-    """Return the folder for downloads: $GALAXY10_CACHE, or the user's own cache folder.
+def cache_folder(cache=None):
+    """Return the folder for downloads and reduced files: `cache`, $GALAXY10_CACHE or the user's cache folder.
 
-    Raises ValueError if neither is known.
+    Raises ValueError if none is known.
     """
     try:
-        return os.environ.get("GALAXY10_CACHE") or str(pooch.os_cache("galaxy10"))
+        return Path(cache or os.environ.get("GALAXY10_CACHE") or pooch.os_cache("galaxy10"))
     except RuntimeError:  # neither $HOME nor an entry in passwd
-        raise ValueError("there is no home folder for downloads: choose a folder with --cache") from None
+        raise ValueError(
+            "there is no home folder for the cache: name a folder with --cache or $GALAXY10_CACHE"
+        ) from None
 
 
 def is_whole(path, published):
@@ -60,11 +62,11 @@ def is_whole(path, published):
 def fetch(cache, published):
     """Return the path of a published file in a folder; download it unless it is there and complete.
 
-    cache: the folder, or None for the default one. The mirrors are tried in turn, $GALAXY10_URL first for the set of
+    cache: as `cache_folder` takes it. The mirrors are tried in turn, $GALAXY10_URL first for the set of
     the course. A download gets its name only after its SHA-256 has been checked; several processes download it once.
     Raises ConnectionError when no mirror has it, and another OSError, naming --cache, if the folder cannot be written.
     """
-    path = Path(cache or default_cache()) / published.name
+    path = cache_folder(cache) / published.name
     own = os.environ.get("GALAXY10_URL") if published.name == "Galaxy10.h5" else None
     try:
         if not is_whole(path, published):

@@ -42,7 +42,7 @@ def find_galaxies(data, source, dataset, cache, count, seed, out):
     if source.startswith("file:") and branches_of(names):
         published = source_title(f"galaxy10-{'decals' if set(names) == set(DECALS_CLASS_NAMES) else 'sdss'}")
         print(f"{path}: classes are named as those of {published}; the attribute class_names overrides that.")
-    return Galaxies(path if size == IMAGE_SIZE else reduced(path, names, cache_folder(cache)), source, names)
+    return Galaxies(path if size == IMAGE_SIZE else reduced(path, names, download.cache_folder(cache)), source, names)
 
 
 def find_file(data, source, dataset, cache, count, seed, out):
@@ -51,7 +51,7 @@ def find_file(data, source, dataset, cache, count, seed, out):
         return Path(data), source_of(Path(data))
     if source != "synthetic":
         try:
-            return download.fetch(cache_folder(cache), download.PUBLISHED[dataset]), f"galaxy10-{dataset}"
+            return download.fetch(cache, download.PUBLISHED[dataset]), f"galaxy10-{dataset}"
         except OSError as error:  # no mirror has it, or the cache cannot be written
             if source == "real" or dataset == "decals":  # of which there is no synthetic one
                 raise
@@ -64,20 +64,6 @@ def find_file(data, source, dataset, cache, count, seed, out):
     return path, "synthetic"
 
 
-def cache_folder(cache):
-    """Return the folder for downloads and reduced files: `cache`, or where that is None the default one.
-
-    Raises ValueError where there is no home folder for it.
-    """
-    try:
-        folder = cache or download.default_cache()
-    except RuntimeError:  # of platformdirs; older versions leave the ~
-        folder = "~"
-    if str(folder).startswith("~"):
-        raise ValueError("there is no home folder for the cache: name a folder with --cache or $GALAXY10_CACHE")
-    return Path(folder)
-
-
 def galaxies_file(record, out):
     """Return the path of the file that Q1 was given, by its record in the folder `out`; it may be gone since.
 
@@ -88,7 +74,7 @@ def galaxies_file(record, out):
         return Path(args["data"])
     if record["source"] == "synthetic":
         return Path(out) / "synthetic.h5"
-    return cache_folder(args["cache"]) / download.PUBLISHED[record["source"].removeprefix("galaxy10-")].name
+    return download.cache_folder(args["cache"]) / download.PUBLISHED[record["source"].removeprefix("galaxy10-")].name
 
 
 def source_of(path):

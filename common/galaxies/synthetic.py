@@ -6,10 +6,9 @@ sky noise, and shown through the asinh stretch of Lupton et al. (2004) that SDSS
 """
 
 from common.galaxies.facts import CLASS_COUNTS
+from common.galaxies.hdf5 import create_hdf5
 from common.galaxies.split import apportion
-from common.storage.atomic import atomic_write
 
-import h5py
 import numpy as np
 import torch
 
@@ -187,7 +186,7 @@ def write_synthetic(path, count, seed):
     Raises ValueError as `class_counts` does, and OSError as `atomic_write` does.
     """
     labels, blocks = synthetic_galaxy10(count, seed)
-    with atomic_write(path) as [temporary], h5py.File(temporary, "w") as file:
+    with create_hdf5(path) as file:
         file.attrs["synthetic"] = True
         file["ans"] = labels
         images, start = file.create_dataset("images", (count, SIZE, SIZE, 3), np.uint8), 0

@@ -1,7 +1,6 @@
 """Train the networks of Q2 and Q3 inside a study, with the defaults of their scripts, and linear heads on features."""
 
 import hashlib
-import inspect
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from common.hardware.device import adam_options
 from common.storage.artifacts import load_tensors, save_tensors
 from common.storage.atomic import exclusive_lock
 from common.storage.checkpoint import weights_hash
+from common.storage.resume import definition
 from common.train import predict, train
 
 import numpy as np
@@ -41,15 +41,11 @@ def training_settings():
 
 
 def layers_hash(make_network):
-    """Return a hash of a network's layers, their settings and initial weights, and the source of the user's classes."""
+    """Return a hash of what defines a network, and of its initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = make_network()
-    layers, plain = list(network.modules()), (bool, int, float, str, tuple, list)
-    settings = [[item for item in vars(layer).items() if isinstance(item[1], plain)] for layer in layers]
-    classes = dict.fromkeys(each for layer in layers for each in type(layer).__mro__)
-    own = [each for each in classes if each.__module__.partition(".")[0] not in ("torch", "builtins")]
-    return short_hash((network, settings, list(map(inspect.getsource, own)), weights_hash(network.state_dict())))
+    return short_hash((definition(network), weights_hash(network.state_dict())))
 
 
 def short_hash(value):
