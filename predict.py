@@ -1,9 +1,9 @@
 """Classify pictures of galaxies, with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
 
 Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images`, and FITS cubes of three
-bands, the bluest first. Of each the centred square is resized to the size the network was trained on. Prints a table:
-the class, its probability, the second choice, and how many of the crops that are averaged predict another class.
-Writes only the files that are named.
+bands, the bluest first. The centred square is resized to 69 x 69 pixels. Prints a table: the class, its probability,
+the second choice, and how many of the crops that are averaged predict another class; then a line for each class.
+Writes only the files that are named and, beside the first of them, FILE.resume: by it --resume knows how far a run was.
 """
 
 import hashlib
@@ -230,7 +230,7 @@ def get_args(argv=None):
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=cli.positive_int, default=9, metavar="N", help="crops to average over, a square number")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    help = "averages of the probabilities are raised to 1 / T: see --truth"
+    help = "raise the mean probabilities to the power 1 / T, and normalise them: see --truth"
     add("--temperature", type=cli.positive_float, default=1.0, metavar="T", help=help)
     help = "write a row for each picture: CSV (- is stdout), or a FITS or ECSV table if the name ends in .fits or .ecsv"
     add("--csv", type=cli.path, metavar="FILE", help=help)

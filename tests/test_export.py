@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import export
-from common.data import Normalize
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import weights_hash
 from use.card import METRICS, model_card
@@ -18,6 +17,7 @@ import torch
 from conftest import EFIGI, ROOT, error_of, float32_tolerance, products_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
+from torchvision import transforms
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -50,7 +50,7 @@ def test_onnxruntime_gives_the_logits_and_probabilities_of_torch(exported, name)
     for count in (len(crops), 7, 1):  # the batch size is free
         pixels = torch.from_numpy(crops[:count]).permute(0, 3, 1, 2).float()
         with torch.no_grad():
-            pixels = Normalize(torch.tensor(record["mean"]), torch.tensor(record["std"]))(pixels)
+            pixels = transforms.Normalize(record["mean"], record["std"])(pixels)
             expected, features = network(pixels), network[0](pixels)
         logits, probabilities = session.run(["logits", "probabilities"], {"crops": crops[:count]})
         if count == len(crops):  # the terms are of one size for all crops, also where their sum is small

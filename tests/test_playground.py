@@ -7,7 +7,6 @@ import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from common.data import Normalize
 from common.galaxies.facts import CLASS_NAMES
 from common.storage.artifacts import save_tensors
 from use.playground import choose_galaxies
@@ -20,6 +19,7 @@ import torch
 from conftest import EFIGI, ROOT, error_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
+from torchvision import transforms
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -36,7 +36,7 @@ def save_data(folder):
         data |= {f"{subset}_images": images, f"{subset}_labels": torch.arange(80) % 8}
         data[f"{subset}_indices"] = torch.arange(80)
     data |= {"mean": torch.ones(3), "std": torch.ones(3), "class_names": [""] * 10, "source": "synthetic"}
-    data |= {"main_classes": 8, "split_column": None, "fingerprint": "f" * 64}
+    data |= {"main_classes": 8, "own_split": False, "fingerprint": "f" * 64}
     save_tensors(data, folder / "q1_data.pt")
 
 
@@ -128,7 +128,7 @@ def test_the_page_in_a_browser(folder, axe, tmp_path, width, scheme):
     crops = torch.tensor(json.loads((folder / "crops.json").read_text()), dtype=torch.float32)
     for name, key, tolerance in (("q3_cnn", "logits", 1e-3), ("q2_fcn", "fcn_logits", 1e-2)):
         network, record, _ = load_network(folder / f"{name}.pt")
-        normalize = Normalize(torch.tensor(record["mean"]), torch.tensor(record["std"]))
+        normalize = transforms.Normalize(record["mean"], record["std"])
         with torch.no_grad():
             expected = network(normalize(crops.view(-1, 48, 48, 3).permute(0, 3, 1, 2).contiguous()))
         np.testing.assert_allclose(report[key], expected, atol=tolerance)

@@ -131,7 +131,7 @@ def test_where_classes_are_whole_numbers_rows_hold_these(tmp_path):
     assert labels == {"a.png": 2, "b.png": 3}
     record = record_of("a.png", [0.1, 0.3, 0.6])
     rows = rows_with(tmp_path / "a.csv", [record], labels, written_numbers(names[1:]), names[1:])
-    assert [(row["class"], row["second"]) for row in rows_of(rows.part)] == [("6", "4")]
+    assert [(row["class"], row["second"], row["truth"]) for row in rows_of(rows.part)] == [("6", "4", "6")]
     (tmp_path / "truth.csv").write_text("name,class\na.png,2\n")  # no position either
     with pytest.raises(ValueError, match=r"truth.csv, line 2: 2 is no class: the network knows 0; 1; 4; 6"):
         read_truth(tmp_path / "truth.csv", names, ["a.png"])
@@ -240,7 +240,9 @@ def test_a_temperature_is_applied_to_the_mean_probabilities(folder, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_features_and_records_are_as_many_as_the_rows(tmp_path, count):
-    rows = rows_with(tmp_path / "a", [record_of(f"{n}.png", [0.5, 0.3, 0.2]) for n in range(count)])
+    marks = [["dark 1", "blue 2, 3"][:n] for n in range(count)]
+    records = [record_of(f"{n}.png", [0.5, 0.3, 0.2], each) for n, each in enumerate(marks)]
+    rows = rows_with(tmp_path / "a", records)
     rows.paths["features"] = tmp_path / "features"
     features = np.random.default_rng(0).random((count, 64), np.float32)
     features.tofile(tmp_path / "features")
@@ -249,7 +251,7 @@ def test_features_and_records_are_as_many_as_the_rows(tmp_path, count):
     with np.load(tmp_path / "a.npz") as found:
         assert found["features"].tolist() == features.tolist()
         assert found["files"].tolist() == [f"{n}.png" for n in range(count)]
-    assert len(json.loads((tmp_path / "a.json").read_text())) == count
+    assert json.loads((tmp_path / "a.json").read_text()) == records
 
 
 def test_a_contact_sheet_shows_the_least_certain_of_many(tmp_path, monkeypatch):

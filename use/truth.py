@@ -12,7 +12,6 @@ from common.galaxies.tables import match_rows, read_rows
 from common.metrics import accuracy_interval, per_class
 from common.sentences import interval
 from common.storage.streams import printable
-from use.temperature import fit_temperature
 
 import h5py
 import numpy as np
@@ -96,6 +95,8 @@ def describe_temperature(probabilities, labels, temperature):
     Its interval is over pictures, by the sandwich estimator (White 1982, Econometrica 50, 1): the spread of the slopes
     of their losses in 1 / T over the curvature of the sum.
     """
+    from use.temperature import fit_temperature  # here, as scipy's optimizers take 0.3 s
+
     if (probabilities.argmax(1) == labels).all():  # the lower the better
         return "No temperature fits these pictures: all predictions are correct."
     logits = np.log(np.maximum(probabilities, np.finfo(float).eps))
