@@ -110,7 +110,7 @@ def summarise(rows, numbers):
     return counts, sums / max(rows.place.rows, 1), known, np.array(labels, int)
 
 
-def classify(batches, rows, columns, labels, cards, stdout=None):
+def write_rows(batches, rows, columns, labels, cards, stdout=None):
     """Append the rows of each Batch to Rows, then yield (number of its first row, Batch).
 
     labels: true classes, by name; cards: LeastCertain, or None without --html; stdout: a stream that gets the rows too.
@@ -165,7 +165,7 @@ def main():
         labels = read_truth(args.truth, class_names, files) if args.truth else {}
 
         columns = output.Columns(class_names, written_numbers(class_names), bool(args.truth))
-        table = output.Table(files, class_names, views)
+        table = output.PrintedTable(files, class_names, views)
         settings = settings_of(classifier, args.truth, files, targets)
         first = next(iter(targets.values()), None) or Path(stack.enter_context(TemporaryDirectory()), "rows")
         kinds = [kind for kind, option in (("features", args.features), ("pictures", args.html)) if option]
@@ -182,7 +182,7 @@ def main():
                 print(table.header())
             cards = output.LeastCertain(rows.part) if args.html else None
             batches = predictions(files, classifier, rows.place.piece, rows.place.done, args.dask)
-            for first_row, batch in classify(batches, rows, columns, labels, cards, stdout):
+            for first_row, batch in write_rows(batches, rows, columns, labels, cards, stdout):
                 for row, (found, image) in enumerate(zip(batch.records, batch.images, strict=True), first_row):
                     if not args.quiet:
                         print(table.row(found))
@@ -197,7 +197,7 @@ def main():
             agreement = describe_truth(known, true, class_names, others, args.temperature) if len(true) else ""
             makers = {
                 "--csv": partial(output.write_table, kind=table_format, header=provenance(classifier, name, record)),
-                "--json": output.write_json,
+                "--json": output.write_json_list,
                 "--html": partial(
                     output.write_sheet,
                     shown=cards,

@@ -77,7 +77,7 @@ def run_chain(checks, count, epochs):
     checks.note("training loops", f"{text}, together {sum(loops.values()):.2f} s")
 
 
-def start(make_network, device):
+def make_step(make_network, device):
     """Return a network with initial weights, its training step, and the step as it runs fastest on the device."""
     torch.manual_seed(0)
     network = make_network().to(device)
@@ -97,7 +97,7 @@ def time_parts(checks, data, device):
     networks = {"FCN": ("main", make_fcn), "CNN": ("main", make_cnn), "transfer": ("transfer", make_frozen)}
     for name, (task, make_network) in networks.items():
         train_loader, test_loader = loaders_of(data, task, device)
-        network, _, step = start(make_network, device)
+        network, _, step = make_step(make_network, device)
         parts = {
             "steps": partial(run_steps, step, train_loader),
             "test": partial(predict, network, test_loader),
@@ -125,7 +125,7 @@ def compare_steps(folder, device_name):
     loader, _ = loaders_of(load_data(folder / "chain"), "main", device)
     weights = []
     for replayed in (True, False):
-        network, plain, step = start(make_cnn, device)
+        network, plain, step = make_step(make_cnn, device)
         for epoch in (1, 2):
             run_steps(step if replayed else plain, loader, epoch)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))

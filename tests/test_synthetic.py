@@ -1,6 +1,6 @@
 from common.galaxies import synthetic
 from common.galaxies.facts import CLASS_COUNTS
-from common.galaxies.synthetic import class_counts, colour, radius, render, sample_parameters, synthetic_galaxy10
+from common.galaxies.synthetic import synthetic_counts, colour, radius, render, sample_parameters, synthetic_galaxy10
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_shapes_types_and_seeds():
 
 
 def test_class_counts_are_galaxy10s():
-    assert tuple(class_counts(21785)) == CLASS_COUNTS
+    assert tuple(synthetic_counts(21785)) == CLASS_COUNTS
     labels, _ = synthetic_galaxy10(21785, 0)
     assert tuple(np.bincount(labels)) == CLASS_COUNTS
     assert (np.diff(labels[:2000].astype(int)) != 0).mean() > 0.5  # in random order
@@ -30,7 +30,7 @@ def test_class_counts_are_galaxy10s():
 
 @pytest.mark.parametrize("count", [40, 41, 500, 3000])
 def test_smaller_sets_have_every_class_twice_and_the_same_proportions(count):
-    counts = class_counts(count)
+    counts = synthetic_counts(count)
     assert counts.sum() == count
     assert counts.min() >= 2
     assert np.abs(counts / count - np.array(CLASS_COUNTS) / 21785).max() < 0.06
@@ -38,7 +38,7 @@ def test_smaller_sets_have_every_class_twice_and_the_same_proportions(count):
 
 def test_fewer_than_forty_are_refused():
     with pytest.raises(ValueError, match="at least 40"):
-        class_counts(39)
+        synthetic_counts(39)
 
 
 def bare(labels, **fixed):

@@ -24,7 +24,7 @@ FEATURES = 64  # outputs of the CNN's backbone
 SHEET_CARDS = 500  # pictures of each class that a contact sheet shows
 
 
-class Table:
+class PrintedTable:
     """An aligned table, printed row by row; names: of all files in it; views: crops behind each answer."""
 
     def __init__(self, names, class_names, views):
@@ -117,7 +117,7 @@ def file_to_write(option, path):
     return Path(os.path.realpath(path))
 
 
-def write_json(rows, path):
+def write_json_list(rows, path):
     """Write a JSON file: a list of all records."""
     with open(path, "w", encoding="utf-8") as file:
         separator = "[\n"

@@ -58,7 +58,7 @@ OLD_STARS = torch.tensor([1.00, 0.80, 0.48])  # red, green, blue of an old popul
 YOUNG_STARS = torch.tensor([0.78, 0.88, 1.00])
 
 
-def class_counts(count):
+def synthetic_counts(count):
     """Return the number of images per class, int64 (10,), in Galaxy10 SDSS's proportion; they add up to `count`.
 
     At least two of each, so that every class can be trained on and tested. Raises ValueError below 40 images.
@@ -168,7 +168,7 @@ def synthetic_galaxy10(count, seed):
     The classes are as frequent as in Galaxy10 SDSS, and in random order. One seed, one set.
     """
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), class_counts(count)))
+    labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), synthetic_counts(count)))
     parameters = sample_parameters(labels, rng)
     generator = torch.Generator().manual_seed(seed)
 
@@ -183,7 +183,7 @@ def synthetic_galaxy10(count, seed):
 def write_synthetic(path, count, seed):
     """Write a synthetic Galaxy10 as an HDF5 file of its form, with the attribute `synthetic`.
 
-    Raises ValueError as `class_counts` does, and OSError as `atomic_write` does.
+    Raises ValueError as `synthetic_counts` does, and OSError as `atomic_write` does.
     """
     labels, blocks = synthetic_galaxy10(count, seed)
     with create_hdf5(path) as file:
