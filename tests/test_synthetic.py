@@ -1,6 +1,6 @@
 from common.galaxies import synthetic
 from common.galaxies.facts import CLASS_COUNTS
-from common.galaxies.synthetic import synthetic_counts, colour, radius, render, sample_parameters, synthetic_galaxy10
+from common.galaxies.synthetic import colour, radius, render, sample_parameters, synthetic_counts, synthetic_galaxy10
 
 import numpy as np
 import pytest
