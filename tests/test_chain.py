@@ -199,7 +199,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(synthetic_run, tmp_path
     (tmp_path / "text.h5").write_text("no galaxies")
     small = write_galaxy10(tmp_path / "small.h5")
     cases = [
-        ("q1_data.py", ("--data", tmp_path / "text.h5"), "text.h5 is not an HDF5 file"),
+        ("q1_data.py", ("--data", tmp_path / "text.h5"), "text.h5 cannot be read: "),
         ("q1_data.py", ("--data", small, "--main-train", 48), "--main-train 48: there are 48 images"),
         ("q1_data.py", ("--data", small, "--source", "real"), "are mutually exclusive"),
         ("q1_data.py", ("--seed", -1), "--seed"),

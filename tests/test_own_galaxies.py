@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.data import load_data, make_loaders
+from common.data import load_data
 from common.galaxies.facts import BRANCHES, CLASS_NAMES, DECALS_CLASS_NAMES, branches_of
 from common.galaxies.split import hold_back, task_names
 from common.galaxies.synthetic import synthetic_galaxy10
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, crop_transform, error_of, made_once, random_data, run, run_well
+from conftest import ROOT, crop_transform, error_of, loaders_of, made_once, random_data, run, run_well
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -286,11 +286,8 @@ def test_the_optimum_of_several_classes_is_scikit_learns():
     labels[labels == 1] = 3  # class 1 has no training images
     noise = 40 * labels[:, None, None, None] * torch.rand(120, 1, 1, 1, generator=generator)
     images = (images.float() / 4 + noise).byte()
-    data = {"class_names": list("abcdef"), "main_classes": 2}
-    for subset in ("train", "test"):
-        data |= {f"transfer_{subset}_images": images, f"transfer_{subset}_labels": labels}
-    task = make_loaders(data, "transfer", crop_transform(torch.full((3,), 60.0), torch.full((3,), 40.0)))
-    features, labels, logits, _, _ = fit_optimum(make_backbone(), task.train_loader, task.test_loader, 1, 0)
+    loaders = loaders_of((images, labels), (images, labels), crop_transform([60.0] * 3, [40.0] * 3))
+    features, labels, logits, _, _ = fit_optimum(make_backbone(), *loaders, 1, 0)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
     expected = np.zeros((120, 4))
     expected[:, reference.classes_] = reference.predict_proba(features)

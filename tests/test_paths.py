@@ -1,6 +1,9 @@
 """Options that name files: ~ is the home folder in all of them, and an address is refused."""
 
 import importlib
+from pathlib import Path
+
+from common.galaxies import download
 
 import pytest
 from conftest import error_of, run
@@ -39,7 +42,7 @@ def test_other_tildes_and_colons_stay(tmp_path, monkeypatch):
 def test_the_cache_of_the_environment_may_begin_with_the_home_folder_too(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.setenv("GALAXY10_CACHE", "~/cache")
-    assert options("q1_data")["cache"] == "/home/ada/cache"
+    assert download.cache_folder() == Path("/home/ada/cache")
 
 
 @pytest.mark.parametrize("address", ["https://zenodo.org/records/1/files/a.h5", "s3://bucket/key", "FILE:///a/b.h5"])

@@ -47,7 +47,7 @@ def cache_folder(cache=None):
     Raises ValueError if none is known.
     """
     try:
-        return Path(cache or os.environ.get("GALAXY10_CACHE") or pooch.os_cache("galaxy10"))
+        return Path(cache or os.environ.get("GALAXY10_CACHE") or pooch.os_cache("galaxy10")).expanduser()
     except RuntimeError:  # neither $HOME nor an entry in passwd
         raise ValueError(
             "there is no home folder for the cache: name a folder with --cache or $GALAXY10_CACHE"
