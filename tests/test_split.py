@@ -7,7 +7,7 @@ from common.galaxies.split import (
     stratified_split,
     train_sizes,
 )
-from common.galaxies.synthetic import class_counts
+from common.galaxies.synthetic import synthetic_counts
 
 import numpy as np
 import pytest
@@ -116,7 +116,7 @@ def test_sizes_that_cannot_be_name_their_option(task, images, limits):
 
 def test_sizes_in_the_assignments_proportion_leave_an_image_of_every_class_for_testing():
     for count in range(40, 400, 3):
-        labels = np.repeat(np.arange(10, dtype=np.uint8), class_counts(count))
+        labels = np.repeat(np.arange(10, dtype=np.uint8), synthetic_counts(count))
         for subset in split_of(labels, train_sizes(labels, UNSET)).values():
             assert len(np.unique(labels[subset])) in (8, 2)
 
