@@ -294,13 +294,6 @@ def test_the_optimum_of_several_classes_is_scikit_learns():
     np.testing.assert_allclose(logits.softmax(1).numpy(), expected, atol=1e-5)
 
 
-def test_data_written_before_there_were_other_classes_are_the_assignments(synthetic_run):
-    data = torch.load(synthetic_run[0] / "q1_data.pt", weights_only=True)
-    older = {key: value for key, value in data.items() if key not in ("main_classes", "own_split")}
-    assert task_names(older) == {"main": list(CLASS_NAMES[:8]), "transfer": list(CLASS_NAMES[8:])}
-    same_as(resplit(older, 3), resplit(data, 3))
-
-
 def test_studies_count_the_classes_of_the_data():
     rng = np.random.default_rng(0)
     rows = []
