@@ -219,10 +219,13 @@ def test_paths_come_from_stdin_and_failures_end_with_status_2(folder, tmp_path):
 
 
 def test_no_readable_picture_gives_empty_lists_and_status_2(folder, tmp_path):
-    done = run("predict.py", tmp_path, "--model", folder / "q3_cnn.pt", "--json", tmp_path / "a.json")
+    outputs = ("--json", tmp_path / "a.json", "--features", tmp_path / "a.npz")
+    done = run("predict.py", tmp_path, "--model", folder / "q3_cnn.pt", *outputs)
     assert "is a folder without pictures" in done.stderr
     assert done.returncode == 2
     assert json.loads((tmp_path / "a.json").read_text()) == []
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["features"].shape == (0, 64)
 
 
 def test_predict_agrees_with_a_plain_loop_of_pil_and_torchvision_as_the_benchmark_prints(tmp_path, monkeypatch, capsys):
