@@ -174,3 +174,17 @@ def test_what_a_worker_does_not_see_is_named_in_one_sentence(folder):
     other = classifier._replace(model=str(folder / "q3_cnn.pt"))
     with pytest.raises(ValueError, match=r"q3_cnn\.pt is another network on"):
         classify_there(other, (Piece(0, ["1.jpg"]), None))
+
+
+def test_the_commands_of_the_page_for_pictures_and_for_the_measurement(scheduler, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "artifacts")
+    Path("list.txt").write_text("artifacts/few/00.png\nartifacts/few/01.png\n")
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").replace("tcp://10.0.0.1:8786", scheduler)
+    [predict_line, _, measure_line] = re.findall(r"^    python (.*)$", page, re.MULTILINE)
+    command, stdin = predict_line.split(" < ")
+    run_well(*shlex.split(command), stdin=stdin)
+    assert len(Path("answers.csv").read_text().splitlines()) == 3
+    assert measure_line == "-m benchmarks.cluster"
+    printed = run_well("benchmarks/cluster.py", "--count", 40, "--workers", 1)
+    assert re.search(r"^Dask workers: 1 +[\d,]+ JPEGs of 424 pixels per second\noverhead of a task", printed, re.M)

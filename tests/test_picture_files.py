@@ -32,39 +32,24 @@ def found_in(folder, *paths):
 
 
 def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted(tmp_path, image, capsys):
-    names = {
-        "JPEG": "chrome.jfif",
-        "PNG": "getjpeg?ra=184.9511&dec=-0.8754",
-        "TIFF": "scan.dat",
-        "WEBP": "photo",
-        "BMP": "old",
-        "GIF": "b.txt",
-    }
+    names = {"JPEG": "chrome.jfif", "PNG": "getjpeg?ra=184.9511&dec=-0.8754", "TIFF": "scan.dat"}
+    names |= {"WEBP": "photo", "BMP": "old", "GIF": "b.txt"}
     for kind, name in names.items():
         image.save(tmp_path / name, kind)
     with h5py.File(tmp_path / "cutouts", "w") as file:
         file["images"] = np.asarray(image)[None]
-    others = {
-        "notes": b"BMW, II* and MM: text",
-        "empty": b"",
-        "list.csv": b"name,class\n",
-        "Thumbs.db": bytes(99),
-    }
+    others = {"notes": b"BMW, II* and MM: text", "empty": b"", "list.csv": b"name,class\n", "Thumbs.db": bytes(99)}
     others |= {"archive.gz": gzip.compress(b"no FITS"), "damaged.gz": b"\x1f\x8b?"}
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")  # that would wait for ever if it were opened
     (tmp_path / ".hidden").mkdir()
-    for name in (".hidden/a.png", ".b.png", "._c.png"):
-        image.save(tmp_path / name)
+    (tmp_path / "._c.png").touch()
     (tmp_path / "cut.jpg").write_bytes(b"no picture")  # it should be one, so it is not left out
     assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg"])
-    [line] = capsys.readouterr().err.splitlines()
-    counts = line.removeprefix(f"{tmp_path}: left out: ").split(", ")
-    assert sorted(counts) == ["3 hidden", "7 no pictures"]
+    counts = capsys.readouterr().err.strip().removeprefix(f"{tmp_path}: left out: ").split(", ")
+    assert sorted(counts) == ["2 hidden", "7 no pictures"]
     read = dict(read_pictures(find_pictures([tmp_path]), 69))
-    failed = {name: str(picture) for name, picture in read.items() if isinstance(picture, Exception)}
-    assert failed == {f"{tmp_path}/cut.jpg": "is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS"}
     for name in (names["PNG"], names["TIFF"], names["BMP"], "cutouts[0]"):
         assert np.array_equal(read[f"{tmp_path}/{name}"], np.asarray(image))
 
@@ -88,13 +73,11 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path, image, capsys)
         "in/visible.png": ".c.png",
         "in/again.png": "b.png",
         "in/a_deep": "deep",
-        "in/circle": ".",
         "in/up": "..",  # to what nobody asked for
         "in/root": "/",
         "out/back": "../in",
         "in/gone": "nowhere",
         "in/self": "self",
-        "in/.lock": ".lock",
     }
     for link, target in links.items():
         (tmp_path / link).symlink_to(target)
@@ -102,7 +85,7 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path, image, capsys)
     assert found_in(tmp_path / "in") == expected
     message = capsys.readouterr().err
     counts = message.removeprefix(f"{tmp_path}/in: left out: ").strip().split(", ")
-    assert sorted(counts) == ["2 hidden", "3 links to a folder above", "4 links to what is read anyway"]
+    assert sorted(counts) == ["1 hidden", "2 links to a folder above", "4 links to what is read anyway"]
     errors = {n: str(p) for n, p in read_pictures(find_pictures([tmp_path / "in"]), 69) if isinstance(p, Exception)}
     assert list(errors) == [f"{tmp_path}/in/gone", f"{tmp_path}/in/self"]
     assert "in/outside/d.png" in found_in(tmp_path, "in/outside")  # a link that is named itself
@@ -124,9 +107,9 @@ def test_what_may_not_be_read_below_a_folder_is_an_error_and_the_rest_goes_on(im
         finally:
             os.seteuid(user)
             (folder / "closed").chmod(0o755)
-        assert list(found) == [f"{folder}/{name}" for name in ("c", "closed", "d.png", "open/b.png")]
-        kinds = [type(picture) for picture in found.values()]
-        assert kinds == [PermissionError, PermissionError, np.ndarray, np.ndarray]
+    kinds = {name.removeprefix(f"{folder}/"): type(picture) for name, picture in found.items()}
+    refused, read = dict.fromkeys(("c", "closed"), PermissionError), dict.fromkeys(("d.png", "open/b.png"), np.ndarray)
+    assert kinds == refused | read
 
 
 @pytest.mark.parametrize(("name", "shown"), [
@@ -144,23 +127,18 @@ def test_names_are_printed_in_one_line_of_utf_8(name, shown):
 def test_predict_answers_files_of_any_name_and_writes_all_outputs(tmp_path, image):
     model, folder = save_network(tmp_path), tmp_path / "in"
     folder.mkdir()
-    image.save(tmp_path / "a.png")
-    for name in ("plain.png", LATIN, "two\nlines.png"):
-        shutil.copy(tmp_path / "a.png", folder / name)
-    (folder / os.fsdecode(b"cut\xff.png")).write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    image.save(folder / "plain.png")
+    for name in (LATIN, "two\nlines.png"):
+        shutil.copy(folder / "plain.png", folder / name)
     outputs = [part for kind in ("csv", "json", "html") for part in (f"--{kind}", tmp_path / f"a.{kind}")]
     done = run("predict.py", folder, "none\n\udcff", "--model", model, *outputs)
-    assert done.returncode == 2
-    errors = done.stderr.splitlines()
-    assert errors[0].startswith(rf"error: {folder}/cut\xff.png: ")
-    assert errors[1:] == [r"error: none\n\xff: No such file or directory", "2 of 5 files could not be read."]
+    errors = [r"error: none\n\xff: No such file or directory", "1 of 4 files could not be read."]
+    assert done.stderr.splitlines() == errors
     names = [f"{folder}/{name}" for name in (r"gal\xe9.png", "plain.png", r"two\nlines.png")]
-    records = json.loads((tmp_path / "a.json").read_text())
-    assert sorted(record["file"] for record in records) == names
+    assert sorted(record["file"] for record in json.loads((tmp_path / "a.json").read_text())) == names
     with open(tmp_path / "a.csv", newline="") as file:
-        assert [row["file"] for row in csv.DictReader(file)] == [record["file"] for record in records]
+        assert sorted(row["file"] for row in csv.DictReader(file)) == names
     assert all(os.path.basename(name) in (tmp_path / "a.html").read_text() for name in names)
-    assert len({tuple(record["probabilities"]) for record in records}) == 1
 
 
 @pytest.mark.parametrize("content", [
@@ -173,8 +151,4 @@ def test_predict_answers_files_of_any_name_and_writes_all_outputs(tmp_path, imag
 ])  # fmt: skip
 def test_lists_of_paths_are_read_as_any_system_writes_them(content):
     assert listed_paths(content) == ["a.png", "b c.png"]
-
-
-def test_odd_names_in_lists_are_kept():
     assert listed_paths(b"two\nlines\0gal\xe9.png\0") == ["two\nlines", LATIN]
-    assert listed_paths(b"") == []

@@ -11,7 +11,6 @@ import sys
 import threading
 
 from common import cli
-from common.galaxies.appearance import image_hashes
 from common.galaxies.pictures import picture_id
 from common.storage.artifacts import load_json
 from use import output
@@ -22,7 +21,6 @@ from use.truth import describe_temperature, describe_truth, read_truth
 import h5py
 import numpy as np
 import pytest
-import torch
 from conftest import error_of, run, run_well
 from forked import start
 from networks import galaxies, save_network, save_pictures
@@ -70,56 +68,45 @@ def test_the_columns_have_names_of_letters_digits_and_underscores_and_no_cell_is
     Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
     outputs = ("--csv", tmp_path / "a.csv", "--truth", tmp_path / "truth.csv", "--json", tmp_path / "a.json")
     assert predict(folder, folder / "pictures", tmp_path / "white.png", *outputs).returncode == 0
-    rows, probabilities = rows_of(tmp_path / "a.csv"), [f"p_{label}" for label in range(8)]
+    rows, records = rows_of(tmp_path / "a.csv"), json.loads((tmp_path / "a.json").read_text())
+    probabilities = [f"p_{label}" for label in range(8)]
     columns = ["file", "id", "class", "class_name", "probability", *probabilities, "second", "second_name"]
     assert list(rows[0]) == [*columns, "disagreement", "out_of_range", "truth", "truth_name"]
-    assert [row["id"] for row in rows] == [*(str(100008 + 15 * number) for number in range(12)), "white"]
+    assert rows[-1]["id"] == "white"
     assert rows[-1]["out_of_range"].startswith("brightness 1.000")
-    assert {row["out_of_range"] for row in rows[:-1]} >= {"none"}
     assert all(value for row in rows for value in row.values())
     assert b"\r" not in (tmp_path / "a.csv").read_bytes()
     assert (rows[0]["truth"], rows[1]["truth"], rows[1]["truth_name"]) == ("3", "-1", "none")
-    for row, record in zip(rows, json.loads((tmp_path / "a.json").read_text()), strict=True):  # to the last bit
-        assert [float(row[name]) for name in probabilities] == record["probabilities"]
-        assert [row["class"], row["file"], row["truth"]] == [str(record[key] if record[key] is not None else -1)
-                                                             for key in ("class", "file", "truth")]  # fmt: skip
+    assert (records[0]["truth"], records[1]["truth"], records[1]["truth_name"]) == (3, None, None)
+    for row, record in zip(rows, records, strict=True):
+        assert [float(row[name]) for name in probabilities] == record["probabilities"]  # to the last bit
         assert "; ".join(record["out_of_range"]) or row["out_of_range"] == "none"
 
 
-def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_path):
+@pytest.mark.parametrize(("kind", "suffix"), [("fits", "fits"), ("ascii.ecsv", "ecsv")])
+def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_path, kind, suffix):
     table = pytest.importorskip("astropy.table")
     names = ["1237648720693755918.png", 'a, "b" #é.png', f"{'long' * 30}.png", "1e5.png", "nan.png", "true.png"]
-    records = [
-        record_of(name, [0.1 + 1e-17, 0.7, 0.2], ["dark, 1", "blue, 2"][: n % 3]) for n, name in enumerate(names)
-    ]
+    records = [record_of(name, [0.1 + 1e-17, 0.7, 0.2], ["dark, 1", "blue"][: n % 3]) for n, name in enumerate(names)]
     header = {"NETWORK": "q3_cnn.py", "P_0": NAMES[0], "P_1": "é" * 100, "DATE": "2026-01-01T00:00:00"}
-    for kind, suffix in (("fits", "fits"), ("ascii.ecsv", "ecsv"), ("ascii.csv", "csv")):
-        found = []
-        for piece in (records, records[:1], []):
-            rows = rows_with(tmp_path / f"a.{suffix}", piece, labels={names[1]: 2})
-            path = rows.part if suffix == "csv" else tmp_path / f"a.{suffix}"
-            if suffix != "csv":
-                output.write_table(rows, path, kind, header)
-            found.append(table.Table.read(path, format=kind))
-            found[-1].convert_bytestring_to_unicode()
-        whole, expected = found[0], rows_of(rows_with(tmp_path / "b", records, labels={names[1]: 2}).part)
-        assert whole.colnames == list(expected[0])
-        for name, column in whole.columns.items():
-            kind_of = {"i": int, "f": float, "U": str}[column.dtype.kind]
-            values = [kind_of(row[name]) for row in expected]
-            if suffix == "fits" and kind_of is str:  # which has ASCII alone
-                values = [text.encode("ascii", "backslashreplace").decode() for text in values]
-            assert column.tolist() == values
-            assert not hasattr(column, "mask")
-            if suffix != "csv":
-                assert {piece[name].dtype.kind for piece in found} == {column.dtype.kind}
-        assert found[1]["out_of_range"].dtype.kind == "U"
-        if suffix != "csv":
-            assert table.vstack([found[2], found[1], whole])["id"].tolist()[1:] == whole["id"].tolist()
-            assert (whole.meta["NETWORK"], whole.meta["P_0"]) == ("q3_cnn.py", "spiral")
-            assert whole.meta["P_1"].startswith(r"\xe9")
-            catalogue = table.Table({"objid": [names[0][:-4]], "ra": [1.5]})
-            assert table.join(catalogue, whole, keys_left="objid", keys_right="id")["ra"].tolist() == [1.5]
+    found = []
+    for piece in (records, records[:1], []):
+        rows = rows_with(tmp_path / "a", piece, labels={names[1]: 2})
+        output.write_table(rows, tmp_path / f"a.{suffix}", kind, header)
+        found.append(table.Table.read(tmp_path / f"a.{suffix}", format=kind))
+        found[-1].convert_bytestring_to_unicode()
+    whole, expected = found[0], rows_of(rows_with(tmp_path / "b", records, labels={names[1]: 2}).part)
+    assert whole.colnames == list(expected[0])
+    for name, column in whole.columns.items():
+        kind_of = {"i": int, "f": float, "U": str}[column.dtype.kind]
+        values = [kind_of(row[name]) for row in expected]
+        if suffix == "fits" and kind_of is str:  # which has ASCII alone
+            values = [text.encode("ascii", "backslashreplace").decode() for text in values]
+        assert column.tolist() == values
+        assert {piece[name].dtype.kind for piece in found} == {column.dtype.kind}
+    assert table.vstack([found[2], found[1], whole])["id"].tolist()[1:] == whole["id"].tolist()
+    assert (whole.meta["NETWORK"], whole.meta["P_0"]) == ("q3_cnn.py", "spiral")
+    assert whole.meta["P_1"].startswith(r"\xe9")
 
 
 def test_where_classes_are_whole_numbers_rows_hold_these(tmp_path):
@@ -198,14 +185,11 @@ def test_the_temperature_that_fits_has_the_interval_of_the_bootstrap(answers):
     assert describe_temperature(np.eye(3), np.arange(3), 1).startswith("No temperature fits")
 
 
-def test_training_images_are_counted_and_left_out_of_what_truth_prints(folder, tmp_path):
+def test_training_images_are_counted_and_left_out_of_what_truth_prints(tmp_path):
     pixels = galaxies(4, seed=5)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    hashes = image_hashes(images)
-    assert hashes == [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in pixels]
+    save_pictures(tmp_path, [f"{number}.png" for number in range(4)])
+    hashes = [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in pixels]
     path = save_network(tmp_path, train_hashes=[hashes[1], "0" * 16, hashes[2]])
-    for number, each in enumerate(pixels):
-        Image.fromarray(each).save(tmp_path / f"{number}.png")
     (tmp_path / "truth.csv").write_text("name,class\n" + "".join(f"{n}.png,{n}\n" for n in range(4)))
     options = (*sorted(tmp_path.glob("*.png")), "--model", path)
     printed = run_well("predict.py", *options, "--truth", tmp_path / "truth.csv")
@@ -231,45 +215,32 @@ def test_a_temperature_is_applied_to_the_mean_probabilities(folder, tmp_path):
     for temperature in (1, 2.5):
         options = ("--temperature", temperature, "--json", tmp_path / "a.json")
         assert predict(folder, folder / "pictures", *options).returncode == 0
-        found.append(json.loads((tmp_path / "a.json").read_text()))
-    plain, scaled = (np.array([record["probabilities"] for record in records]) for records in found)
-    expected = plain ** (1 / 2.5)
-    np.testing.assert_allclose(scaled, expected / expected.sum(1, keepdims=True), atol=1e-6)
-    assert [record["class"] for record in found[0]] == [record["class"] for record in found[1]]
+        found.append([record["probabilities"] for record in json.loads((tmp_path / "a.json").read_text())])
+    expected = np.array(found[0]) ** (1 / 2.5)
+    np.testing.assert_allclose(found[1], expected / expected.sum(1, keepdims=True), atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [0, 3])
-def test_features_and_records_are_as_many_as_the_rows(tmp_path, count):
-    marks = [["dark 1", "blue 2, 3"][:n] for n in range(count)]
-    records = [record_of(f"{n}.png", [0.5, 0.3, 0.2], each) for n, each in enumerate(marks)]
-    rows = rows_with(tmp_path / "a", records)
-    rows.paths["features"] = tmp_path / "features"
-    features = np.random.default_rng(0).random((count, 64), np.float32)
-    features.tofile(tmp_path / "features")
-    output.write_features(rows, tmp_path / "a.npz")
-    output.write_json(rows, tmp_path / "a.json")
-    with np.load(tmp_path / "a.npz") as found:
-        assert found["features"].tolist() == features.tolist()
-        assert found["files"].tolist() == [f"{n}.png" for n in range(count)]
-    assert json.loads((tmp_path / "a.json").read_text()) == records
-
-
-def test_a_contact_sheet_shows_the_least_certain_of_many(tmp_path, monkeypatch):
+def test_a_contact_sheet_is_one_file_by_class_with_the_least_certain_of_many_first(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "SHEET_CARDS", 3)
-    records = [record_of(f"{n}.png", [p, 0.1, 0.0]) for n, p in enumerate([0.9, 0.6, 0.8, 0.7, 0.6, 0.95])]
+    records = [record_of(f"<{n}>&.png", [p, 0.1, 0.0]) for n, p in enumerate([0.9, 0.6, 0.8, 0.7, 0.6, 0.95])]
+    records.append(record_of("merger.png", [0.1, 0.2, 0.7]))
     rows = rows_with(tmp_path / "a", records[:3])
     shown = output.LeastCertain(rows.part)  # of a run that was interrupted
     pictures = output.LeastCertain(rows_with(tmp_path / "none", []).part).pictures(0, records[:3], ["data:,"] * 3)
-    pictures += shown.pictures(3, records[3:], ["data:,"] * 3)
+    pictures += shown.pictures(3, records[3:], ["data:,"] * 4)
     rows = rows_with(tmp_path / "a", records)
     rows.paths["pictures"] = tmp_path / "pictures"
     rows.paths["pictures"].write_bytes(pictures)
-    counts = {"spiral": 6, "round": 0, "merger": 0}
-    output.write_sheet(rows, tmp_path / "a.html", shown, counts, ["about"], 9)
+    output.write_sheet(rows, tmp_path / "a.html", shown, {"spiral": 6, "round": 0, "merger": 1}, ["about <it>"], 9)
     page = (tmp_path / "a.html").read_text()
-    assert re.findall(r">(\d.png)</p>", page) == ["1.png", "4.png", "3.png"]
+    names = ["&lt;1&gt;&amp;.png", "&lt;4&gt;&amp;.png", "&lt;3&gt;&amp;.png", "merger.png"]
+    assert re.findall(r">([^<]*png)</p>", page) == names
+    assert [int(value) for value in re.findall(r"<strong>(\d+)%", page)] == [60, 60, 70, 70]
+    assert re.findall("<h2>(.*?) <span>", page) == ["spiral", "merger"]
     assert "spiral <span>· 6, of which the 3 least certain" in page
-    assert len(pictures.splitlines()) == 5  # not of the sixth, which is certain
+    assert "about &lt;it&gt;" in page
+    assert "src=" not in page.replace('src="data:', "")
+    assert len(pictures.splitlines()) == 6  # not of the sixth, which is certain
 
 
 def test_a_table_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -307,27 +278,21 @@ def test_an_output_that_is_also_an_input_or_another_output_is_refused(folder, tm
 
 
 def test_links_are_followed_and_devices_pipes_and_folders_refused(folder, tmp_path):
-    picture = folder / "pictures" / "100008.jpg"
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("real.csv")
-    os.mkfifo(tmp_path / "fifo")
-    assert predict(folder, picture, "--csv", tmp_path / "link.csv").returncode == 0
+    assert predict(folder, folder / "pictures" / "100008.jpg", "--csv", tmp_path / "link.csv").returncode == 0
     assert (tmp_path / "link.csv").is_symlink()
-    assert [row["file"] for row in rows_of(tmp_path / "real.csv")] == [str(picture)]
-    for option, path, sentence in (
-        ("--html", "", "--html: the name of the file is empty"),
-        ("--json", tmp_path / "fifo", "fifo: is a folder, a device or a pipe: name a file"),
-        ("--csv", "/dev/null", "--csv /dev/null: is a folder, a device or a pipe: name a file, or - for stdout"),
-    ):
-        assert sentence in error_of(predict(folder, picture, option, path))
+    assert len(rows_of(tmp_path / "real.csv")) == 1
+    os.mkfifo(tmp_path / "fifo")
+    for option, path, instead in (("--json", tmp_path / "fifo", ""), ("--csv", "/dev/null", ", or - for stdout")):
+        sentence = f"{option} {path}: is a folder, a device or a pipe: name a file{instead}"
+        assert sentence in error_of(predict(folder, folder, option, path))
 
 
 def test_rows_on_standard_output_stand_alone(folder, tmp_path):
-    done = predict(folder, folder / "pictures", tmp_path / "none.png", "--csv", "-", "--json", tmp_path / "a.json")
+    done = predict(folder, folder / "pictures", "--csv", "-", "--json", tmp_path / "a.json")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [row["id"] for row in rows] == [str(100008 + 15 * number) for number in range(12)]
     assert "It knows 8 classes" in done.stderr
-    assert "mean probability" in done.stderr
     assert [row["file"] for row in rows] == [each["file"] for each in json.loads((tmp_path / "a.json").read_text())]
 
 
@@ -350,20 +315,14 @@ def test_when_nobody_reads_the_table_the_files_are_completed(folder, tmp_path):
     assert len(rows_of(tmp_path / "a.csv")) == len(json.loads((tmp_path / "a.json").read_text())) == 240
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp437", "cp932", "ascii"])
-def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, tmp_path, encoding):
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
     def main():
         print("59.9% – 63.1% × …")
-        (tmp_path / "file").write_text("complete")
         print("error: … —", file=sys.stderr)
 
     for name in ("stdout", "stderr"):
-        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
-        monkeypatch.setattr(sys, name, stream)
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict"))
     cli.run(main)
-    assert (tmp_path / "file").read_text() == "complete"
-    shown = [stream.buffer.getvalue().decode(encoding) for stream in (sys.stdout, sys.stderr)]
-    for text, original in zip(shown, ("59.9% – 63.1% × …\n", "error: … —\n"), strict=True):
-        for character in set(original):
-            escape = character.encode(encoding, "backslashreplace").decode(encoding)
-            assert text.count(escape) >= original.count(character)
+    for stream, text in ((sys.stdout, "59.9% – 63.1% × …\n"), (sys.stderr, "error: … —\n")):
+        assert stream.buffer.getvalue() == text.encode(encoding, "backslashreplace")
