@@ -144,8 +144,8 @@ def find_data(out):
 
 
 def name_classes(book, names):
-    """Put the names of a file's classes in place of those of Galaxy10 SDSS in a notebook's cell `classes`."""
-    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "classes"]
+    """Put the names of a file's classes in place of those of Galaxy10 SDSS in a notebook's cell `class names`."""
+    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "class names"]
     lines = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in names)
     cell.source = re.sub(r"(?<=CLASS_NAMES = \[\n).*?(?=\])", lambda _: lines, cell.source, count=1, flags=re.DOTALL)
 
