@@ -35,7 +35,11 @@ PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgra
 COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 MARKING_IMAGES = 500  # synthetic ones, of the file that submissions are marked with
-NARROW = "<style>.jp-InputArea-editor pre { overflow-x: auto }</style>"  # long lines scroll instead of being cut off
+# On a phone long lines scroll instead of being cut off, and printed numbers do not break.
+NARROW = (
+    "<style>.jp-InputArea-editor pre { overflow-x: auto } "
+    ".jp-OutputArea-output pre { white-space: pre; word-break: normal; overflow-x: auto }</style>"
+)
 
 
 def check_packages():
