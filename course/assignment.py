@@ -12,7 +12,7 @@
 # hand in, restart the kernel and run all cells, and save the notebook with its output.
 #
 # The time to run all cells of a question, estimated and not measured on Colab: with two CPU cores 1 minute for
-# questions 1, 4 and 5 each, 6 for question 2, 14 for question 3; with a GPU (*Runtime, Change runtime type*) 4 minutes
+# questions 1, 4 and 5 each, 5 for question 2, 12 for question 3; with a GPU (*Runtime, Change runtime type*) 4 minutes
 # for questions 2 and 3 each, as the CPU still crops the images. Try your code with fewer epochs first.
 
 # %% [markdown] id="name" open=true
