@@ -75,6 +75,7 @@ studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(TRANSFER) ## what a single run
 	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
 	$(PYTHON) -m studies.imbalance $(STUDY)
 	$(PYTHON) -m studies.symmetry $(STUDY)
+	$(PYTHON) -m studies.locality $(STUDY)
 	$(if $(no_transfer),,$(PYTHON) -m studies.transfer $(STUDY))
 	$(PYTHON) -m studies.calibration $(STUDY)
 	$(PYTHON) -m studies.inside $(STUDY)

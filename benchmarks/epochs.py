@@ -106,7 +106,7 @@ def notebook_tasks(out, device):
     }
     for subset, start, end in zip(SUBSETS, [0, *ends], ends, strict=False):
         names[f"{subset}_indices"] = torch.arange(start, end)
-    for title in ("dataset", "crop", "datasets", "loaders", "train", "predict", "fcn", "cnn", "transfer", "cnn"):
+    for title in ("dataset", "datasets", "loaders", "train", "predict", "fcn", "cnn", "transfer", "cnn"):
         exec(cells[title], names)  # of `transfer`, the frozen backbone; of the second `cnn`, one that is not
 
     def epoch(network, optimizer, task):

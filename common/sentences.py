@@ -7,10 +7,21 @@ from common.metrics import accuracy_interval
 
 import numpy as np
 
+REASON = (
+    "Why the CNN is better: the same few weights are used at every place, so what is learned in one place is "
+    "recognized in all. Each filter sees neighbouring pixels, and these belong together. The lead is consistent with "
+    "the study locality in docs/studies.md, which shuffles the pixels."
+)
+
 
 def percent(share):
     """Return a share as text, such as 64.6%; a dash where it is undefined."""
     return "–" if share is None or math.isnan(share) else f"{100 * share:.1f}%"
+
+
+def points(share, other):
+    """Return a difference of shares in points, such as +7.7 points: that between the two as `percent` rounds them."""
+    return f"{round(100 * share, 1) - round(100 * other, 1):+.1f} points"
 
 
 def interval(bounds):
@@ -112,15 +123,15 @@ def describe_comparison(comparison):
     cnn, fcn = comparison["cnn_accuracy"], comparison["fcn_accuracy"]
     text = (
         f"The CNN's {comparison['cnn_parameters']:,} parameters classify {percent(cnn)} of the test images correctly, "
-        f"the FCN's {comparison['fcn_parameters']:,} {percent(fcn)}: a difference of {100 * (cnn - fcn):+.1f} points."
+        f"the FCN's {comparison['fcn_parameters']:,} {percent(fcn)}: a difference of {points(cnn, fcn)}."
     )
-    if "p_value" not in comparison:
-        return text
-    cnn_only, fcn_only, p = (comparison[key] for key in ("cnn_only", "fcn_only", "p_value"))
-    return (
-        f"{text} The CNN alone is correct on {plural(cnn_only, 'image')}, the FCN alone on {fcn_only:,}; by McNemar's "
-        f"exact test the difference is {'' if p < 0.05 else 'not '}significant (p = {p:.2g})."
-    )
+    if "p_value" in comparison:
+        cnn_only, fcn_only, p = (comparison[key] for key in ("cnn_only", "fcn_only", "p_value"))
+        text += (
+            f" The CNN alone is correct on {plural(cnn_only, 'image')}, the FCN alone on {fcn_only:,}; by McNemar's "
+            f"exact test the difference is {'' if p < 0.05 else 'not '}significant (p = {p:.2g})."
+        )
+    return f"{text} {REASON}" if cnn > fcn else text
 
 
 def describe_confusion(record, model):
@@ -150,7 +161,8 @@ def describe_imbalance(record, matrix):
         (np.diag(matrix)[half].sum(), true[half].sum()) for half in (rarest, others)
     ]
     seldom = [
-        f"{short_name(record['class_names'][label])} ({predicted[label]:,} times for {plural(true[label], 'image')})"
+        f"{short_name(record['class_names'][label])} (predicted {times(predicted[label])}, "
+        f"{plural(true[label], 'test image')})"
         for label in sorted(order, key=lambda label: predicted[label] / true[label])[:2]
         if predicted[label] < true[label]
     ]
@@ -160,7 +172,12 @@ def describe_imbalance(record, matrix):
         f"recall of {percent(low / low_count)} (95% interval {interval(accuracy_interval(low, low_count))}), the other "
         f"{len(others)} {percent(high / high_count)} ({interval(accuracy_interval(high, high_count))})."
     )
-    return f"{text} Predicted least often for how often they occur: {' and '.join(seldom)}." if seldom else text
+    return f"{text} Most under-predicted: {' and '.join(seldom)}." if seldom else text
+
+
+def times(count):
+    """Return how often as text: never, once, twice, 3 times, ..."""
+    return ("never", "once", "twice")[count] if count < 3 else f"{count:,} times"
 
 
 def describe_similarity(results, errors):
@@ -171,7 +188,7 @@ def describe_similarity(results, errors):
     return (
         f"Similarity: similar classes are confused {'' if share > expected else 'not '}more often than frequencies "
         f"imply. {round(share * errors):,} of {plural(errors, 'error')} ({percent(share)}) stay within a branch of "
-        f"Galaxy Zoo's decision tree; {percent(expected)} would if they followed only how often classes are predicted."
+        f"Galaxy Zoo's decision tree; {percent(expected)} would be expected if they were independent of the true class."
     )
 
 
@@ -194,5 +211,5 @@ def describe_transfer(record):
         f"{percent(optimum['agreement'])} of the test images; its loss on all training crops is "
         f"{optimum['train_loss']:.3f}, the head's {optimum['head_train_loss']:.3f}. On the features of an untrained "
         f"backbone it reaches {percent(untrained['accuracy'])} ({interval(untrained['accuracy_interval'])}): a "
-        f"difference of {100 * (optimum['accuracy'] - untrained['accuracy']):+.1f} points."
+        f"difference of {points(optimum['accuracy'], untrained['accuracy'])}."
     )

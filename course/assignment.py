@@ -1,15 +1,19 @@
 # %% [markdown]
 # # Recognizing galaxies with deep neural networks
 #
-# PHYS-467, assignment 3: 20 points. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten
-# classes. You train two networks on classes 0-7, compare what they confuse, and transfer what one of them has learned
-# to classes 8 and 9. Hand in this one notebook, with code, plots, results and discussion. Use a GPU if you can (Colab:
-# *Runtime, Change runtime type*).
+# PHYS-467, assignment 3: 20 points. [Galaxy10 SDSS](https://astronn.readthedocs.io/en/latest/galaxy10sdss.html) holds
+# 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten classes. You train two networks on classes 0-7, compare
+# what they confuse, and transfer what one of them has learned to classes 8 and 9. Hand in this one notebook, with code,
+# plots, results and discussion.
 #
-# Write your code where it says `# your code here`, in as many lines as you need. Keep the names that are given, since
-# the marking looks for them, and do not change, split or delete the other cells. Each question ends with checks that
-# you can run; they show mistakes, but not all of them. Before you hand in, restart the kernel and run all cells, and
-# save the notebook with its output.
+# Write your code where it says `# your code here`, in as many lines as you need. Keep the given variable names; the
+# grading tests rely on them. Do not change, split or delete the other cells. Each question ends with checks that you
+# can run; they show mistakes, but not all of them. What is marked *beyond the assignment* is worth no points. Before you
+# hand in, restart the kernel and run all cells, and save the notebook with its output.
+#
+# The time to run all cells of a question, estimated and not measured on Colab: with two CPU cores 1 minute for
+# questions 1, 4 and 5 each, 5 for question 2, 12 for question 3; with a GPU (*Runtime, Change runtime type*) 4 minutes
+# for questions 2 and 3 each, as the CPU still crops the images. Try your code with fewer epochs first.
 
 # %% [markdown] id="name" open=true
 # **Your name and student number:**
@@ -52,16 +56,18 @@ def output_of(network):
 
 # %% given="dataset"
 
+# %% given="class names"
+
 # %% solution="classes"
 # Show a picture of each class and the number of its images. Hint: imshow needs the colours last.
 
-# %% solution="split, crop"
+# %% solution="split"
 # Split classes 0-7 into MAIN_TRAIN training images and the rest for testing, classes 8 and 9 into TRANSFER_TRAIN and
 # the rest. Hint: how does every class, even the one of 17 images, get into both halves?
 
 # %% solution="statistics"
-# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7. Hint: why crops, and why
-# training images only?
+# mean, std: of each colour channel, over random crops of 1,000 training images of classes 0-7. Hints: why crops, and why
+# training images only? The images are bytes: without .float() torch has no mean of them ("Got: Byte").
 
 # %% solution="datasets"
 # transform: a transforms.Compose of the random crop and transforms.Normalize.
@@ -69,24 +75,22 @@ def output_of(network):
 # expects labels that begin at 0, so 8 and 9 become 0 and 1.
 
 # %% solution="loaders, check"
-# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader. Then print the mean and the standard
-# deviation of the training crops after normalising. Hint: what should they be?
+# main_train_loader, main_test_loader, transfer_train_loader, transfer_test_loader. Beyond the assignment: print the mean
+# and the standard deviation of the training crops after normalising. What should they be?
 
 # %% [markdown] points=1 id="q1_text"
-# *(1 point) Describe the data: how often the classes occur, and what that means for training and for the accuracy as a
-# measure. Say how you know that the normalisation worked.*
+# *(1 point) How are the classes distributed? What does this imply for training, and for accuracy as a metric? Beyond the
+# assignment: how do you know that the normalisation worked?*
 #
 # ### BEGIN SOLUTION
 # The dots stand for numbers; any are right that agree with the student's own output.
 #
-# **Full (1):** "Class 1 has … training images and class 5 only …, a ratio of …. Always predicting class 1 is already
-# correct on … % of the test images, so the accuracy says little about the rare classes, which hardly count in the loss
-# either. After normalising, the training crops have means of … and standard deviations of …, close to 0 and 1."
+# **Full (1):** "Class 1 has … training images and class 5 only …, a ratio of …. The rare classes hardly count in the loss,
+# and the accuracy says little about them: always predicting class 1 is already correct on … %."
 #
-# **Half (0.5):** "Class 1 has … images and class 5 only …, so the rare classes are hardly learned." Nothing on the
-# normalisation; or the normalisation with its numbers, and nothing on the classes.
+# **Half (0.5):** "Class 1 has … images and class 5 only …." Nothing on what follows for training or for the accuracy.
 #
-# **None (0):** "The data are unbalanced, and I have normalised them." No number; or numbers that are not in the output.
+# **None (0):** "The data are unbalanced." No number; or numbers that are not in the output.
 # ### END SOLUTION
 
 
@@ -279,11 +283,10 @@ assert _passes[0] == _passes[1] == torch.as_tensor(main_test.target).tolist(), "
 # ### END SOLUTION
 
 # %% [markdown] points=0.5 id="q2_accuracy"
-# *(half a point) How well does it do, compared with always predicting the majority class?*
+# *(half a point) How well does it do? Beyond the assignment: compare it with always predicting the majority class.*
 #
 # ### BEGIN SOLUTION
-# **Full (0.5):** "At the end … % of the test images are classified correctly; always predicting the majority class of
-# the training set reaches … %." **Half (0.25):** "It reaches … %." **None (0):** "It works well."
+# **Full (0.5):** "At the end … % of the test images are classified correctly." **None (0):** "It works well."
 # ### END SOLUTION
 
 
@@ -463,8 +466,9 @@ assert any(_close(_history["test_accuracy"][0], scale * _accuracy) for scale in 
 # *(1 point) Why would a convolutional network do better with pictures?*
 #
 # ### BEGIN SOLUTION
-# **Full (1):** two reasons that are about pictures. "Its filters look at neighbouring pixels, which belong together. They
-# have the same weights everywhere, so what is learned in one place is recognized in all. Pooling forgives small shifts."
+# **Full (1):** two reasons that are about pictures. "The same few weights are used at every place, so what is learned in
+# one place is recognised in all. Each filter sees neighbouring pixels, which belong together." Or: "Pooling forgives
+# small shifts." The evidence is in docs/studies.md, *locality*: with shuffled pixels the CNN loses half of its lead.
 #
 # **Half (0.5):** one such reason. "It has fewer weights because the filters are the same everywhere."
 #
@@ -548,8 +552,9 @@ assert any(state for state in cnn_optimizer.state.values()), "cnn_optimizer has 
 # The confusion matrices of both networks on the whole test set: rows are the true classes, columns the predicted ones.
 
 # %% solution="confusion"
-# fcn_confusion, cnn_confusion: 8 x 8 counts of all test images. Hint: scikit-learn has a function; keep all eight classes
-# in it, even where no image is predicted as one of them.
+# Write a function that returns the confusion matrix of a network on the images of a loader. fcn_confusion, cnn_confusion:
+# what it returns for all test images, 8 x 8 counts. Hint: scikit-learn counts; keep all eight classes, even where no
+# image is predicted as one of them.
 
 # %% solution="confusion pictures, recall"
 # train_counts: the number of training images of each class, 0-7. Plot the matrices.
@@ -647,20 +652,21 @@ assert all(torch.equal(_found[key].cpu(), _weights_of_q3[key]) for key in _found
 ### END HIDDEN TESTS
 
 # %% solution="transfer training, control"
-# transfer_history: what train returns for transfer_model. Plot it. Hint: what would you compare it with, to learn what
-# the trained backbone is worth?
+# transfer_history: what train returns for transfer_model. Plot it. Beyond the assignment: the same head on a backbone
+# that was never trained, to learn what the trained one is worth.
 
 # %% [markdown] points=1 id="q5_text"
-# *(1 point) How well does the transfer work, and how do you know that the features learned in question 3 help?*
+# *(1 point) How well does the transfer work, and what does that say about the features learned in question 3? Beyond the
+# assignment: how do you know that they help?*
 #
 # ### BEGIN SOLUTION
-# **Full (1):** "The head reaches … % on the test images, always predicting the majority class … %. The same head on an
-# untrained backbone reaches … %, so the learned features are worth … points." Instead of the untrained backbone also: the
-# whole network from scratch; or, not measured, a clear description of such a control and what it would show.
+# **Full (1):** the accuracy beside another one, and a conclusion. "The head reaches … % on the test images, always
+# predicting the majority class … %. So features learned on other classes tell these two apart." Instead of the majority
+# class also: chance, an untrained backbone, the whole network from scratch.
 #
-# **Half (0.5):** The accuracy beside the majority class, without a control; or a control, without the majority class.
+# **Half (0.5):** The accuracy beside another one without a conclusion; or the accuracy alone with one.
 #
-# **None (0):** "It works, since it is better than chance."
+# **None (0):** "It works." No number.
 # ### END SOLUTION
 
 

@@ -35,7 +35,11 @@ PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgra
 COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 MARKING_IMAGES = 500  # synthetic ones, of the file that submissions are marked with
-NARROW = "<style>.jp-InputArea-editor pre { overflow-x: auto }</style>"  # long lines scroll instead of being cut off
+# On a phone long lines scroll instead of being cut off, and printed numbers do not break.
+NARROW = (
+    "<style>.jp-InputArea-editor pre { overflow-x: auto } "
+    ".jp-OutputArea-output pre { white-space: pre; word-break: normal; overflow-x: auto }</style>"
+)
 
 
 def check_packages():
@@ -144,8 +148,8 @@ def find_data(out):
 
 
 def name_classes(book, names):
-    """Put the names of a file's classes in place of those of Galaxy10 SDSS in a notebook's cell `classes`."""
-    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "classes"]
+    """Put the names of a file's classes in place of those of Galaxy10 SDSS in a notebook's cell `class names`."""
+    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "class names"]
     lines = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in names)
     cell.source = re.sub(r"(?<=CLASS_NAMES = \[\n).*?(?=\])", lambda _: lines, cell.source, count=1, flags=re.DOTALL)
 

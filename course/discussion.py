@@ -1,13 +1,16 @@
 """The discussion of each question under the notebook, from the values that its run has written to results.json."""
 
+from pathlib import Path
+
 from common import metrics
-from common.galaxies.facts import branches_of, plural, short_name
-from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent
-from common.storage.artifacts import without_nan
+from common.galaxies.facts import branches_of, plural, short_name, source_title
+from common.sentences import describe_comparison, describe_confusion, describe_curves, interval, percent, points
+from common.storage.artifacts import load_json, without_nan
 
 import numpy as np
 
 GALAXY10 = "Galaxy10 SDSS by Henry Leung and Jo Bovy (https://zenodo.org/records/10844811)"
+LOCALITY = Path(__file__).parents[1] / "docs" / "studies" / "locality.json"
 PARAMETERS = {"fcn": 442_952, "cnn": 178_616}
 THANKS = {
     "Galaxy10.h5": f"The pictures are those of {GALAXY10}, from the Sloan Digital Sky Survey, with labels of Galaxy "
@@ -28,19 +31,44 @@ def discussions(results):
     fcn, cnn = (np.trace(matrix) / matrix.sum() for matrix in matrices)
     comparison = {"fcn_accuracy": fcn, "cnn_accuracy": cnn}
     comparison |= {f"{name}_parameters": count for name, count in PARAMETERS.items()}
+    evidence = [describe_evidence()] if cnn > fcn else []  # of what describe_comparison says then
     run = f"{results['data']}, random seed {results['seed']}"
     main, transfer = (f"{run}, {plural(len(results[name]['test_loss']), 'epoch')}" for name in ("cnn", "transfer"))
     discussions = [
         (run, describe_balance(results)),
         (main, f"{describe_curves({'history': results['fcn']})} {describe_accuracy(matrices[0], results)}"),
-        (main, f"{describe_curves({'history': results['cnn']})}\n\n{describe_comparison(comparison)}"),
-        (main, "\n\n".join(describe_confusion(record, name) for name in record["models"])),
+        (
+            main,
+            "\n\n".join((describe_both_curves(results), describe_comparison(comparison), *evidence)),
+        ),
+        (main, "\n\n".join(listed(describe_confusion(record, name)) for name in record["models"])),
         (transfer, f"{describe_curves({'history': results['transfer']})} {describe_transfer(results)}"),
     ]
     thanks = THANKS.get(results["data"], f"The pictures are those of {results['data']}, in the form of {GALAXY10}.")
     return [f"### Discussion of this run: {run}\n\n{text}" for run, text in discussions] + [
         f"## Acknowledgements\n\n{thanks}"
     ]
+
+
+def describe_both_curves(results):
+    """Return sentences on the CNN's curves, beside the FCN's."""
+    losses = results["fcn"]["test_loss"]
+    return (
+        f"{describe_curves({'history': results['cnn']})} For comparison, the FCN's test loss is lowest, "
+        f"{min(losses):.3f}, after epoch {np.argmin(losses) + 1} and ends at {losses[-1]:.3f}."
+    )
+
+
+def describe_evidence():
+    """Return a sentence with what the study of shuffled pixels has found, and on which data."""
+    study = load_json(LOCALITY)
+    return f"That study, on {source_title(study['source'])}: {study['answer']}"
+
+
+def listed(text):
+    """Return lines as Markdown: the first is a paragraph, the others are a list."""
+    first, *others = text.splitlines()
+    return "\n".join((first, "", *(f"- {line}" for line in others)))
 
 
 def describe_transfer(results):
@@ -50,9 +78,10 @@ def describe_transfer(results):
     between = interval(metrics.accuracy_interval(round(accuracy * count), count))
     return (
         f"The head ends at {percent(accuracy)} on {count:,} test images (95% interval {between}); always predicting "
-        f"the majority class reaches {percent(control['majority'])}. scikit-learn's logistic regression reaches "
-        f"{percent(control['trained'])} on the features of the trained backbone and {percent(control['untrained'])} on "
-        f"those of an untrained one, a difference of {100 * (control['trained'] - control['untrained']):+.1f} points."
+        f"the majority class reaches {percent(control['majority'])}. Of all linear heads the one with the lowest "
+        f"training loss, by scikit-learn, reaches {percent(control['trained'])} on features of the trained backbone "
+        f"and {percent(control['untrained'])} on those of an untrained one: to this head, training the backbone on "
+        f"other classes was worth {points(control['trained'], control['untrained'])}."
     )
 
 
@@ -63,10 +92,11 @@ def describe_balance(results):
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     missing = [names[label] for label in range(len(counts)) if not counts[label]]
     return (
-        f"The class with the most training images, {names[most]}, has {counts[most]:,}, that with the fewest, "
-        f"{names[least]}, has {counts[least]:,}: a ratio of {counts[most] / counts[least]:,.1f}."
+        f"The most frequent class, {names[most]}, has {counts[most]:,} training images, the rarest, {names[least]}, "
+        f"{counts[least]:,}: a ratio of {counts[most] / counts[least]:,.1f}."
         + (f" There are none of {'; '.join(missing)}." if missing else "")
-        + f" Always predicting {names[most]} is correct on {percent(majority_accuracy(results))} of the test images. "
+        + " Rare classes hardly count in the loss, and the accuracy says little about them: always predicting "
+        f"{names[most]} is already correct on {percent(majority_accuracy(results))} of the test images.\n\n"
         f"After normalising, the means of the training crops are within {off(results['normalised_mean'], 0)} of 0 and "
         f"their standard deviations within {off(results['normalised_std'], 1)} of 1."
     )

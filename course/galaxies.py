@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Recognizing galaxies with deep neural networks
 #
-# PHYS-467, assignment 3. Galaxy10 SDSS holds 21,785 colour pictures of galaxies, 69 x 69 pixels, in ten classes. Two
-# networks are trained on classes 0-7, a fully connected and a convolutional one; their errors are compared; and what
-# the convolutional one has learned is transferred to classes 8 and 9.
+# PHYS-467, assignment 3. The data are colour pictures of galaxies in ten classes. Two networks are trained on classes
+# 0-7, a fully connected and a convolutional one; their errors are compared; and what the convolutional one has learned
+# is transferred to classes 8 and 9.
 #
 # The libraries first, and the device: a GPU is used where there is one.
 
@@ -23,8 +23,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
@@ -46,8 +48,8 @@ SHA256 = "969a6b1cefcc36e09fffa86febd2f699a4aa19b837ba0427f01b0bc6ded458af"
 # %% [markdown]
 # ## Question 1: the data
 #
-# The file, 210 MB, is downloaded if it is not there, and kept only if its checksum is right: an interrupted download
-# would otherwise show up much later, as strange pictures.
+# Galaxy10.h5, 210 MB, is downloaded if there is no file, and kept only if its checksum is right: an interrupted
+# download would otherwise show up much later, as strange pictures.
 
 # %% download
 if not os.path.exists(DATA_FILE):
@@ -76,9 +78,9 @@ DATA = "SYNTHETIC galaxies" if IS_SYNTHETIC else os.path.basename(DATA_FILE)
 print(f"{DATA}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}")
 
 # %% [markdown]
-# PyTorch expects the three colours first, and labels of 64 bits. The images stay bytes until they are cropped: as
-# float32 they would take four times the memory. 18,000 images of classes 0-7 are for training, and 1,000 of classes 8
-# and 9; of a file other than Galaxy10, the same proportions.
+# PyTorch expects the three colours first, and labels of 64 bits. The images stay bytes until they are read one by one:
+# as float32 they would take four times the memory. The numbers of training images are the assignment's, or, for a file
+# other than Galaxy10, the same proportions.
 
 # %% axes
 images = torch.tensor(images).permute(0, 3, 1, 2)
@@ -91,9 +93,10 @@ print("images", tuple(images.shape), images.dtype, "labels", tuple(labels.shape)
 print(f"to train on: {MAIN_TRAIN:,} of classes 0-7, {TRANSFER_TRAIN:,} of 8 and 9")
 
 # %% [markdown]
-# The ten classes, with an example of each and the number of images: the set is strongly unbalanced.
+# The names of the ten classes. [Galaxy10's page](https://astronn.readthedocs.io/en/latest/galaxy10sdss.html) describes
+# the pictures and the votes behind the labels.
 
-# %% classes
+# %% class names
 CLASS_NAMES = [
     "Disk, Face-on, No Spiral",
     "Smooth, Completely round",
@@ -106,6 +109,11 @@ CLASS_NAMES = [
     "Disk, Face-on, Medium Spiral",
     "Disk, Face-on, Loose Spiral",
 ]
+
+# %% [markdown]
+# The ten classes, with an example of each and the number of images: the set is strongly unbalanced.
+
+# %% classes
 counts = torch.bincount(labels, minlength=10)
 figure, axes = plt.subplots(4, 3, figsize=(6, 9.6), layout="constrained")
 for ax in axes.flat:
@@ -118,13 +126,12 @@ figure.suptitle(f"The ten classes · {DATA}")
 plt.show()
 
 # %% [markdown]
-# `MyDataset` holds images and labels and applies a transform whenever images are read: one index gives one image, a
-# list of indices a whole batch.
+# `MyDataset` holds images and labels. Whenever an image is read it becomes float32, and the transform is applied to it.
 
 
 # %% dataset
 class MyDataset(Dataset):
-    """Images (n, 3, 69, 69) and labels (n,); `transform` is applied to the float32 images that are read."""
+    """Images, uint8 (n, 3, height, width), and labels, int64 (n,); `transform` is applied to one float32 image."""
 
     def __init__(self, data, target, transform=None):
         self.data = data
@@ -141,7 +148,7 @@ class MyDataset(Dataset):
 
 # %% [markdown]
 # Classes 0-7 are the main set, classes 8 and 9 are held back for question 5; what is not for training is for testing.
-# The split is stratified, so that the rarest class, of 17 images, is in both halves.
+# The split is stratified, so that even the rarest class is in both halves.
 
 
 # %% split
@@ -155,33 +162,14 @@ main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)
 transfer_train_indices, transfer_test_indices = split(~is_main, TRANSFER_TRAIN)
 
 # %% [markdown]
-# A trap: `transforms.RandomCrop`, given a batch, cuts all its images at the same place. This one gives each image a
-# place of its own: `unfold` is a view of all windows of all images, and one index picks a window of each.
-
-
-# %% crop
-class RandomCrop:
-    """Cut a random window of `size` x `size` pixels out of each image, (n, 3, h, w), or out of a single one."""
-
-    def __init__(self, size):
-        self.size = size
-
-    def __call__(self, images):
-        if images.ndim == 3:
-            return self(images[None])[0]
-        windows = images.unfold(2, self.size, 1).unfold(3, self.size, 1)  # (n, 3, 22, 22, 48, 48)
-        top, left = (torch.randint(places, (len(images),)) for places in windows.shape[2:4])
-        return windows[torch.arange(len(images)), :, top, left]
-
-
-# %% [markdown]
 # Mean and standard deviation of each colour, for normalising: over random crops, as the networks will see crops, and
 # over training images only, so that nothing is learned from test images. Of whole pictures, which have more dark sky,
-# the mean would be lower.
+# the mean would be lower. The images are cropped one by one: in a single call all would be cropped at the same place.
 
 # %% statistics
 torch.manual_seed(SEED)
-first_crops = RandomCrop(48)(images[main_train_indices[:1000]].float())
+crop = transforms.RandomCrop(48)
+first_crops = torch.stack([crop(image.float()) for image in images[main_train_indices[:1000]]])
 mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))
 print("mean", mean.numpy().round(2), "std", std.numpy().round(2))
 
@@ -190,7 +178,7 @@ print("mean", mean.numpy().round(2), "std", std.numpy().round(2))
 # the held-back labels 8 and 9 become 0 and 1.
 
 # %% datasets
-transform = transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
+transform = transforms.Compose([transforms.RandomCrop(48), transforms.Normalize(mean, std)])
 main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)
 main_test = MyDataset(images[main_test_indices], labels[main_test_indices], transform)
 transfer_train = MyDataset(images[transfer_train_indices], labels[transfer_train_indices] - 8, transform)
@@ -199,18 +187,13 @@ for name in ("main_train", "main_test", "transfer_train", "transfer_test"):
     print(f"{name:15}", len(globals()[name]), "images per class:", torch.bincount(globals()[name].target).tolist())
 
 # %% [markdown]
-# The loaders ask the dataset for a whole batch at once, which is ten times as fast as image by image.
-
+# Batches of 64, the last one smaller. Only the training images are shuffled.
 
 # %% loaders
-def make_loader(dataset, shuffle):
-    """Return a DataLoader of batches of 64, the last one smaller."""
-    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-    return DataLoader(dataset, sampler=BatchSampler(order, 64, drop_last=False), batch_size=None)
-
-
-main_train_loader, main_test_loader = make_loader(main_train, True), make_loader(main_test, False)
-transfer_train_loader, transfer_test_loader = make_loader(transfer_train, True), make_loader(transfer_test, False)
+main_train_loader = DataLoader(main_train, batch_size=64, shuffle=True)
+main_test_loader = DataLoader(main_test, batch_size=64)
+transfer_train_loader = DataLoader(transfer_train, batch_size=64, shuffle=True)
+transfer_test_loader = DataLoader(transfer_test, batch_size=64)
 batch, target = next(iter(main_train_loader))
 print("a batch:", tuple(batch.shape), batch.dtype, "with labels", tuple(target.shape), target.dtype)
 
@@ -226,8 +209,25 @@ del crops
 # %% [markdown]
 # ## Question 2: a fully connected network
 #
-# The training loop, for all three networks. The losses are summed over images and divided once, so that the last,
-# smaller batch does not count more than it should. The training loss is that of each batch before its own step.
+# First a function that predicts, for all three networks. The test images get random crops too, but the same ones in
+# every epoch: `predict` seeds them, and puts torch's random state back.
+
+
+# %% predict
+@torch.no_grad()
+def predict(model, loader):
+    """Return the logits and the labels of all images of a loader, on the CPU."""
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(467)
+        pairs = [(model(batch.to(device)).cpu(), target) for batch, target in loader]
+    logits, target = zip(*pairs, strict=True)
+    return torch.cat(logits), torch.cat(target)
+
+
+# %% [markdown]
+# The training loop, for all three networks too. The losses are summed over images and divided once, so that the last,
+# smaller batch does not count more than it should. The training loss of each batch is taken before its step.
 
 
 # %% train
@@ -253,23 +253,6 @@ def train(model, optimizer, train_loader, test_loader, epochs):
         values = ", ".join(f"{name.replace('_', ' ')} {each[-1]:.3f}" for name, each in history.items())
         print(f"epoch {epoch + 1}/{epochs}: {values}")
     return history
-
-
-# %% [markdown]
-# The test images get random crops too, but the same ones in every epoch: `predict` seeds them, and puts torch's random
-# state back.
-
-
-# %% predict
-@torch.no_grad()
-def predict(model, loader):
-    """Return the logits and the labels of all images of a loader, on the CPU."""
-    model.eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(467)
-        pairs = [(model(batch.to(device)).cpu(), target) for batch, target in loader]
-    logits, target = zip(*pairs, strict=True)
-    return torch.cat(logits), torch.cat(target)
 
 
 # %% [markdown]
@@ -362,12 +345,17 @@ for name, history in (("FCN", fcn_history), ("CNN", cnn_history)):
 #
 # Counted on the whole test set: rows are the true classes, columns the predicted ones.
 
+
 # %% confusion
-logits, target = predict(fcn, main_test_loader)
-fcn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))
-logits, target = predict(cnn, main_test_loader)
-cnn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))
-print("FCN", fcn_confusion.shape, "CNN", cnn_confusion.shape, f"of {len(target):,} test images")
+def count_confusion(model, loader):
+    """Return the confusion matrix of a network on the images of a loader, int (8, 8), rows by true class."""
+    logits, target = predict(model, loader)
+    return confusion_matrix(target, logits.argmax(1), labels=range(8))
+
+
+fcn_confusion = count_confusion(fcn, main_test_loader)
+cnn_confusion = count_confusion(cnn, main_test_loader)
+print("FCN", fcn_confusion.shape, "CNN", cnn_confusion.shape, f"of {len(main_test):,} test images")
 
 # %% [markdown]
 # As pictures: what is off the diagonal are the errors.
@@ -420,8 +408,9 @@ print("the backbone is unchanged:", same)
 show_curves(transfer_history, "Transfer")
 
 # %% [markdown]
-# What are the features worth? The control is a backbone that was never trained. Both get the best linear head there is,
-# scikit-learn's logistic regression.
+# What are the features worth? The control is a backbone that was never trained. On the features of each, for one crop
+# per training image, scikit-learn fits the linear head of the lowest training loss: C is so large that nothing is
+# regularised, as in training.
 
 # %% control
 torch.manual_seed(SEED)
@@ -430,7 +419,7 @@ for name, backbone in (("trained", cnn_backbone), ("untrained", untrained_backbo
     (features, target), (test_features, test_target) = (
         predict(backbone, loader) for loader in (transfer_train_loader, transfer_test_loader)
     )
-    head = LogisticRegression(max_iter=5000).fit(features, target)
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, target)
     control[name] = head.score(test_features, test_target)
     print(f"logistic regression on the {name} backbone: {control[name]:.1%}")
 majority = torch.bincount(transfer_train.target).argmax()

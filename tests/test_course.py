@@ -100,26 +100,23 @@ def test_the_points_are_those_of_the_assignment(cells):
 
 # Independent variants run together, in one notebook.
 VARIANTS = {
-    "divided by 255 from the start, split at random, one crop for a batch, means over batches, requires_grad_": [
-        ("CLASS_NAMES = [", "images = images / 255\nCLASS_NAMES = ["),
+    "divided by 255 from the start, split at random, means over batches, requires_grad_": [
+        ("counts = torch.bincount(labels", "images = images / 255\ncounts = torch.bincount(labels"),
         (", stratify=labels[indices], random_state=SEED", ""),
-        ("transform = transforms.Compose([RandomCrop(48),", "transform = transforms.Compose([transforms.RandomCrop(48),"),
         ("loss_sum += loss.detach() * len(target)", "loss_sum += loss.detach()"), ("count += len(target)", "count += 1"),
         ("for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False",
          "cnn_backbone.requires_grad_(False)"),
     ],
-    "split in the file's order, images loaded one by one, accuracy in percent, a copy of the backbone": [
+    "split in the file's order, accuracy in percent, a copy of the backbone": [
         ("return train_test_split(indices, train_size=train_size, stratify=labels[indices], random_state=SEED)",
          "return indices[:train_size], indices[train_size:]"),
-        ("return DataLoader(dataset, sampler=BatchSampler(order, 64, drop_last=False), batch_size=None)",
-         "return DataLoader(dataset, batch_size=64, shuffle=shuffle)"),
         ("(logits.argmax(1) == target).float().mean().item()", "100 * (logits.argmax(1) == target).float().mean().item()"),
         ("nn.Sequential(cnn_backbone, transfer_head)",
          "nn.Sequential(__import__('copy').deepcopy(cnn_backbone), transfer_head)"),
     ],
     "a matrix counted by hand, histories of tensors, mean and std as lists, networks as classes": [
-        ("cnn_confusion = confusion_matrix(target, logits.argmax(1), labels=range(8))",
-         "cnn_confusion = torch.zeros(8, 8, dtype=int)\n"
+        ("cnn_confusion = count_confusion(cnn, main_test_loader)",
+         "logits, target = predict(cnn, main_test_loader)\ncnn_confusion = torch.zeros(8, 8, dtype=int)\n"
          "for true, found in zip(target, logits.argmax(1)):\n    cnn_confusion[true, found] += 1\n"
          "cnn_confusion = cnn_confusion.numpy()"),
         ("float(loss_sum / count)", "loss_sum / count"), ("criterion(logits, target).item()", "criterion(logits, target)"),
@@ -143,18 +140,17 @@ def test_right_variants_get_all_points(names, cells, marking):
 FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"
 FCN = "nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)"
 MISTAKES = {
-    "statistics of uncropped images": (["q1_statistics"], [("RandomCrop(48)(images[main_train_indices[:1000]].float())",
-                                                            "images[main_train_indices[:1000]].float()")]),
+    "statistics of uncropped images": (["q1_statistics"], [("crop(image.float())", "image.float()")]),
     "labels 8 and 9 kept": (["q1_labels"], [("labels[transfer_train_indices] - 8", "labels[transfer_train_indices]"),
                                             ("labels[transfer_test_indices] - 8", "labels[transfer_test_indices]")]),
     "wrong sizes": (["q1_sizes"], [("split(is_main, MAIN_TRAIN)", "split(is_main, MAIN_TRAIN - 50)")]),
     "overlapping sets": (["q1_disjoint"], [("main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)",
                                             "main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)\n"
                                             "main_test_indices = main_train_indices[: len(main_test_indices)]")]),
-    "test loader shuffled": (["q1_test_loader"], [("make_loader(main_test, False)", "make_loader(main_test, True)")]),
-    "training loader not shuffled": (["q1_train_loader"], [("make_loader(main_train, True)",
-                                                            "make_loader(main_train, False)")]),
-    "not normalised": (["q1_transform"], [("[RandomCrop(48), transforms.Normalize(mean, std)]", "[RandomCrop(48)]")]),
+    "test loader shuffled": (["q1_test_loader"], [("(main_test, batch_size=64)", "(main_test, batch_size=64, shuffle=True)")]),
+    "training loader not shuffled": (["q1_train_loader"], [("(main_train, batch_size=64, shuffle=True)",
+                                                            "(main_train, batch_size=64)")]),
+    "not normalised": (["q1_transform"], [(", transforms.Normalize(mean, std)]", "]")]),
     "32 hidden units": (["q2_layers"], [(FCN, "nn.Linear(3 * 48 * 48, 32), nn.ReLU(), nn.Linear(32, 8)")]),
     "no ReLU in the FCN": (["q2_relu"], [(FCN, "nn.Linear(3 * 48 * 48, 64), nn.Linear(64, 8)")]),
     "softmax in the FCN": (["q2_logits"], [(FCN, f"{FCN}, nn.Softmax(1)")]),
@@ -169,10 +165,10 @@ MISTAKES = {
                                        ("nn.Linear(16 * 9 * 9, 128)", "nn.Linear(16 * 10 * 10, 128)")]),
     "no ReLU after the features": (["q3_pooling"], [("        nn.Linear(128, 64),\n        nn.ReLU(),\n",
                                                      "        nn.Linear(128, 64),\n")]),
-    "matrix transposed": (["q4_matrices"], [("cnn_confusion = confusion_matrix(target, logits.argmax(1), labels",
-                                             "cnn_confusion = confusion_matrix(logits.argmax(1), target, labels")]),
-    "matrix of training images": (["q4_matrices"], [("logits, target = predict(cnn, main_test_loader)",
-                                                     "logits, target = predict(cnn, main_train_loader)")]),
+    "matrix transposed": (["q4_matrices"], [("confusion_matrix(target, logits.argmax(1), labels",
+                                             "confusion_matrix(logits.argmax(1), target, labels")]),
+    "matrix of training images": (["q4_matrices"], [("count_confusion(cnn, main_test_loader)",
+                                                     "count_confusion(cnn, main_train_loader)")]),
     "test counts for training counts": (["q4_counts"], [("train_counts = torch.bincount(main_train.target",
                                                          "train_counts = torch.bincount(main_test.target")]),
     "backbone not frozen": (["q5_frozen"], [(FROZEN, "pass")]),
@@ -208,7 +204,7 @@ def test_a_mistake_loses_its_own_points_and_no_others(name, cells, marking):
 
 
 WITHOUT = {
-    "q1": ([], ("class RandomCrop", "transform = transforms.Compose", "def make_loader", "first_crops")),
+    "q1": ([], ("transform = transforms.Compose", "main_train_loader =", "first_crops")),
     "q2": ([("def train(", "def my_train("), ("fcn = nn.Sequential(", "my_fcn = nn.Sequential(")], ()),
     "q3": ([("untrained_backbone, control = make_backbone()", "raise SystemExit\nmake_backbone()")],
            ("def make_backbone", "cnn_history = train")),

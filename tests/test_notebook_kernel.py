@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_kernel_too_and_is_no_error(tmp_path):
 def test_the_notebook_names_the_classes_as_the_file_does(names):
     book = new_notebook(read_cells("galaxies.py"))
     name_classes(book, names)
-    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "classes"]
+    [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "class names"]
     assignment = ast.parse(cell.source).body[0]
     assert (assignment.targets[0].id, ast.literal_eval(assignment.value)) == ("CLASS_NAMES", list(names))
     if names is CLASS_NAMES:

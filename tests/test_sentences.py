@@ -125,8 +125,13 @@ def test_a_rare_class_swallowed_by_a_frequent_one_is_imbalance():
     text = described(matrix)
     assert "rare classes are recognized less often. The 4 rarest (14 to 926 training images)" in text
     assert "a recall of 75.0% (95% interval 70.5 to 79.0%), the other 4 100.0%" in text
-    assert "Predicted least often for how often they occur: Boxy Bulge (0 times for 100 images)." in text
+    assert "Most under-predicted: Boxy Bulge (predicted never, 100 test images)." in text
     assert "100 of 100 Boxy Bulge as Rounded Bulge" in text
+
+
+def test_a_prediction_is_made_once_twice_or_three_times():
+    for count, words in ((1, "once"), (2, "twice"), (3, "3 times")):
+        assert f"Boxy Bulge (predicted {words}, 100 test images)" in described(cells(c5_4=100 - count))
 
 
 def test_frequent_classes_that_fail_are_not_imbalance():
@@ -184,6 +189,14 @@ def test_the_comparison_says_what_mcnemars_test_says():
     assert "The CNN alone is correct on 1 image, the FCN alone on 10" in text
     assert "is not significant (p = 0.3)" in compared(0.60, 0.61, 0.3)
     assert "-19.0 points" in compared(0.79, 0.60, 1e-20)
+    assert "72.8% of the test images correctly, the FCN's 442,952 65.1%: a difference of +7.7" in compared(
+        0.6514, 0.7276, 0.01
+    )
+
+
+def test_a_cnn_that_is_better_gets_the_reason_and_no_other():
+    assert sentences.REASON in compared(0.60, 0.79, 1e-20)
+    assert sentences.REASON not in compared(0.79, 0.60, 1e-20)
 
 
 def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
@@ -227,8 +240,9 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
         assert text.index("test accuracy") < text.index("The test loss falls")  # its own result first
         assert f"test accuracy {record['test_accuracy']:.2%} on {record['test_count']:,} SYNTHETIC images" in text
     comparison = records["q3_cnn"]["comparison"]
-    points = 100 * (records["q3_cnn"]["test_accuracy"] - records["q2_fcn"]["test_accuracy"])
-    assert f"a difference of {points:+.1f} points" in printed["q3_cnn"]
+    cnn, fcn = (100 * records[script]["test_accuracy"] for script in ("q3_cnn", "q2_fcn"))
+    points = cnn - fcn
+    assert f"a difference of {round(cnn, 1) - round(fcn, 1):+.1f} points" in printed["q3_cnn"]
     only = comparison["cnn_only"] - comparison["fcn_only"]
     assert only == round(points / 100 * records["q3_cnn"]["test_count"])
     for name, results in records["q4_confusion"]["models"].items():
@@ -238,8 +252,10 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
         largest = (matrix - np.diag(np.diag(matrix))).max()
         assert f"Largest groups of errors: {largest} of " in printed["q4_confusion"]
     transfer = records["q5_transfer"]
-    worth = 100 * (transfer["logistic_regression"]["accuracy"] - transfer["untrained_backbone"]["accuracy"])
-    assert f"a difference of {worth:+.1f} points" in printed["q5_transfer"]
+    trained, untrained = (
+        round(100 * transfer[key]["accuracy"], 1) for key in ("logistic_regression", "untrained_backbone")
+    )
+    assert f"a difference of {trained - untrained:+.1f} points" in printed["q5_transfer"]
 
 
 def test_the_standard_error_of_a_loss_is_that_of_a_mean_over_images():

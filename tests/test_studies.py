@@ -16,7 +16,7 @@ from common.hardware.parallel import torch_threads
 from common.storage.artifacts import load_json, load_tensors, save_tensors
 from common.storage.checkpoint import weights_hash
 from common.train import predict
-from studies import calibration, imbalance, inside
+from studies import calibration, imbalance, inside, locality
 from studies.methods import page, training
 
 import h5py
@@ -31,7 +31,7 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 EPOCHS = 5
-STUDIES = ("seeds", "imbalance", "symmetry", "transfer", "calibration", "inside")
+STUDIES = ("seeds", "imbalance", "symmetry", "locality", "transfer", "calibration", "inside")
 OPTIONS = {
     "seeds": ("--grid", 2, "--transfer-epochs", EPOCHS, "--split", "file"),
     "symmetry": ("--fractions", "1,2"),
@@ -241,6 +241,49 @@ def test_symmetry_says_what_its_runs_have_measured(chains, study):
     assert record["answer"].startswith(f"Trained on the symmetries and averaged over them, the CNN gains {gain} ")
     worth = change(accuracies("cnn", 2, "both"), accuracies("cnn", 1, "none"))
     assert f"without them on all: 60 images {worth} " in record["notes"][1]
+
+
+def test_locality_says_what_its_runs_have_measured(chains, study):
+    record, results = study("locality")
+    fcn, cnn = (
+        {key: np.array([results[seed, network][key] for seed in (0, 3)]) for key in ("as_is", "shuffled")}
+        for network in ("fcn", "cnn")
+    )
+    assert list(cnn["as_is"]) == [script_record(chains, seed, "cnn")["test_accuracy"] for seed in (0, 3)]
+    lead = {key: cnn[key] - fcn[key] for key in cnn}
+    assert record["answer"].startswith(f"CNN minus FCN is {change(cnn['as_is'], fcn['as_is'])} ")
+    assert f" and {change(cnn['shuffled'], fcn['shuffled'])} " in record["answer"]
+    assert f": a change of {change(lead['shuffled'], lead['as_is'])} " in record["answer"]
+    assert f"the FCN's accuracy by {change(fcn['shuffled'], fcn['as_is'])} " in record["notes"][0]
+
+
+def test_shuffling_is_the_same_for_all_images_and_an_fcn_with_its_weights_shuffled_sees_no_difference():
+    places = torch.arange(48 * 48.0).view(1, 1, 48, 48).expand(2, 3, 48, 48)
+    order = locality.shuffle_pixels(places).flatten(2).long()
+    assert (order == order[0, 0]).all()  # the colours of a pixel stay together
+    assert torch.equal(order[0, 0].sort().values, torch.arange(48 * 48))
+    assert (order[0, 0] == torch.arange(48 * 48)).float().mean() < 0.01
+    crops, first = torch.randn(4, 3, 48, 48), nn.Linear(3 * 48 * 48, 64)
+    with torch.no_grad():
+        expected = first(crops.flatten(1))
+        first.weight.copy_(first.weight.view(64, 3, -1)[:, :, order[0, 0]].flatten(1))
+        found = first(locality.shuffle_pixels(crops).flatten(1))
+    torch.testing.assert_close(found, expected, rtol=0, atol=float32_tolerance(3 * 48 * 48, expected))
+
+
+def test_streaks_of_noise_are_told_apart_by_the_cnn_alone_and_only_until_they_are_shuffled(tmp_path):
+    random, classes = np.random.default_rng(0), np.arange(300) % 2
+    noise = random.normal(0, 20, (300, 69, 69, 1))
+    across, down = (sum(np.roll(noise, shift, axis) for shift in range(6)) for axis in (2, 1))
+    images = np.where(classes[:, None, None, None], across, down).repeat(3, axis=3) + 128
+    path = write_galaxy10(tmp_path / "streaks.h5", images=images.clip(0, 255).astype(np.uint8), ans=classes)
+    with h5py.File(path, "a") as file:
+        file.attrs["class_names"] = ["down", "across"]
+    command("q1_data", "--data", path, "--main-train", 200, "--out", tmp_path)
+    with torch_threads(1):
+        found = {name: locality.measure(tmp_path, CPU, seed=0, network=name, epochs=8) for name in ("fcn", "cnn")}
+    assert found["cnn"]["as_is"] > 0.95
+    assert max(found["cnn"]["shuffled"], *found["fcn"].values()) < 0.8
 
 
 def test_transfer_says_what_its_runs_have_measured(chains, study):

@@ -1,5 +1,6 @@
 """Which device computes, and how a training step runs on it."""
 
+import ctypes
 import os
 import sys
 from functools import partial
@@ -31,6 +32,8 @@ def choose_device(name, deterministic=False):
     # TF32's ten-bit products would move a GPU's losses away from a CPU's.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    if device == "cpu" and sys.platform == "linux":
+        keep_freed_memory()
     return torch.device(device)
 
 
@@ -46,6 +49,19 @@ def why_unusable(name):
     except RuntimeError as error:  # of a GPU that is older or newer than what this torch was built for
         return f"torch {torch.__version__} cannot compute on it ({str(error).splitlines()[0]})"
     return ""
+
+
+def keep_freed_memory():
+    """Tell glibc to keep up to 256 MB of freed memory instead of returning it to the system at once.
+
+    Each batch allocates and frees several MB, which would be mapped, zeroed and unmapped again at every step. Without
+    it an epoch of the CNN takes 1.2 times as much CPU time (EPYC). With another C library nothing happens.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(trim_threshold, 256 * 2**20)
+        mallopt(mmap_threshold, 32 * 2**20)
 
 
 def adam_options(device):
