@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgrader")
 COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-MARKING_IMAGES = 500  # synthetic ones, of the file that submissions are marked with
+MARKING_IMAGES = 1500, 20  # synthetic ones, of the file that submissions are marked with, and the least of a class
 # On a phone long lines scroll instead of being cut off, and printed numbers do not break.
 NARROW = (
     "<style>.jp-InputArea-editor pre { overflow-x: auto } "
@@ -228,9 +228,9 @@ def make_course(out):
 
     course = Path(out) / "course"
     save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
-    for name in ("nbgrader_config.py", "marking.py"):
+    for name in ("nbgrader_config.py", "marking.py", "judge.py"):
         shutil.copy(HERE / name, course / name)
-    write_synthetic(course / "marking.h5", MARKING_IMAGES, 0)
+    write_synthetic(course / "marking.h5", MARKING_IMAGES[0], 0, MARKING_IMAGES[1])
     print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")
 
 

@@ -4,10 +4,12 @@ This file lies in the course's folder, beside the configuration.
 """
 
 import asyncio
+import atexit
 import os
 import re
 import shutil
 import site
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -16,7 +18,7 @@ import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.converters import Autograde
 from nbgrader.plugins import FileNameCollectorPlugin
-from nbgrader.preprocessors import Execute
+from nbgrader.preprocessors import Execute, SaveAutoGrades
 from nbgrader.preprocessors.execute import UnresponsiveKernelError
 from nbgrader.utils import is_grade
 from traitlets import Dict, Integer, Unicode
@@ -48,6 +50,23 @@ def copy_number(path):
     return int(number[1]) if number else 0
 
 
+# What starts the watch over a notebook, in the kernel and before its first cell.
+START = """
+import sys
+
+sys.path.insert(0, {folder!r})
+__import__("judge").start(get_ipython().user_ns, {file!r})
+"""
+undecided = []  # lines, for the end
+
+
+@atexit.register
+def list_undecided():
+    """Print what the tests could not decide."""
+    if undecided:
+        print("Undecided, for you to decide in formgrader:", *undecided, sep="\n", file=sys.stderr)
+
+
 class Stopped(Exception):
     """A submission did what ends its run."""
 
@@ -75,8 +94,13 @@ class MarkingRun(Execute):
             folder = Path(temporary) / "course" / "autograded" / names["student"] / names["assignment"]
             shutil.copytree(resources["metadata"]["path"], folder)
             shutil.copy(self.data, folder / "Galaxy10.h5")
+            startup = Path(temporary) / "ipython" / "profile_default" / "startup" / "watch.py"
+            startup.parent.mkdir(parents=True)
+            startup.write_text(START.format(folder=temporary, file=str(folder / "Galaxy10.h5")))
+            shutil.copy(Path(__file__).with_name("judge.py"), temporary)
             self.files = [path for path in folder.rglob("*") if path.is_file()]
             kept = {"PYTHONUSERBASE": site.getuserbase(), "MPLCONFIGDIR": matplotlib.get_cachedir()}
+            kept["IPYTHONDIR"] = str(Path(temporary) / "ipython")
             variables = {"HOME": temporary, **kept, **self.environment}
             inside = resources | {"metadata": resources["metadata"] | {"path": str(folder)}}
             try:
@@ -120,7 +144,7 @@ class MarkingRun(Execute):
         return super().process_message(msg, cell, cell_index)
 
     def show_own_output(self, nb, names):
-        """Put the output of the submitted notebook back where nothing is marked, and remove stderr where it is."""
+        """Put the output of the submitted notebook back where nothing is marked; elsewhere keep what the test says."""
         coursedir = self.parent.parent.coursedir
         folder = coursedir.format_path(coursedir.submitted_directory, names["student"], names["assignment"])
         submitted = nbformat.read(Path(folder) / f"{names['notebook']}.ipynb", as_version=4)
@@ -130,11 +154,31 @@ class MarkingRun(Execute):
                 continue
             if is_grade(cell):
                 cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+                for error in errors_of(cell):
+                    error.traceback = [f"{error.ename}: {error.evalue}"]
+                    if error.ename == "Undecided":
+                        undecided.append(f"{names['student']} {identity(cell)}: {error.evalue}")
             elif own.get(identity(cell)):
-                errors = [each for each in cell.outputs if each.output_type == "error"]
+                errors = errors_of(cell)
                 note = "When this was marked, on a small synthetic file, the cell failed:\n"
                 notes = [nbformat.v4.new_output("stream", name="stdout", text=note)] if errors else []
                 cell.outputs = own[identity(cell)] + notes + errors
+
+
+class SaveMarks(SaveAutoGrades):
+    """Save the marks; a test that is undecided waits for the teacher."""
+
+    def _add_score(self, cell, resources):
+        super()._add_score(cell, resources)
+        if any(error.ename == "Undecided" for error in errors_of(cell)):
+            names = cell.metadata["nbgrader"]["grade_id"], self.notebook_id, self.assignment_id, self.student_id
+            self.gradebook.find_grade(*names).needs_manual_grade = True
+            self.gradebook.db.commit()
+
+
+def errors_of(cell):
+    """Return the errors that a cell has ended in."""
+    return [each for each in cell.get("outputs", []) if each.output_type == "error"]
 
 
 def identity(cell):
@@ -142,7 +186,6 @@ def identity(cell):
     return cell.metadata.get("nbgrader", {}).get("grade_id") or cell.source
 
 
-# What autograde does with a submission, this run in place of nbgrader's.
-STEPS = [
-    MarkingRun if step is Execute else step for step in Autograde.class_traits()["autograde_preprocessors"].default()
-]
+# What autograde does with a submission, with these steps in place of nbgrader's.
+OURS = {Execute: MarkingRun, SaveAutoGrades: SaveMarks}
+STEPS = [OURS.get(step, step) for step in Autograde.class_traits()["autograde_preprocessors"].default()]

@@ -2,6 +2,9 @@
 
 import os
 import re
+import sys
+import urllib.request
+from unittest.mock import patch
 
 import pytest
 
@@ -9,7 +12,9 @@ pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt
 
 from common.galaxies.synthetic import write_synthetic
 from course.build import source_cells
+from course.judge import Undecided, Watch, fit_numbers, stand_in
 
+import h5py
 import matplotlib.pyplot as plt
 
 BY_HAND = 6.5
@@ -21,9 +26,9 @@ PICTURE = re.compile(r"figure, .*?plt\.show\(\)", re.DOTALL)
 def marking(tmp_path_factory):
     """A folder with a small file, and the environment in which a submission is marked."""
     folder = tmp_path_factory.mktemp("marking")
-    write_synthetic(folder / "marking.h5", 240, 0)
+    write_synthetic(folder / "marking.h5", 400, 0, least=12)
     before, place = dict(os.environ), os.getcwd()
-    os.environ |= {"GALAXY10_FILE": str(folder / "marking.h5"), "GALAXY10_EPOCHS": "1", "MPLBACKEND": "Agg"}
+    os.environ |= {"GALAXY10_FILE": str(folder / "marking.h5"), "GALAXY10_EPOCHS": "2", "MPLBACKEND": "Agg"}
     os.chdir(folder)
     yield folder
     os.chdir(place)
@@ -43,23 +48,27 @@ def failures(cells, changes=(), leave_out=(), draw=False):
     leave_out: words of the solutions that are not handed in.
     """
     failed, names, changes = {}, {"__name__": "__main__"}, list(changes)
-    for cell in cells:
-        if cell.cell_type != "code":
-            continue
-        options, source = cell.metadata["nbgrader"], cell.source
-        if options["solution"]:
-            for old, new in list(changes):
-                if old in source:
-                    source = source.replace(old, new)
-                    changes.remove((old, new))
-            if any(words in source for words in leave_out):
-                source = ""
-            if not draw:
-                source = PICTURE.sub("pass", source)
-        try:
-            exec(compile(source, options["grade_id"], "exec"), names)
-        except BaseException as error:
-            failed[options["grade_id"]] = str(error)  # the error itself would keep all that its cell can see
+    file, epochs = os.environ["GALAXY10_FILE"], int(os.environ["GALAXY10_EPOCHS"])
+    with Watch(names, file) as run:
+        names["_mark"] = run.mark
+        for cell in cells:
+            if cell.cell_type != "code":
+                continue
+            options, source = cell.metadata["nbgrader"], cell.source
+            if options["solution"]:
+                for old, new in list(changes):
+                    if old in source:
+                        source = source.replace(old, new)
+                        changes.remove((old, new))
+                if any(words in source for words in leave_out):
+                    source = "# your code here"
+                if not draw:
+                    source = PICTURE.sub("pass", source)
+            try:
+                exec(compile(fit_numbers(source, run.counts, epochs), options["grade_id"], "exec"), names)
+            except BaseException as error:  # the error itself would keep all that its cell can see
+                failed[options["grade_id"]] = f"{'undecided: ' * isinstance(error, Undecided)}{error}"
+            run.after_cell(source)
     plt.close("all")
     names.clear()
     assert not changes, f"nothing to change: {changes}"
@@ -82,6 +91,7 @@ def test_the_untouched_skeleton_loses_all_points_of_the_tests(cells, marking):
     marked = [cell for cell in cells if cell.cell_type == "code" and cell.metadata["nbgrader"]["grade"]]
     failed = failures(cells, leave_out=("",))
     assert lost(cells, failed) == [cell.metadata["nbgrader"]["grade_id"] for cell in marked]
+    assert not any(each.startswith("undecided") for each in failed.values())
     assert str(failed["q3_check"]) == "cnn_backbone is missing: was it renamed? Otherwise its cell has not run."
 
 
@@ -98,9 +108,82 @@ def test_the_points_are_those_of_the_assignment(cells):
     assert by_hand == BY_HAND
 
 
+FCN = "nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)"
+FCN_TRAINING = "fcn_history = train(fcn, fcn_optimizer, main_train_loader, main_test_loader, EPOCHS)"
+CNN_TRAINING = "cnn_history = train(cnn, cnn_optimizer, main_train_loader, main_test_loader, EPOCHS)"
+TRANSFER_TRAINING = (
+    "train(\n    transfer_model, transfer_optimizer, transfer_train_loader, transfer_test_loader, TRANSFER_EPOCHS\n)"
+)
+HEAD, STACK = "classifier_head = nn.Linear(64, 8)", "nn.Sequential(cnn_backbone, classifier_head)"
+TRANSFER = "nn.Sequential(cnn_backbone, transfer_head)"
+COUNT = "counts = torch.bincount(labels, minlength=10)"
+TEST_LOSS = 'history["test_loss"].append(criterion(logits, target).item())'
+INVENTED = "{'train_loss': [1.5, 1.2], 'test_loss': [1.4, 1.3], 'test_accuracy': [0.5, 0.6]}"
+CLASS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(3, 8, 5), nn.Conv2d(8, 16, 5)
+        self.l2, self.l1 = nn.Linear(128, 64), nn.Linear(1296, 128)
+        self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.c2(self.pool(self.relu(self.c1(x))))))
+        return self.relu(self.l2(torch.relu(self.l1(x.flatten(1)))))
+
+
+cnn_backbone = Net()
+"""
 # Independent variants run together, in one notebook.
 VARIANTS = {
-    "divided by 255 from the start, split at random, means over batches, requires_grad_": [
+    "a GPU that is a CPU, one-hot labels, a head in nn.Sequential, names used again, cross_entropy as a function": [
+        (f"{FCN}).to(device)", f"{FCN}).cuda()"), (f"{STACK}.to(device)", f"{STACK}.to('cuda')"),
+        ("batch.to(device), target.to(device)", "batch.cuda(), target.to('cuda:0', non_blocking=True)"),
+        ("main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)",
+         "main_train = MyDataset(images[main_train_indices], nn.functional.one_hot(labels[main_train_indices], 8).float(), "
+         "transform)"),
+        ("torch.bincount(globals()[name].target).tolist()", "None"),
+        ("majority = torch.bincount(main_train.target).argmax()", "majority = 1"),
+        ("torch.bincount(main_train.target, minlength=8)", "main_train.target.sum(0).long()"),
+        (HEAD, "classifier_head = nn.Sequential(nn.Linear(64, 8))"),
+        ('print("a batch:"', 'images, labels = next(iter(main_train_loader))\nprint("a batch:"'),
+        ("del crops", "mean, std = crops.mean(), crops.std()\ndel crops"),
+        ("loss = criterion(", "loss = nn.functional.cross_entropy("),
+    ],
+    "Subset, shuffled in place, -1 to 1, epochs in a loop outside, a flat nn.Sequential, numbers written out": [
+        (COUNT, "order = torch.randperm(len(images))\nimages[:], labels[:] = images[order], labels[order]\n"
+                f"is_main, images = labels < 8, images / 127.5 - 1\n{COUNT}"),
+        ("main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)",
+         "whole = MyDataset(images, labels, transform)\nmain_train = torch.utils.data.Subset(whole, main_train_indices)"),
+        ("torch.bincount(globals()[name].target).tolist()", "None"),
+        ("majority = torch.bincount(main_train.target).argmax()", "majority = 1"),
+        ("torch.bincount(main_train.target, minlength=8)", "np.bincount([int(y) for _, y in main_train], minlength=8)"),
+        ("split(is_main, MAIN_TRAIN)", "split(is_main, 18_000)"),
+        (FCN_TRAINING, "fcn_history = [{key: each[0] for key, each in train(fcn, fcn_optimizer, main_train_loader, "
+                       "main_test_loader, 1).items()} for epoch in range(50)]"),
+        ("show_curves(fcn_history, ", "0 and show_curves(fcn_history, "),
+        ('(("FCN", fcn_history), ("CNN", cnn_history))', "()"),
+        (STACK, "nn.Sequential(*cnn_backbone, classifier_head)"), (TRANSFER, "nn.Sequential(*cnn_backbone, transfer_head)"),
+    ],
+    "networks as classes with one ReLU, another signature, keys and order, NLLLoss, no labels=, gradients cleared last": [
+        ("cnn_backbone = make_backbone()\nclassifier_head", f"{CLASS}classifier_head"),
+        ("def train(model, optimizer, train_loader, test_loader, epochs):",
+         "def train(train_loader, test_loader, model, optimizer, criterion, epochs=50):"),
+        ("criterion = nn.CrossEntropyLoss()", "del epochs\n    epochs = EPOCHS"),
+        (FCN_TRAINING, "fcn_history = train(main_train_loader, main_test_loader, fcn, fcn_optimizer, nn.NLLLoss())\n"
+                       "kept, fcn_history = fcn_history, tuple(fcn_history.values())"),
+        (CNN_TRAINING, "cnn_history = train(main_train_loader, main_test_loader, cnn, cnn_optimizer, nn.NLLLoss())"),
+        (TRANSFER_TRAINING, "train(transfer_train_loader, transfer_test_loader, transfer_model, transfer_optimizer, nn.NLLLoss())"),
+        ("show_curves(fcn_history", "show_curves(kept"), ('("FCN", fcn_history)', '("FCN", kept)'),
+        (FCN, f"{FCN}, nn.LogSoftmax(1)"), (STACK, "nn.Sequential(cnn_backbone, classifier_head, nn.LogSoftmax(1))"),
+        (TRANSFER, "nn.Sequential(cnn_backbone, transfer_head, nn.LogSoftmax(1))"),
+        ("            optimizer.zero_grad()\n", ""),
+        ("optimizer.step()", "optimizer.step()\n            model.zero_grad(set_to_none=False)"),
+        ("confusion_matrix(target, logits.argmax(1), labels=range(8))", "confusion_matrix(target, logits.argmax(1))"),
+        ("train_counts = torch.bincount(main_train.target, minlength=8)",
+         "train_counts = np.unique(main_train.target, return_counts=True)\nshort_names = []"),
+    ],
+    "divided by 255 from the start, split at random, one crop for a batch, means over batches, requires_grad_": [
         ("counts = torch.bincount(labels", "images = images / 255\ncounts = torch.bincount(labels"),
         (", stratify=labels[indices], random_state=SEED", ""),
         ("loss_sum += loss.detach() * len(target)", "loss_sum += loss.detach()"), ("count += len(target)", "count += 1"),
@@ -137,8 +220,21 @@ def test_right_variants_get_all_points(names, cells, marking):
     assert failures(cells, VARIANTS[names]) == {}
 
 
+def test_what_colab_always_has_is_there(cells, marking):
+    changes = [
+        (COUNT, "import seaborn as sns\nfrom torchsummary import summary\nfrom google.colab import drive\n"
+                "drive.mount('/content/drive')\nimport urllib.request\n"
+                f"urllib.request.urlretrieve(DATA_URL, 'again.h5')\n{COUNT}"),
+        ("h5py.File(DATA_FILE", "h5py.File('/content/drive/MyDrive/Galaxy10.h5'"),
+        ("print(fcn, f", "summary(fcn, (3, 48, 48))\nprint(fcn, f"),
+    ]  # fmt: skip
+    network = patch.multiple(urllib.request, urlretrieve=None, urlopen=None)
+    with patch.dict(sys.modules), patch.object(h5py, "File", h5py.File), network:
+        stand_in(os.environ["GALAXY10_FILE"])
+        assert failures(cells, changes) == {}
+
+
 FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"
-FCN = "nn.Linear(3 * 48 * 48, 64), nn.ReLU(), nn.Linear(64, 8)"
 MISTAKES = {
     "statistics of uncropped images": (["q1_statistics"], [("crop(image.float())", "image.float()")]),
     "labels 8 and 9 kept": (["q1_labels"], [("labels[transfer_train_indices] - 8", "labels[transfer_train_indices]"),
@@ -176,18 +272,64 @@ MISTAKES = {
                                                          "torch.optim.Adam(transfer_model.parameters()")]),
     "an untrained backbone": (["q5_backbone"], [(FROZEN, f"cnn_backbone = make_backbone()\n{FROZEN}")]),
     "a head of 8": (["q5_head"], [("transfer_head = nn.Linear(64, 2)", "transfer_head = nn.Linear(64, 8)")]),
+    "softmax in both": (["q2_logits", "q3_head"], [(FCN, f"{FCN}, nn.Softmax(1)"),
+                                                   (STACK, "nn.Sequential(cnn_backbone, classifier_head, nn.Softmax(1))")]),
+    "sigmoid in the FCN": (["q2_logits"], [(FCN, f"{FCN}, nn.Sigmoid()")]),
+    "ReLU on the logits": (["q2_logits"], [(FCN, f"{FCN}, nn.ReLU()")]),
+    "padding": (["q3_convolutions"], [("(3, 8, kernel_size=5)", "(3, 8, kernel_size=5, padding=2)"),
+                                      ("(8, 16, kernel_size=5)", "(8, 16, kernel_size=5, padding=2)"),
+                                      ("16 * 9 * 9", "16 * 12 * 12")]),
+    "no ReLU after a convolution": (["q3_pooling"], [("nn.Conv2d(8, 16, kernel_size=5),\n        nn.ReLU(),",
+                                                      "nn.Conv2d(8, 16, kernel_size=5),")]),
+    "average pooling": (["q3_pooling"], [("nn.MaxPool2d(2, 2),\n        nn.Flatten", "nn.AvgPool2d(2),\n        nn.Flatten")]),
+    "dropout": (["q2_layers", "q3_pooling"], [(FCN, f"nn.Dropout(0.2), {FCN}"), ("nn.Flatten(),\n        nn.Linear(16",
+                                               "nn.Flatten(),\n        nn.Dropout(0.2),\n        nn.Linear(16")]),
+    "test loss of training images": (["q2_history"], [(TEST_LOSS, TEST_LOSS.replace("logits, target", "*predict(model, train_loader)"))]),
+    "test loss divided by the number of images": (["q2_history"], [(TEST_LOSS, TEST_LOSS.replace(".item()", ".item() / len(target)"))]),
+    "batch means divided by the number of images": (["q2_history"], [("loss.detach() * len(target)", "loss.detach()")]),
+    "backward on test images": (["q2_training_images"], [
+        ("        logits, target = predict(model, test_loader)",
+         "        for batch, target in test_loader:\n            optimizer.zero_grad()\n"
+         "            criterion(model(batch), target).backward()\n        optimizer.zero_grad()\n"
+         "        logits, target = predict(model, test_loader)")]),
+    "one set not normalised": (["q1_transform"], [("labels[transfer_test_indices] - 8, transform)",
+                                                   "labels[transfer_test_indices] - 8, RandomCrop(48))")]),
+    "transfer loader not shuffled": (["q1_train_loader"], [("transfer_train, batch_size=64, shuffle=True", "transfer_train, batch_size=64")]),
+    "one epoch": (["q2_training_images"], [(FCN_TRAINING, FCN_TRAINING.replace("EPOCHS", "1"))]),
+    "never trained": (["q3_training"], [(CNN_TRAINING, "cnn_history = fcn_history")]),
+    "an invented history": (["q2_history"], [(FCN_TRAINING, f"{FCN_TRAINING}\nfcn_history = {INVENTED}")]),
+    "the CNN's history invented": (["q3_training"], [(CNN_TRAINING, f"{CNN_TRAINING}\ncnn_history = {INVENTED}")]),
+    "the head never trained": (["q5_optimizer"], [(TRANSFER_TRAINING, "dict(cnn_history)")]),
+    "the head trained on test images": (["q5_optimizer"], [
+        (TRANSFER_TRAINING, TRANSFER_TRAINING.replace("transfer_train_loader", "transfer_test_loader"))]),
+    "unfrozen again": (["q5_frozen"], [("transfer_history = ", "cnn_backbone.requires_grad_(True)\ntransfer_history = ")]),
+    "both matrices of the FCN": (["q4_matrices"], [("count_confusion(cnn, ", "count_confusion(fcn, ")]),
+    "a schedule": (["q2_optimizer"], [("print(fcn, f", "s = torch.optim.lr_scheduler.StepLR(fcn_optimizer, 10)\nprint(fcn, f")]),
+    "class weights": (["q2_logits"], [("nn.CrossEntropyLoss()", "nn.CrossEntropyLoss(weight=torch.arange(1.0, 9)[: len(model[-1].bias)])")]),
+}  # fmt: skip
+# What the tests say, and a teacher would repeat.
+REASONS = {
+    "test loader shuffled": "main_test_loader is shuffled",
+    "batch means divided by the number of images":
+        "train_loss in fcn_history is a sum of means of batches, divided by the number of images",
+    "test loss of training images": "test_loss in fcn_history is of the training images",
+    "backward on test images": "backward is also called for images of main_test",
+    "padding": "convolution 1 has a stride of (1, 1) and a padding of (2, 2), not 1 and 0",
+    "both matrices of the FCN": "cnn_confusion is the matrix of fcn",
+    "one epoch": "the number of training steps of fcn is 6; 2 epochs have 12",
+    "softmax in train": "nn.CrossEntropyLoss gets the softmax of the logits of fcn, and has a softmax already",
 }  # fmt: skip
 
 
 # What the student's own check of the question says, where it can find the mistake.
 SEEN = {
     "labels 8 and 9 kept": "transfer_train has the labels [8, 9]",
-    "wrong sizes": "main_train has 149 images, not 199",
-    "overlapping sets": "26 images are both in main_train and in main_test",
+    "wrong sizes": "main_train has 282 images, not 332",
+    "overlapping sets": "43 images are both in main_train and in main_test",
     "not normalised": ": does the transform end in transforms.Normalize?",
     "32 hidden units": "fcn has 221,480 parameters, not 442,952",
     "kernel 3": "backbone and head have [214960, 520] parameters, not 178,096 and 520",
-    "matrix of training images": "cnn_confusion counts 199 images, not each of the 26 test images once",
+    "matrix of training images": "cnn_confusion counts 332 images, not each of the 43 test images once",
     "backbone not frozen": "178,226 parameters get gradients, not only the 130 of the head: is the backbone frozen?",
     "all parameters given to Adam": "transfer_optimizer has 178,226 parameters, not the 130 of the head",
     "a head of 8": "transfer_model makes outputs of shape (2, 8) of two crops, not 2 logits each: (2, 2)",
@@ -199,8 +341,28 @@ def test_a_mistake_loses_its_own_points_and_no_others(name, cells, marking):
     points, changes = MISTAKES[name]
     failed = failures(cells, changes)
     assert lost(cells, failed) == points
-    said = str(failed.get(f"{points[0][:2]}_check", ""))
-    assert said.endswith(SEEN[name]) if name in SEEN else said == ""
+    assert not any(failed[each].startswith("undecided") for each in points)
+    assert name not in REASONS or failed[points[0]] == REASONS[name]
+    said = failed.get(f"{points[0][:2]}_check", "")
+    assert said.endswith(SEEN.get(name, ""))
+
+
+UNSEEN = {
+    "a loss of the student's": (["q2_logits", "q2_history"], [("criterion(model(batch), target)",
+        "-model(batch).log_softmax(1).gather(1, target[:, None]).mean()")]),
+    "an exception in a network that a test gives other images": (["q2_layers", "q2_relu", "q2_logits"], [
+        (f"fcn = nn.Sequential(nn.Flatten(), {FCN})", "class Strict(nn.Sequential):\n    def forward(self, x):\n"
+         "        assert len(x) != 16, 'sixteen'\n        return super().forward(x)\n\n\n"
+         f"fcn = Strict(nn.Flatten(), {FCN})")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_test_cannot_see_is_undecided(name, cells, marking):
+    points, changes = UNSEEN[name]
+    failed = failures(cells, changes)
+    assert set(points) <= set(failed)
+    assert all(failed[each].startswith("undecided: ") for each in lost(cells, failed))
 
 
 WITHOUT = {

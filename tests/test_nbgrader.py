@@ -69,10 +69,10 @@ def read(folder):
     return nbformat.read(folder / "galaxies" / "galaxies.ipynb", as_version=4)
 
 
-def small(source):
-    """A notebook of one cell."""
+def small(source, *more):
+    """A notebook of one cell, and more."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    return nbformat.writes(new_notebook(cells=[new_code_cell(source)], metadata=kernel))
+    return nbformat.writes(new_notebook(cells=[new_code_cell(source), *more], metadata=kernel))
 
 
 @pytest.fixture(scope="session")
@@ -85,13 +85,15 @@ def marked(tmp_path_factory):
         course = folder / "course"
         archive = course / "downloaded" / "galaxies" / "archive"
         archive.mkdir(parents=True)
+        released = nbformat.read(folder / "skeleton.ipynb", as_version=4).cells
+        [layers] = [cell for cell in released if cell.metadata.nbgrader.grade_id == "q2_layers"]
         moodle = "{}_{}_assignsubmission_file"
         files = {
             f"{moodle.format('Ada Lovelace', 100001)}/galaxies.ipynb": small(LOOP),
             f"{moodle.format('Émilie du Châtelet', 100002)}_Copy of galaxies.ipynb": small(DELETE),
             f"{moodle.format('Grace Hopper', 100003)}_/galaxies (1).ipynb": small(PRINT),
             f"{moodle.format('Grace Hopper', 100003)}_/galaxies.ipynb": small("'an older one'"),
-            f"{moodle.format('Jean-Luc', 100004)}_/work/work/galaxies.ipynb": small("print('well')"),
+            f"{moodle.format('Jean-Luc', 100004)}_/work/work/galaxies.ipynb": small("print('well')", layers),
             f"{moodle.format('Jean-Luc', 100004)}_/work/.ipynb_checkpoints/galaxies-checkpoint.ipynb": "damaged",
             f"__MACOSX/{moodle.format('Jean-Luc', 100004)}_/work/._galaxies.ipynb": "damaged",
             f"{moodle.format('No Notebook', 100005)}_/report.pdf": "a report",
@@ -157,6 +159,7 @@ def test_a_run_that_misbehaves_is_ended_with_a_message_and_the_next_are_marked(m
         assert not (course / "autograded" / number / "galaxies").exists()
     assert "100004" not in "".join(line for line in messages.splitlines() if "ERROR" in line)
     assert (course / "autograded" / "100004" / "galaxies" / "galaxies.ipynb").exists()
+    assert "Undecided, for you to decide in formgrader:\n100004 q2_layers: fcn is missing\n" in messages
     assert codes[0] != "0"
     assert codes[1:] == ["0", "0", "0"]
     assert (course / "marking.h5").exists()

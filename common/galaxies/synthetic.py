@@ -58,14 +58,14 @@ OLD_STARS = torch.tensor([1.00, 0.80, 0.48])  # red, green, blue of an old popul
 YOUNG_STARS = torch.tensor([0.78, 0.88, 1.00])
 
 
-def synthetic_counts(count):
+def synthetic_counts(count, least=2):
     """Return the number of images per class, int64 (10,), in Galaxy10 SDSS's proportion; they add up to `count`.
 
-    At least two of each, so that every class can be trained on and tested. Raises ValueError below 40 images.
+    At least `least` of each, so that every class can be trained on and tested. Raises ValueError below 40 images.
     """
     if count < 40:
         raise ValueError(f"--count {count}: a synthetic set of ten classes needs at least 40 images")
-    return apportion(count, np.array(CLASS_COUNTS), low=np.full(10, 2), high=np.full(10, count))
+    return apportion(count, np.array(CLASS_COUNTS), low=np.full(10, least), high=np.full(10, count))
 
 
 def sample_parameters(labels, rng):
@@ -162,13 +162,13 @@ def render(parameters, generator):
     return ((SKY + (1 - SKY) * shown) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def synthetic_galaxy10(count, seed):
+def synthetic_galaxy10(count, seed, least=2):
     """Return labels, uint8 (count,), and an iterator over the images in blocks, uint8 (m, SIZE, SIZE, 3).
 
-    The classes are as frequent as in Galaxy10 SDSS, and in random order. One seed, one set.
+    The classes are as frequent as in Galaxy10 SDSS, `least` or more of each, in random order. One seed, one set.
     """
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), synthetic_counts(count)))
+    labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), synthetic_counts(count, least)))
     parameters = sample_parameters(labels, rng)
     generator = torch.Generator().manual_seed(seed)
 
@@ -180,12 +180,12 @@ def synthetic_galaxy10(count, seed):
     return labels, blocks()
 
 
-def write_synthetic(path, count, seed):
+def write_synthetic(path, count, seed, least=2):
     """Write a synthetic Galaxy10 as an HDF5 file of its form, with the attribute `synthetic`.
 
     Raises ValueError as `synthetic_counts` does, and OSError as `atomic_write` does.
     """
-    labels, blocks = synthetic_galaxy10(count, seed)
+    labels, blocks = synthetic_galaxy10(count, seed, least)
     with create_hdf5(path) as file:
         file.attrs["synthetic"] = True
         file["ans"] = labels
