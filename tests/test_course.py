@@ -293,7 +293,7 @@ MISTAKES = {
          "            criterion(model(batch), target).backward()\n        optimizer.zero_grad()\n"
          "        logits, target = predict(model, test_loader)")]),
     "one set not normalised": (["q1_transform"], [("labels[transfer_test_indices] - 8, transform)",
-                                                   "labels[transfer_test_indices] - 8, RandomCrop(48))")]),
+                                                   "labels[transfer_test_indices] - 8, transforms.RandomCrop(48))")]),
     "transfer loader not shuffled": (["q1_train_loader"], [("transfer_train, batch_size=64, shuffle=True", "transfer_train, batch_size=64")]),
     "one epoch": (["q2_training_images"], [(FCN_TRAINING, FCN_TRAINING.replace("EPOCHS", "1"))]),
     "never trained": (["q3_training"], [(CNN_TRAINING, "cnn_history = fcn_history")]),
