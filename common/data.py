@@ -1,6 +1,5 @@
 """From uint8 images to normalised random crops: the dataset, its transforms and the loader."""
 
-from functools import lru_cache
 from pathlib import Path
 
 from common.galaxies.facts import SUBSETS
@@ -119,8 +118,7 @@ class Loader:
                 raise ValueError(f"{each} would treat all images of a batch alike: see README.md, Changing things")
             self.after_crop.append(each)
 
-        # Every evaluation has the same random numbers; of training, on a GPU, those of the next epoch are kept too.
-        self.sample_epoch = lru_cache(maxsize=2)(self.sample_epoch)
+        self.sampled = {}  # what `sample_epoch` returned last, by seed and epoch: every evaluation has the same
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
@@ -164,10 +162,12 @@ class Loader:
         on_cpu = self.images.device.type == "cpu"
         # On a GPU many batches are cropped at once: one by one that took a sixth of the FCN's epoch (H200).
         block = size if on_cpu else max(1, 4096 // size) * size
-        for rows in zip(*(column.split(block) for column in self.sample_epoch(seed, epoch)), strict=True):
+        columns = self.sampled.get((seed, epoch)) or self.sample_epoch(seed, epoch)
+        self.sampled = {(seed, epoch): columns}
+        for rows in zip(*(column.split(block) for column in columns), strict=True):
             yield from zip(*(each.split(size) for each in self.gather(*rows)), strict=True)
-        if not on_cpu:
-            self.sample_epoch(seed, epoch + 1)  # while the GPU still computes this one
+        if self.shuffle and not on_cpu:  # the next epoch of training, while the GPU still computes this one
+            self.sampled[seed, epoch + 1] = self.sample_epoch(seed, epoch + 1)
 
 
 def load_data(out):
