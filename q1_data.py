@@ -18,7 +18,6 @@ from common.storage.artifacts import save_question
 import h5py
 import numpy as np
 import torch
-from torchvision import transforms
 
 EXAMPLES = (
     "python q1_data.py                     # Galaxy10 SDSS, downloaded once; a synthetic set if that fails",
@@ -55,6 +54,8 @@ def print_statistics(record):
 
 def main():
     args = get_args()
+    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+
     cli.start("q1_data", args.out)
     galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out)
 

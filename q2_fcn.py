@@ -15,7 +15,6 @@ from common.train import train, training_record
 
 import torch
 from torch import nn
-from torchvision import transforms
 
 EXAMPLES = (
     "python q2_fcn.py",
@@ -36,6 +35,8 @@ def make_fcn(num_classes=8):
 
 def main():
     args = get_args()
+    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+
     device = cli.start("q2_fcn", args.out, args.device, args.deterministic)  # locks q2_fcn.* while this runs
     data = load_data(args.out)
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])

@@ -20,7 +20,6 @@ from common.train import train, training_record
 import numpy as np
 import torch
 from torch import nn
-from torchvision import transforms
 
 EXAMPLES = (
     "python q3_cnn.py",
@@ -82,6 +81,8 @@ def compare_with_fcn(path, record, labels):
 
 def main():
     args = get_args()
+    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
     data = load_data(args.out)
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])

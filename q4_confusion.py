@@ -18,7 +18,6 @@ from q3_cnn import make_cnn
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
-from torchvision import transforms
 
 EXAMPLES = (
     "python q4_confusion.py",
@@ -53,6 +52,8 @@ def recall_table(record, model):
 
 def main():
     args = get_args()
+    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+
     device = cli.start("q4_confusion", args.out, args.device)
     data = load_data(args.out)
     class_names = class_names_of(data, "main")

@@ -27,7 +27,6 @@ from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from torchvision import transforms
 
 EXAMPLES = (
     "python q5_transfer.py",
@@ -99,6 +98,8 @@ def transfer_figure(history, matrix, class_names, source):
 
 def main():
     args = get_args()
+    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+
     device = cli.start("q5_transfer", args.out, args.device, args.deterministic)  # locks q5_transfer.* while this runs
     data = load_data(args.out)
     names = class_names_of(data, "transfer")

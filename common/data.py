@@ -10,7 +10,6 @@ from common.storage.artifacts import load_tensors
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from torchvision import transforms
 
 EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed says
 
@@ -104,6 +103,8 @@ class Loader:
     """
 
     def __init__(self, dataset, batch_size=64, shuffle=False, weights=None, device="cpu"):
+        from torchvision.transforms import Normalize  # here: torchvision takes 2 s to import
+
         self.dataset, self.batch_size, self.shuffle, self.weights = dataset, batch_size, shuffle, weights
         self.images, self.labels = dataset.data.to(device), dataset.target.to(device)
         self.crop, *others = dataset.transform.transforms
@@ -112,7 +113,7 @@ class Loader:
             raise ValueError(f"the first transform must be common.data.RandomCrop, not {self.crop}")
         self.after_crop = []
         for each in others:
-            if isinstance(each, transforms.Normalize):
+            if isinstance(each, Normalize):
                 each = normalize_rows(each, self.crop.size, device)
             elif type(each).__module__.startswith("torchvision"):
                 raise ValueError(f"{each} would treat all images of a batch alike: see README.md, Changing things")
