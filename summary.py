@@ -1,48 +1,32 @@
 """Print the results of the five questions in one table, at the end of `make all`.
 
-Reads the JSON files of Q1-Q5 under --out and writes summary.txt there. Options that differ from the assignment's are
-listed under the table.
+Reads the JSON files of Q1-Q5 under --out and writes summary.txt there. Options that differ from the defaults, which
+are the assignment's numbers, are listed under the table.
 """
 
 from pathlib import Path
 
 from common import cli
-from common.galaxies.facts import CLASS_NAMES, COURSE, HELD_BACK, MAIN_CLASSES, branches_of
-from common.galaxies.split import ASSIGNMENT_SIZES
+from common.galaxies.facts import CLASS_NAMES, COURSE, MAIN_CLASSES
 from common.storage import artifacts
 
 EXAMPLES = ("python summary.py", "python summary.py --out smoke")
 TITLES = {"q2_fcn": "Q2 fully connected", "q3_cnn": "Q3 convolutional", "q5_transfer": "Q5 transfer"}
-TRAIN_SIZES = {f"{task}_train": size for task, size in ASSIGNMENT_SIZES.items()}
-# Options whose default is the assignment's number. The other defaults are this project's choices.
-FIXED = ("epochs", "lr", "batch_size", "stats_images", "hold_back", *TRAIN_SIZES)
 # Options that are not listed: the seed, the data (named in the first line), and options that change no result.
 NOT_LISTED = ("seed", "data", "source", "dataset", "count", "cache", "out", "device", "deterministic", "resume")
 FIGURES = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
 
-def other_settings(name, record):
-    """Return the options of a question that differ from the assignment's or this project's default, as phrases.
-
-    The seed is left out. Train sizes count for Galaxy10 SDSS only, the assignment's data.
-    """
-    given, default = record["args"], dict(record["defaults"])
-    if record["source"] == "galaxy10-sdss" and name == "q1_data":
-        default |= TRAIN_SIZES
-        given = given | {key: given.get(key) or size for key, size in TRAIN_SIZES.items()}
-    elif name == "q1_data":
-        del default["main_train"], default["transfer_train"]
-    if name == "q1_data" and branches_of(record.get("class_names", CLASS_NAMES)):
-        default["hold_back"], given = HELD_BACK, given | {"hold_back": given.get("hold_back") or HELD_BACK}
-    elif name == "q1_data":
-        del default["hold_back"]
+def changed_options(name, record):
+    """Return the options of a question that differ from its defaults, such as Q2 --epochs 10 (default: 50)."""
     phrases = []
-    for key in given:
-        if key in default and key not in NOT_LISTED and given[key] != default[key]:
-            whose = "assignment" if key in FIXED else "default"
-            value = "" if given[key] is True else f" {given[key]}"
-            text = "none" if default[key] in (None, False) else default[key]
-            phrases.append(f"{name[:2].upper()} --{key.replace('_', '-')}{value} ({whose}: {text})")
+    for key, default in record["defaults"].items():
+        value = record["args"].get(key, default)
+        if value == default or key in NOT_LISTED:
+            continue
+        phrase = f"{name[:2].upper()} --{key.replace('_', '-')}"
+        phrase += "" if value is True else f" {value}"
+        phrases.append(phrase + (f" (default: {default})" if default else ""))
     return phrases
 
 
@@ -68,9 +52,9 @@ def summary(records, out):
             accuracy, loss = COURSE[name[:2]]
             line += f"{accuracy:18.1%}{loss:7.3f}"
         lines.append(line)
-    others = [phrase for name, record in records.items() for phrase in other_settings(name, record)]
-    if others:
-        lines.append(f"Changed settings: {', '.join(others)}")
+    changed = [phrase for name, record in records.items() for phrase in changed_options(name, record)]
+    if changed:
+        lines.append(f"Changed settings: {', '.join(changed)}")
     lines.append(
         "Figures: "
         + " ".join(str(Path(out) / f"{name}.png") for name in FIGURES if name not in TITLES or name in records)
