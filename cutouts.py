@@ -1,9 +1,9 @@
 """Make an HDF5 file in Galaxy10's form from a folder of pictures and a table of their classes, for q1_data.py --data.
 
 Each picture's centred square is resized to 69 x 69 pixels, as by predict.py. The table is .csv, .fits or .ecsv, with a
-row for each picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class and
-pictures without a row are left out and counted. The file holds the datasets images, ans (the numbers of the classes),
-class_names, id and, with --split-column, split.
+row for each picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class, and
+pictures without a row, are left out and counted. The file holds the datasets images, ans (class numbers), class_names,
+id and, with --split-column, split.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from common.galaxies.facts import IMAGE_SIZE, plural
 from common.galaxies.hdf5 import MOST_CLASSES, create_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, find_pictures, read_pictures
 from common.galaxies.split import WHOLE_NUMBER
-from common.galaxies.tables import clean, match_rows, read_rows
+from common.galaxies.tables import match_rows, name_forms, read_rows
 from common.storage.streams import one_line, printable, say
 
 import joblib
@@ -33,27 +33,26 @@ MOST_NAMED = 10  # pictures that cannot be read
 def labelled_pictures(folder, table, id_column, class_column, split_column):
     """Return the (path, TableRow) pairs of the pictures in `folder` with a class in `table`, in the table's order.
 
-    Prints a line that counts what is left out. Raises OSError or ValueError, naming the file, when the two do not fit.
+    Print a line that counts what is left out. Raises OSError or ValueError, naming the file.
     """
     paths = find_pictures([folder])
     if paths == [folder]:
         raise ValueError(f"{folder} is no folder of pictures")
     all_rows = read_rows(table, id_column, class_column, split_column)
     rows = [row for row in all_rows if row.class_name]
-    has_folder = any(clean(row.id).startswith(f"{clean(str(folder))}/") for row in rows)
+    inside = f"{name_forms(str(folder))[0]}/"
+    has_folder = any(name_forms(row.id)[0].startswith(inside) for row in rows)
     names = {str(path if has_folder else path.relative_to(folder)): path for path in paths}
     matched = match_rows(table, rows, list(names), remedy="; name another column of ids with --id")
+    with_picture = sum(map(len, matched.values()))
     counts = {
-        "without a class": len(all_rows) - len(rows),
-        "without a picture": len(rows) - sum(map(len, matched.values())),
-        "repeated": sum(map(len, matched.values())) - len(matched),
+        ("row", "without a class"): len(all_rows) - len(rows),
+        ("row", "without a picture"): len(rows) - with_picture,
+        ("row", "repeated"): with_picture - len(matched),
+        ("picture", "without a row"): len(paths) - len(matched),
     }
-    left_out = [f"{plural(count, 'row')} {why}" for why, count in counts.items() if count]
-    if without := len(paths) - len(matched):
-        left_out.append(f"{plural(without, 'picture')} without a row")
-    print(
-        f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {'; '.join(left_out)}" if left_out else "")
-    )
+    left_out = "; ".join(f"{plural(count, noun)} {why}" for (noun, why), count in counts.items() if count)
+    print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {left_out}" if left_out else ""))
     pairs = [(names[name], same[0]) for name, same in matched.items()]
     others = {row.split for _, row in pairs if row.split.lower() not in ("train", "test")}
     if split_column and others:
@@ -63,9 +62,9 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
 
 
 def find_classes(table, rows):
-    """Return the names of the classes, whole numbers by value and texts by alphabet.
+    """Return the class names, whole numbers by value and then texts by alphabet.
 
-    Raises ValueError when there are too few or too many.
+    Raises ValueError if there are too few or too many.
     """
     names = {printable(row.class_name) for row in rows}
     if not 2 <= len(names) <= min(MOST_CLASSES, len(rows) // 2):
@@ -77,7 +76,7 @@ def find_classes(table, rows):
 def write_pictures(images, pairs, field):
     """Read pictures into an HDF5 dataset, uint8 (n, 69, 69, 3); print how many are equal.
 
-    Raises ValueError when any cannot be read, and names them.
+    Raises ValueError if any cannot be read, after naming the first ones on stderr.
     """
     paths = [path for path, _ in pairs]
     pictures = read_pictures(paths, IMAGE_SIZE, field, threads=min(8, joblib.cpu_count()))
@@ -129,7 +128,7 @@ def get_args(argv=None):
     add("--id", metavar="COLUMN", help="column of the pictures' names (default: objid, id, name or file)")
     add("--class", metavar="COLUMN", help="column of the classes (default: class, class_name or label)")
     add("--split-column", metavar="COLUMN", help="column that says train or test")
-    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
+    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="part of the central square to keep")
     args = parser.parse_args(argv)
     if not args.to.lower().endswith(HDF5_SUFFIXES):
         parser.error(f"--to {args.to}: the name of an HDF5 file ends in .h5")

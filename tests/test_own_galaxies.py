@@ -1,11 +1,11 @@
-"""Your own galaxies: cutouts.py, any number of classes, what is held back for transfer, and docs/own-galaxies.md."""
+"""Your own galaxies: every command of docs/own-galaxies.md, and what cutouts.py and --hold-back refuse."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from common.data import load_data
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, crop_transform, error_of, loaders_of, made_once, random_data, run, run_well
+from conftest import ROOT, crop_transform, error_of, loaders_of, random_data, run, run_well
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -30,14 +30,13 @@ from sklearn.preprocessing import StandardScaler
 
 KINDS = ("disk", "smooth", "smooth", "smooth", "edge-on", "edge-on", "edge-on", "spiral", "spiral", "spiral")
 OWN = ("irregular", "smooth", "spiral", "edge-on", "disk")
-COUNT = 100
 OBJID = 1237648720693755918
-HEADER = "objid,ra,dec,class_name,subset"
+PAGE = (ROOT / "docs" / "own-galaxies.md").read_text()
 
 
-def own_galaxies(folder):
-    """Write 100 synthetic galaxies as pictures/*.jpg, and their five classes as table.csv; return the table's rows."""
-    labels, blocks = synthetic_galaxy10(COUNT, seed=3)
+def own_galaxies(folder, count=100):
+    """Write synthetic galaxies as pictures/*.jpg, and their five classes as table.csv; return the table's rows."""
+    labels, blocks = synthetic_galaxy10(count, seed=3)
     (folder / "pictures" / "south").mkdir(parents=True)
     rows = []
     for index, (pixels, label) in enumerate(zip(np.concatenate(list(blocks)), labels, strict=True)):
@@ -50,28 +49,47 @@ def own_galaxies(folder):
 
 
 def write_table(path, rows):
-    path.write_text("\n".join([HEADER, *map(",".join, rows), ""]))
+    path.write_text("\n".join(["objid,ra,dec,class_name,subset", *map(",".join, rows), ""]))
     return path
 
 
-@pytest.fixture(scope="session")
-def own(tmp_path_factory):
-    """The folder of pictures/, table.csv and own.h5, and the rows of the table; in out/ what Q1 makes of them."""
+def run_line(line, stdin="/dev/null"):
+    """Run a line of the page: a script with an epoch on the CPU, for each part of a list, or another program."""
+    program, script, *args = shlex.split(line)
+    if program == "for":
+        command = line.partition("do ")[2].partition(" < $part")[0]
+        for part in sorted(Path().glob("part-*")):
+            run_line(command.replace("$part", str(part)), stdin=part)
+    elif program != "python":
+        subprocess.run(["bash", "-ec", line], check=True)
+    else:
+        if script == "-m":
+            script, *args = f"{args[0].replace('.', '/')}.py", *args[1:]
+        args += ["--epochs", "1", "--device", "cpu"] if re.match("q[235]_", script) else []
+        done = run(script, *args, stdin=stdin)
+        assert done.returncode == 0, (line, done.stderr)
 
-    def make(folder):
-        rows = own_galaxies(folder)
-        cutouts(folder, folder / "own.h5", "--split-column", "subset")
-        run_well("q1_data.py", "--data", folder / "own.h5", "--split", "stratified", "--out", folder / "out")
-        return rows
 
-    return made_once(tmp_path_factory, "own", make)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A folder in which all commands of the page have run, but make, and the rows of its table."""
+    pytest.importorskip("astropy")
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("page")
+    rows = own_galaxies(folder)
+    (folder / "more").symlink_to("pictures/south")
+    lines = [line.strip() for line in PAGE.splitlines() if re.match(r" {4,}(make|python|find|split|for) ", line)]
+    assert len(lines) == 21
+    ensure_running()  # in the project, where it finds what it imports
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in lines:
+            if not line.startswith("make "):
+                run_line(line)
+    return folder, rows
 
 
-def cutouts(folder, to, *options, table=None):
-    return run_well("cutouts.py", folder / "pictures", table or folder / "table.csv", "--to", to, *options)
-
-
-def read(out, name="q1_data"):
+def record_of(out, name="q1_data"):
     return json.loads((out / f"{name}.json").read_text())
 
 
@@ -86,9 +104,9 @@ def images_by_id(data):
     return found
 
 
-def test_each_picture_of_the_table_comes_with_its_class_and_id(own):
-    folder, rows = own
-    data = load_data(folder / "out")
+def test_each_picture_of_the_table_comes_with_its_class_and_id(page):
+    folder, rows = page
+    data = load_data(folder / "own")
     assert data["class_names"] == sorted(OWN)
     found = images_by_id(data)
     assert found.keys() == {row[0] for row in rows}
@@ -99,139 +117,158 @@ def test_each_picture_of_the_table_comes_with_its_class_and_id(own):
     for subset in ("train", "test"):  # the place in the table
         places = data[f"main_{subset}_indices"].tolist()
         assert [rows[place][0] for place in places] == data[f"main_{subset}_ids"]
-    counts = read(folder / "out")["counts"]
-    shares = np.array(counts["main_train"]) / np.add(counts["main_train"], counts["main_test"])
-    assert (np.abs(shares - 18000 / 20360) < 0.1).all()
-    assert counts["transfer_train"] == counts["transfer_test"] == []
 
 
-def test_the_field_is_the_central_part_as_in_predict(own, tmp_path):
+def test_without_classes_held_back_the_chain_ends_after_q4(page):
+    folder, _ = page
+    record = record_of(folder / "own", "q4_confusion")
+    assert record["class_names"] == sorted(OWN)
+    assert np.array(record["models"]["cnn"]["confusion"]).shape == (5, 5)
+    assert "none: no classes are held back (--hold-back)" in (folder / "own" / "summary.txt").read_text()
+    assert record_of(folder / "own")["counts"]["transfer_train"] == []
+    error = error_of(run("q5_transfer.py", "--out", folder / "own"))
+    assert error == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more"
+    assert record_of(folder / "ten", "q3_cnn")["class_names"] == list(CLASS_NAMES)
+
+
+def test_make_does_what_the_commands_by_hand_do(page, monkeypatch):
+    [line] = re.findall("^    (make .*)", PAGE, re.MULTILINE)
+    for name in ("Makefile", "requirements.txt", "common", *(path.name for path in ROOT.glob("*.py"))):
+        (page[0] / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(page[0])
+    command = [*shlex.split(line), f"PYTHON={sys.executable}", "EPOCHS=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done for 'all'" in done.stdout
+
+
+def test_classes_held_back_come_last_with_the_images_that_had_their_names(page):
+    folder, rows = page
+    data = load_data(folder / "held")
+    assert task_names(data) == {"main": ["disk", "smooth", "spiral"], "transfer": ["edge-on", "irregular"]}
+    assert {key: name for key, (_, name) in images_by_id(data).items()} == {row[0]: row[3] for row in rows}
+    assert record_of(folder / "held")["counts"]["transfer_train"] == data["transfer_train_labels"].bincount().tolist()
+    record = record_of(folder / "held", "q5_transfer")
+    assert record["class_names"] == ["edge-on", "irregular"]
+    assert np.sum(record["confusion"]) == record["test_count"]
+    assert load_network(folder / "held" / "q5_transfer.pt").name == "q5_transfer"
+
+
+def test_a_split_in_the_file_is_kept_also_by_the_studies_unless_another_is_named(page, tmp_path):
+    folder, rows = page
+    subset_of = {row[0]: row[4].lower() for row in rows}
+    data, other = load_data(folder / "regions"), load_data(folder / "own")
+    assert (data["own_split"], other["own_split"]) == (True, False)
+    for subset in ("train", "test"):
+        assert {subset_of[key] for key in data[f"main_{subset}_ids"]} == {subset}
+    options = ("--data", folder / "regions.h5", "--out")
+    run_well("q1_data.py", *options, tmp_path, "--seed", 5)
+    found, expected = resplit(data, 5), load_data(tmp_path)
+    for key in ("main_train_images", "main_train_labels", "main_test_indices", "mean"):
+        assert torch.equal(found[key], expected[key])
+    run_well("q1_data.py", *options, tmp_path, "--split", "stratified")
+    assert {subset_of[key] for key in load_data(tmp_path)["main_test_ids"]} == {"train", "test"}
+    assert "leave out --main-train" in error_of(run("q1_data.py", *options, tmp_path, "--main-train", 30))
+    sentence = "--transfer-train 30: no classes are held back (--hold-back)"
+    assert sentence in error_of(run("q1_data.py", *options, tmp_path, "--transfer-train", 30))
+
+
+def test_the_answers_of_the_page_join_with_a_catalogue_in_any_format_and_stack(page, monkeypatch):
+    from astropy.table import Table
+
+    folder, rows = page
+    monkeypatch.chdir(folder)
+    names = sorted(path.stem for path in Path("more").iterdir())
+    join, stack = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    for kind, dtype in (("csv", int), ("fits", int), ("ecsv", str)):
+        catalogue = Table.read("table.csv")
+        catalogue["objid"] = catalogue["objid"].astype(dtype)
+        catalogue.write(f"catalogue.{kind}")
+        found = {}
+        exec(join.replace("table.csv", f"catalogue.{kind}"), found)
+        assert found["joined"]["objid"].tolist() == names
+        assert found["joined"]["class_name_1"].astype(str).tolist() == [row[3] for row in rows if row[0] in names]
+    exec(stack, found)
+    assert len(list(Path().glob("answers-part-*.fits"))) == 2
+    assert sorted(found["answers"]["id"].astype(str)) == names
+    assert len(Path("answers.csv").read_text().splitlines()) == 1 + len(names)
+
+
+def cutouts(folder, to, *options, table=None):
+    return run_well("cutouts.py", folder / "pictures", table or folder / "table.csv", "--to", to, *options)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    return folder, own_galaxies(folder, 40)
+
+
+def test_what_does_not_fit_is_counted_and_left_out_and_the_field_is_the_middle(own, tmp_path):
     folder, rows = own
-    cutouts(folder, tmp_path / "own.h5", "--field", 0.5)
+    changed = [*rows[:30], rows[0], ["77", "", "", "spiral", "train"], [*rows[30][:3], "nan", "train"]]
+    table = write_table(tmp_path / "t.csv", changed)
+    printed = cutouts(folder, tmp_path / "own.h5", "--field", 0.5, table=table)
+    assert f"{table}: 30 pictures of {folder / 'pictures'}; left out: 1 row without a class; 1 row wi" in printed
+    assert "1 row without a picture; 1 row repeated; 10 pictures without a row\n" in printed
     [path] = (folder / "pictures").rglob(f"{rows[1][0]}.jpg")
     middle = Image.open(path).resize((69, 69), Image.Resampling.BILINEAR, (17.25, 17.25, 51.75, 51.75))
     with h5py.File(tmp_path / "own.h5") as file:
+        assert [key.decode() for key in file["id"]] == [row[0] for row in rows[:30]]
         assert (file["images"][1] == np.asarray(middle)).all()
 
 
-def test_what_does_not_fit_is_counted_and_left_out(own, tmp_path):
-    folder, rows = own
-    changed = [*rows[:90], rows[0], ["77", "", "", "spiral", "train"], [*rows[90][:3], "nan", "train"]]
-    table = write_table(tmp_path / "t.csv", changed)
-    printed = cutouts(folder, tmp_path / "own.h5", table=table)
-    assert f"{table}: 90 pictures of {folder / 'pictures'}; left out: 1 row without a class; 1 row wi" in printed
-    assert "1 row without a picture; 1 row repeated; 10 pictures without a row\n" in printed
-    with h5py.File(tmp_path / "own.h5") as file:
-        assert [key.decode() for key in file["id"]] == [row[0] for row in rows[:90]]
+def test_ids_may_be_paths_within_the_folder_or_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in [f"pictures/{copy}{index}.jpg" for copy in ("", "copy/") for index in range(4)]:  # in two folders
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (69, 69), (60 * int(name[-5]), 0, 0)).save(name)
+    Path("p").symlink_to("pictures")
+    for prefix, folder in (("", "pictures"), ("pictures/", "./pictures"), (f"{tmp_path}/p/", tmp_path / "p")):
+        lines = [f"{prefix}{copy}{index}.JPG,{len(copy)}" for index in range(4) for copy in ("", "copy\\")]
+        Path("t.csv").write_text("\n".join(["file,class", *lines]))
+        printed = run_well("cutouts.py", folder, "t.csv", "--to", "own.h5")
+        assert "4 pictures repeated byte for byte, 4 of them with another class than the first one\n" in printed
+        with h5py.File("own.h5") as file:
+            assert file["ans"][:].tolist() == [0, 1] * 4
 
 
-def test_ids_may_be_paths_within_the_folder_or_with_it(own, tmp_path):
-    folder, rows = own
-    (tmp_path / "pictures" / "copy").mkdir(parents=True)
-    for index, row in enumerate(rows[:8]):  # the same names in two folders
-        name = f"{'south/' if index % 3 == 0 else ''}{row[0]}.jpg"
-        for copy in ("", "copy/"):
-            (tmp_path / "pictures" / copy / f"{index}.jpg").write_bytes((folder / "pictures" / name).read_bytes())
-    for prefix in ("", "pictures/", f"{tmp_path}/pictures/"):
-        lines = [f"{prefix}{copy}{index}.JPG,{len(copy)}" for index in range(8) for copy in ("", "copy\\")]
-        (tmp_path / "t.csv").write_text("\n".join(["file,class", *lines]))
-        os.chdir(tmp_path)
-        place = tmp_path if prefix.startswith("/") else Path()
-        printed = run_well("cutouts.py", place / "pictures", tmp_path / "t.csv", "--to", tmp_path / "own.h5")
-        os.chdir(ROOT)
-        assert "8 pictures repeated byte for byte, 8 of them with another class than the first one\n" in printed
-        with h5py.File(tmp_path / "own.h5") as file:
-            assert file["ans"][:].tolist() == [0, 1] * 8
-
-
-FAULTS = {
-    "two classes of one picture": (lambda rows: [*rows, [*rows[0][:3], "disk", "train"]], (),
-                                   rf"lines 2 \({OBJID}\) and 102 .*jpg is both irregular and disk: leave one row for"),
-    "no such column": (lambda rows: rows, ("--class", "morphology"), "has no column morphology: name one with --class"),
-    "a column of ids": (lambda rows: rows, ("--id", "ra"), "no row names one of the 100 pic.*; name another"),
-    "a column of numbers as classes": (lambda rows: rows, ("--class", "ra"), "100 different classes, such as"),
-    "one class": (lambda rows: [[*row[:3], "galaxy", "train"] for row in rows], (), "1 different classes"),
-    "no rows": (lambda rows: [], (), "it has no rows"),
-    "no split": (lambda rows: rows, ("--split-column", "ra"), "must be train or test for each picture, not"),
-    "no split of one": (lambda rows: [*rows[:-1], [*rows[-1][:4], ""]], ("--split-column", "subset"), r"not \[''\]"),
-    "an address of something else": (lambda rows: rows, ("--to", "table.csv"), "the name of an HDF5 file ends in .h5"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", FAULTS)
-def test_a_table_that_cannot_be_used_is_one_line_and_the_file_stays(case, own, tmp_path):
-    change, options, sentence = FAULTS[case]
+@pytest.mark.parametrize(("change", "options", "sentence"), [
+    (lambda rows: [*rows, [*rows[0][:3], "disk", "train"]], (),
+     rf"lines 2 \({OBJID}\) and 42 .*jpg is both irregular test and disk train: leave one row for"),
+    (list, ("--class", "morphology"), "has no column morphology: name one with --class"),
+    (list, ("--id", "ra"), "no row names one of the 40 pic.*; name another"),
+    (list, ("--class", "ra"), "40 different classes, such as"),
+    (lambda rows: [[*row[:3], "galaxy", "train"] for row in rows], (), "1 different classes"),
+    (lambda rows: [], (), "it has no rows"),
+    (list, ("--split-column", "ra"), "ra must be train or test for each picture, not"),
+    (lambda rows: [*rows[:-1], [*rows[-1][:4], ""]], ("--split-column", "subset"), r"not \[''\]"),
+    (list, ("--to", "table.csv"), "the name of an HDF5 file ends in .h5"),
+])  # fmt: skip
+def test_a_table_that_cannot_be_used_is_one_line_and_the_file_stays(change, options, sentence, own, tmp_path):
     table = write_table(tmp_path / "t.csv", change(own[1]))
     (tmp_path / "own.h5").write_text("before")
-    done = run("cutouts.py", own[0] / "pictures", table, "--to", tmp_path / "own.h5", *options)
+    columns = () if "--split-column" in options else ("--split-column", "subset")
+    done = run("cutouts.py", own[0] / "pictures", table, "--to", tmp_path / "own.h5", *columns, *options)
     assert re.search(sentence, error_of(done))
     assert (tmp_path / "own.h5").read_text() == "before"
 
 
 def test_pictures_that_cannot_be_read_are_named_and_names_of_two_stop_the_run(tmp_path):
-    rows = own_galaxies(tmp_path)
+    rows = own_galaxies(tmp_path, 40)
     options = (tmp_path / "pictures", tmp_path / "table.csv", "--to", tmp_path / "own.h5")
     for row in rows[1:20]:
         next((tmp_path / "pictures").rglob(f"{row[0]}.jpg")).write_bytes(b"\xff\xd8\xff no picture")
     done = run("cutouts.py", *options)
-    assert "19 of 100 pictures cannot be read: replace them, or remove their rows" in error_of(done)
+    assert "19 of 40 pictures cannot be read: replace them, or remove their rows" in error_of(done)
     assert [line for line in done.stderr.splitlines() if f"{rows[1][0]}.jpg: " in line]
     assert len(done.stderr.splitlines()) == 11
     assert not (tmp_path / "own.h5").exists()
     (tmp_path / "pictures" / "south" / f"{rows[1][0]}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert f"line 3: {rows[1][0]} could be {rows[1][0]}.jpg or south/{rows[1][0]}.png" in error_of(
-        run("cutouts.py", *options)
-    )
+    sentence = f"line 3: {rows[1][0]} could be {rows[1][0]}.jpg or south/{rows[1][0]}.png"
+    assert sentence in error_of(run("cutouts.py", *options))
     assert "is no folder of pictures" in error_of(run("cutouts.py", tmp_path / "none", *options[1:]))
     assert "python cutouts.py" in error_of(run("q1_data.py", "--data", tmp_path / "pictures", "--out", tmp_path / "o"))
-
-
-def test_a_split_in_the_file_is_kept_also_by_the_studies_unless_another_is_named(own, tmp_path):
-    folder, rows = own
-    options = ("--data", folder / "own.h5", "--hold-back", "edge-on;irregular")
-    run_well("q1_data.py", *options, "--out", tmp_path)
-    data = load_data(tmp_path)
-    subset_of = {row[0]: row[4].lower() for row in rows}
-    for task in ("main", "transfer"):
-        for subset in ("train", "test"):
-            assert {subset_of[key] for key in data[f"{task}_{subset}_ids"]} == {subset}
-    run_well("q1_data.py", *options, "--seed", 5, "--out", tmp_path / "other")
-    same_as(resplit(data, 5), load_data(tmp_path / "other"))
-    other = load_data(folder / "out")  # by --split stratified
-    assert (data["own_split"], other["own_split"]) == (True, False)
-    assert {subset_of[key] for key in other["main_test_ids"]} == {"train", "test"}
-    for given, sentence in (
-        ("--main-train", "leave out --main-train"),
-        ("--transfer-train", "no classes are held back"),
-    ):
-        done = run("q1_data.py", "--data", folder / "own.h5", given, 30, "--out", tmp_path / "new")
-        assert sentence in error_of(done)
-
-
-def same_as(data, other):
-    assert data["class_names"] == other["class_names"]
-    for subset in ("main_train", "main_test", "transfer_train", "transfer_test"):
-        for kind in ("images", "labels", "indices"):
-            assert torch.equal(data[f"{subset}_{kind}"], other[f"{subset}_{kind}"])
-    assert torch.allclose(data["mean"], other["mean"])
-
-
-def test_classes_held_back_come_last_with_the_images_that_had_their_names(own, tmp_path):
-    folder, rows = own
-    printed = run_well("q1_data.py", "--data", folder / "own.h5", "--split", "stratified",
-                       "--hold-back", "edge-on,2,disk", "--out", tmp_path)  # fmt: skip
-    assert re.search(r"^Of \d+ of classes 0-1 \d+ are for training, and of \d+ of 2, 3 and 4 \d+ \(", printed, re.M)
-    data = load_data(tmp_path)
-    assert task_names(data) == {"main": ["smooth", "spiral"], "transfer": ["disk", "edge-on", "irregular"]}
-    assert {key: name for key, (_, name) in images_by_id(data).items()} == {row[0]: row[3] for row in rows}
-    assert read(tmp_path)["counts"]["transfer_train"] == data["transfer_train_labels"].bincount().tolist()
-    run_well("q3_cnn.py", "--epochs", 1, "--device", "cpu", "--out", tmp_path)
-    printed = run_well("q5_transfer.py", "--epochs", 2, "--device", "cpu", "--out", tmp_path)
-    record = read(tmp_path, "q5_transfer")
-    assert record["class_names"] == ["disk", "edge-on", "irregular"]
-    assert np.sum(record["confusion"]) == record["test_count"]
-    assert len(re.findall(r"^  \S+ +\d+ predicted as disk, +\d+ as edge-on, +\d+ as irregular$", printed, re.M)) == 3
-    assert load_network(tmp_path / "q5_transfer.pt").name == "q5_transfer"
 
 
 @pytest.mark.parametrize(("names", "given", "order", "main"), [
@@ -264,22 +301,6 @@ def test_branches_are_known_in_any_order_of_the_classes():
     assert branches_of(OWN) is None
 
 
-def test_ten_classes_run_through_the_chain_without_transfer(tmp_path):
-    source = ("--source", "synthetic", "--count", COUNT, "--hold-back", "none")
-    run_well("q1_data.py", *source, "--out", tmp_path)
-    for script in ("q2_fcn.py", "q3_cnn.py"):
-        run_well(script, "--epochs", 1, "--device", "cpu", "--out", tmp_path)
-    run_well("q4_confusion.py", "--device", "cpu", "--out", tmp_path)
-    printed = run_well("summary.py", "--out", tmp_path)
-    assert "Q5 transfer          none: no classes are held back (--hold-back)\n" in printed
-    assert "Q1 --hold-back none (assignment: 8,9)" in printed
-    record = read(tmp_path, "q4_confusion")
-    assert record["class_names"] == list(CLASS_NAMES)
-    assert np.array(record["models"]["cnn"]["confusion"]).shape == (10, 10)
-    error = error_of(run("q5_transfer.py", "--out", tmp_path))
-    assert error == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more"
-
-
 def test_the_optimum_of_several_classes_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     images, labels = random_data(120, num_classes=4)
@@ -308,59 +329,3 @@ def test_studies_count_the_classes_of_the_data():
     found = seeds.protocol([{name: metrics for name in ("majority", "neighbours", "softmax", "fcn", "cnn")}] * 2)
     assert "transfer" not in found["accuracy"]
     assert len(seeds.seeds_figure({"stratified": found}, {}, "file:own").axes[0].get_yticklabels()) == 5
-
-
-def run_line(line):
-    """Run a line of the page: a script with an epoch on the CPU, or in a shell what is more than that."""
-    program, script, *args = shlex.split(line)
-    if program != "python":
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run(["bash", "-ec", line], check=True, env={**os.environ, "PATH": path})
-        return
-    if script == "export.py":
-        pytest.importorskip("onnxscript")
-    if script == "-m":
-        script, *args = "use/playground.py", *args[1:]
-    run_well(script, *args, *(("--epochs", 1, "--device", "cpu") if re.match("q[235]_", script) else ()))
-
-
-def test_each_command_of_the_page_runs(own, tmp_path, monkeypatch):
-    """In a folder with the project, pictures/, more/ and table.csv, with an epoch each; make comes last."""
-    astropy_table = pytest.importorskip("astropy.table")
-    for name in ("Makefile", "requirements.txt", "common", "studies", "use", *(f.name for f in ROOT.glob("*.py"))):
-        (tmp_path / name).symlink_to(ROOT / name)
-    for name, path in (("pictures", "pictures"), ("more", "pictures/south"), ("table.csv", "table.csv")):
-        (tmp_path / name).symlink_to(own[0] / path)
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "own-galaxies.md").read_text()
-    lines = [line.strip() for line in page.splitlines() if re.match(r" {4,}(make|python|find|split|for) ", line)]
-    assert len(lines) == 21
-    [make_line] = [line for line in lines if line.startswith("make ")]
-    for line in lines:
-        if line != make_line:
-            run_line(line)
-    names = sorted(path.stem for path in (tmp_path / "more").iterdir())
-    with open("answers.csv") as file:
-        assert sum(1 for _ in file) == 1 + len(names)
-    assert len(list(tmp_path.glob("answers-part-*.fits"))) == 2
-    assert (tmp_path / "own" / "playground.html").is_file()
-    assert load_data("regions")["own_split"]
-    join, stack = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    catalogue = astropy_table.Table.read("table.csv")
-    for kind in ("csv", "fits", "ecsv"):  # with ids as whole numbers, then as texts
-        catalogue.write(f"catalogue.{kind}", overwrite=True)
-        catalogue["objid"] = catalogue["objid"].astype(str)
-        catalogue.write(f"texts.{kind}")
-        for name in (f"catalogue.{kind}", f"texts.{kind}"):
-            found = {}
-            exec(join.replace("table.csv", name), found)
-            assert found["joined"]["objid"].tolist() == names
-            assert found["joined"]["class_name_1"].astype(str).tolist() == [row[3] for row in own[1] if row[0] in names]
-        catalogue["objid"] = catalogue["objid"].astype(np.int64)
-    exec(stack, found)
-    assert sorted(found["answers"]["id"].astype(str)) == names
-    # What has been done by hand is what make would do, without Q5.
-    command = [*shlex.split(make_line), f"PYTHON={sys.executable}", "EPOCHS=1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Nothing to be done for 'all'" in done.stdout

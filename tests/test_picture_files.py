@@ -38,8 +38,12 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
         image.save(tmp_path / name, kind)
     with h5py.File(tmp_path / "cutouts", "w") as file:
         file["images"] = np.asarray(image)[None]
-    others = {"notes": b"BMW, II* and MM: text", "empty": b"", "list.csv": b"name,class\n", "Thumbs.db": bytes(99)}
-    others |= {"archive.gz": gzip.compress(b"no FITS"), "damaged.gz": b"\x1f\x8b?"}
+    others = {
+        "notes": b"BMW, II* and MM: text",
+        "empty": b"",
+        "Thumbs.db": bytes(99),
+        "a.gz": gzip.compress(b"no FITS"),
+    }
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")  # that would wait for ever if it were opened
@@ -48,15 +52,13 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
     (tmp_path / "cut.jpg").write_bytes(b"no picture")  # it should be one, so it is not left out
     assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg"])
     counts = capsys.readouterr().err.strip().removeprefix(f"{tmp_path}: left out: ").split(", ")
-    assert sorted(counts) == ["2 hidden", "7 no pictures"]
+    assert sorted(counts) == ["2 hidden", "5 no pictures"]
     read = dict(read_pictures(find_pictures([tmp_path]), 69))
     for name in (names["PNG"], names["TIFF"], names["BMP"], "cutouts[0]"):
         assert np.array_equal(read[f"{tmp_path}/{name}"], np.asarray(image))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"<html>not found</html>", gzip.compress(b"<html>", mtime=0), b"BZh9 damaged"]
-)
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"<html>", mtime=0), b"BZh9 damaged"])
 def test_a_file_that_is_named_and_no_picture_is_an_error_that_says_what_could_be_read(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     [(name, error)] = read_pictures([tmp_path / "a.jpg"], 69)
@@ -68,25 +70,14 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path, image, capsys)
     for name in ("in/deep/a.png", "in/b.png", "in/.c.png", "out/d.png", "out/deep/e", "store/f3a9"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / name, "PNG")
-    links = {
-        "in/outside": "../out",  # a folder
-        "in/deep/outside": "../../out",  # the same again
-        "in/f": "../store/f3a9",
-        "in/visible.png": ".c.png",
-        "in/again.png": "b.png",
-        "in/a_deep": "deep",
-        "in/up": "..",  # to what nobody asked for
-        "in/root": "/",
-        "out/back": "../in",
-        "in/gone": "nowhere",
-        "in/self": "self",
-    }
+    links = {"outside": "../out", "deep/outside": "../../out", "f": "../store/f3a9", "visible.png": ".c.png"}
+    links |= {"again.png": "b.png", "a_deep": "deep", "up": "..", "root": "/", "../out/back": "../in"}
+    links |= {"gone": "nowhere", "self": "self"}
     for link, target in links.items():
-        (tmp_path / link).symlink_to(target)
+        (tmp_path / "in" / link).symlink_to(target)
     expected = ["b.png", "deep/a.png", "f", "gone", "outside/d.png", "outside/deep/e", "self", "visible.png"]
     assert found_in(tmp_path / "in") == expected
-    message = capsys.readouterr().err
-    counts = message.removeprefix(f"{tmp_path}/in: left out: ").strip().split(", ")
+    counts = capsys.readouterr().err.removeprefix(f"{tmp_path}/in: left out: ").strip().split(", ")
     assert sorted(counts) == ["1 hidden", "2 links to a folder above", "4 links to what is read anyway"]
     errors = {n: str(p) for n, p in read_pictures(find_pictures([tmp_path / "in"]), 69) if isinstance(p, Exception)}
     assert list(errors) == [f"{tmp_path}/in/gone", f"{tmp_path}/in/self"]
@@ -115,11 +106,8 @@ def test_what_may_not_be_read_below_a_folder_is_an_error_and_the_rest_goes_on(im
 
 
 @pytest.mark.parametrize(("name", "shown"), [
-    ("plain name.png", "plain name.png"),
-    ("Aufnahme–été 星系\u202fAM\xa0\u200d.png", "Aufnahme–été 星系\u202fAM\xa0\u200d.png"),
-    (LATIN, r"gal\xe9.png"),
-    ("two\nlines\r\x1b[31m\t\x9b.png", r"two\nlines\r\x1b[31m\t\x9b.png"),
-    ("\u2028\x85\ud800", r"\u2028\x85\ud800"),
+    ("Aufnahme–été 星系\u202fAM\xa0\u200d.png", "Aufnahme–été 星系\u202fAM\xa0\u200d.png"), (LATIN, r"gal\xe9.png"),
+    ("two\nlines\r\x1b[31m\t\x9b.png", r"two\nlines\r\x1b[31m\t\x9b.png"), ("\u2028\x85\ud800", r"\u2028\x85\ud800"),
 ])  # fmt: skip
 def test_names_are_printed_in_one_line_of_utf_8(name, shown):
     assert printable(name) == shown
@@ -143,14 +131,9 @@ def test_predict_answers_files_of_any_name_and_writes_all_outputs(tmp_path, imag
     assert all(os.path.basename(name) in (tmp_path / "a.html").read_text() for name in names)
 
 
-@pytest.mark.parametrize("content", [
-    b"a.png\nb c.png\n",
-    b"a.png\r\nb c.png\r\n",
-    b"\xef\xbb\xbfa.png\n\n \r\n\nb c.png",
-    b"a.png\0b c.png\0",
-    "a.png\r\nb c.png\r\n".encode("utf-16"),
-    "\ufeffa.png\nb c.png\n".encode("utf-16-be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content", [b"a.png\r\nb c.png\r\n", b"\xef\xbb\xbfa.png\n\n \r\n\nb c.png", b"a.png\0b c.png\0"]
+)
 def test_lists_of_paths_are_read_as_any_system_writes_them(content):
     assert listed_paths(content) == ["a.png", "b c.png"]
     assert listed_paths(b"two\nlines\0gal\xe9.png\0") == ["two\nlines", LATIN]

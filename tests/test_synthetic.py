@@ -1,3 +1,5 @@
+"""The synthetic set: its counts, and that what is rendered has the parameters that were sampled."""
+
 from common.galaxies import synthetic
 from common.galaxies.facts import CLASS_COUNTS
 from common.galaxies.synthetic import colour, radius, render, sample_parameters, synthetic_counts, synthetic_galaxy10
@@ -13,10 +15,10 @@ def whole(count, seed):
 
 
 def test_shapes_types_and_seeds():
-    labels, images = whole(300, 0)
-    assert images.shape == (300, 69, 69, 3)
+    labels, images = whole(70, 0)
+    assert images.shape == (70, 69, 69, 3)
     assert images.dtype == labels.dtype == np.uint8
-    again, other = whole(300, 0)[1], whole(300, 1)[1]
+    again, other = whole(70, 0)[1], whole(70, 1)[1]
     assert (images == again).all()
     assert (images != other).any(axis=(1, 2, 3)).all()
 
@@ -42,7 +44,7 @@ def test_fewer_than_forty_are_refused():
 
 
 def bare(labels, **fixed):
-    """Parameters without noise, neighbours, offsets or blur to speak of, for measuring what is drawn."""
+    """Parameters without noise, neighbours, offsets or blur to speak of, for measuring what is rendered."""
     parameters = sample_parameters(np.array(labels), np.random.default_rng(0))
     quiet = {"noise": 0.0, "neighbour_brightness": 0.0, "x": 0.0, "y": 0.0, "seeing": 0.3, "brightness": 0.8}
     for name, value in {**quiet, **fixed}.items():
@@ -51,7 +53,7 @@ def bare(labels, **fixed):
 
 
 def light(parameters):
-    """The drawn light, with the display's stretch undone: float64 (n, 69, 69)."""
+    """The rendered light, with the display's stretch undone: float64 (n, 69, 69)."""
     images = render(parameters, torch.Generator().manual_seed(0)).double().mean(-1).numpy()
     shown = (images / 255 - synthetic.SKY) / (1 - synthetic.SKY)
     return np.sinh(shown * np.arcsinh(synthetic.STRETCH)) / synthetic.STRETCH
@@ -65,7 +67,7 @@ def test_a_disk_is_exponential():
     assert -1 / fit[0] == pytest.approx(scale, rel=0.05)
 
 
-def test_axis_ratio_is_that_of_the_second_moments():
+def test_the_axis_ratio_is_the_one_of_the_second_moments():
     parameters = bare([0], axis_ratio=0.5, bulge_fraction=0.0, arm_strength=0.0, log_scale_length=np.log(4.0),
                       position_angle=0.0)  # fmt: skip
     flux = light(parameters)[0]
@@ -75,7 +77,7 @@ def test_axis_ratio_is_that_of_the_second_moments():
     assert np.sqrt(high / wide) == pytest.approx(0.5, abs=0.05)
 
 
-def test_the_pitch_angle_is_that_of_the_drawn_arms():
+def test_the_rendered_arms_have_the_pitch_angle():
     for pitch in (12.0, 35.0):
         parameters = bare([9], axis_ratio=1.0, bulge_fraction=0.0, arm_strength=0.6, pitch_angle=pitch, arm_count=2.0,
                           handedness=1.0, position_angle=0.0, log_scale_length=np.log(8.0))  # fmt: skip
@@ -94,12 +96,8 @@ def test_isophotes_are_ellipses_diamonds_and_boxes():
     axis = torch.tensor([3.0])
     for shape, diagonal in ((2.0, 3 / np.sqrt(2)), (1.0, 1.5), (4.0, 3 / 2**0.25)):
         on_axis = radius(axis, torch.zeros(1), torch.ones(1), torch.tensor(shape))
-        on_diagonal = radius(
-            torch.tensor([diagonal], dtype=torch.float32),
-            torch.tensor([diagonal], dtype=torch.float32),
-            torch.ones(1),
-            torch.tensor(shape),
-        )
+        across = torch.tensor([diagonal], dtype=torch.float32)
+        on_diagonal = radius(across, across, torch.ones(1), torch.tensor(shape))
         torch.testing.assert_close(on_axis, on_diagonal, rtol=1e-3, atol=1e-3)
 
 

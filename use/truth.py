@@ -6,14 +6,13 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from common.galaxies.hdf5 import READ_ERRORS, catalogue_ids, dataset, open_hdf5
-from common.galaxies.pictures import SUFFIX
+from common.galaxies.pictures import is_hdf5
 from common.galaxies.split import class_number
 from common.galaxies.tables import match_rows, read_rows
 from common.metrics import accuracy_interval, per_class
 from common.sentences import interval
 from common.storage.streams import printable
 
-import h5py
 import numpy as np
 
 BINS = 10  # of equal width, of the calibration error
@@ -39,8 +38,7 @@ def names_in(files):
     """Return the names of all pictures in `files`, and the ids of those in HDF5 files by name."""
     names, ids = [], {}
     for path, name in zip(files, map(printable, files), strict=True):
-        suffix = SUFFIX.search(path)
-        if not (suffix["hdf5"] if suffix else h5py.is_hdf5(path)):
+        if not is_hdf5(path):
             names.append(name)
             continue
         try:

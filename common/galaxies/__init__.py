@@ -1,1 +1,1 @@
-"""Where the images come from, and how they are split."""
+"""Files, tables and sets of galaxies, and how the images are split."""

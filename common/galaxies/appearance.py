@@ -1,7 +1,4 @@
-"""How pictures look, in four numbers each: to notice one outside the range of those a network was trained on.
-
-And a short hash of each, to notice one of those.
-"""
+"""Measure how pictures look, to mark one unlike the training images, and hash them, to recognize a training image."""
 
 import hashlib
 
@@ -15,8 +12,8 @@ MEASURES = {
     "central light": "share of the light above the border's that falls into a central disk of half the width, 0 to 1",
 }
 PERCENTILES = (0.5, 99.5)
-MARGIN = 0.1  # beyond the percentiles, as a share of the distance between them, that a picture may lie unmarked
-MOST = 2000  # images measured: their percentiles are known to a fraction of a per cent
+MARGIN = 0.1  # outside the percentiles, as a share of the distance between them, within which nothing is marked
+MOST = 2000  # images measured, which give the percentiles to a fraction of a per cent
 
 
 def appearance(images):
@@ -34,9 +31,9 @@ def appearance(images):
 
 
 def appearance_range(images):
-    """Return between which values 99% of training images lie: a (low, high) pair for each of MEASURES, by name.
+    """Return the range of 99% of training images: [low, high] for each of MEASURES, by name.
 
-    images: uint8 (n, 3, size, size), of which at most MOST, evenly spaced, are measured.
+    images: uint8 (n, 3, size, size); at most MOST, evenly spaced, are measured.
     """
     chosen = images[:: max(1, -(-len(images) // MOST))]
     percentiles = torch.tensor(PERCENTILES, device=images.device) / 100
@@ -46,9 +43,9 @@ def appearance_range(images):
 
 
 def out_of_range(images, ranges):
-    """Return a list of sentences for each image, uint8 (n, 3, size, size): how it differs from the training images.
+    """Return a list of sentences for each image, uint8 (n, 3, size, size), on how it differs from the training images.
 
-    ranges: as `appearance_range` returns them, or None when they are unknown: then no image is marked.
+    ranges: from `appearance_range`, or None if they are unknown: then no image is marked.
     """
     if ranges is None:
         return [[] for _ in images]
@@ -63,9 +60,9 @@ def out_of_range(images, ranges):
 
 
 def image_hashes(images):
-    """Return a short hash of each image, a list of 16 hexadecimal digits: uint8 (n, 3, size, size).
+    """Return a short hash of each image, uint8 (n, 3, size, size): a list of texts of 16 hexadecimal digits.
 
-    The first 64 bits of the SHA-256 of its pixels, rows of red, green and blue: two of a million images that differ
-    have the same one with a chance of 3e-8.
+    These are the first 64 bits of the SHA-256 of its pixels, rows of red, green and blue. Two of a million different
+    images have the same hash with a probability of 3e-8.
     """
     return [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in images.cpu().permute(0, 2, 3, 1)]

@@ -1,18 +1,19 @@
-"""The real Galaxy10: downloaded once from its mirrors, checked and cached."""
+"""The published sets: downloaded once from their mirrors, checked and cached."""
 
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from common.storage.atomic import atomic_write, exclusive_lock
+from common.storage.streams import one_line
 
 import pooch
-import requests
-from tqdm import tqdm
+from requests import RequestException
 
 
 class RemoteFile(NamedTuple):
-    """A published file: its name, size in bytes, SHA-256 and its mirrors' addresses."""
+    """A published file: name, size in bytes, SHA-256 and addresses."""
 
     name: str
     size: int
@@ -60,18 +61,18 @@ def is_whole(path, published):
 
 
 def fetch(cache, published):
-    """Return the path of a published file in a folder; download it unless it is there and complete.
+    """Return the path of a published file in a folder; download it unless it is there and whole.
 
-    cache: as `cache_folder` takes it. The mirrors are tried in turn, $GALAXY10_URL first for the set of
-    the course. A download gets its name only after its SHA-256 has been checked; several processes download it once.
-    Raises ConnectionError when no mirror has it, and another OSError, naming --cache, if the folder cannot be written.
+    cache: as for `cache_folder`. The mirrors are tried in turn, for the set of the course $GALAXY10_URL first. Several
+    processes download a file once. Raises ConnectionError if no mirror has it, and another OSError, naming --cache, if
+    the folder cannot be written.
     """
     path = cache_folder(cache) / published.name
     own = os.environ.get("GALAXY10_URL") if published.name == "Galaxy10.h5" else None
     try:
         if not is_whole(path, published):
             with exclusive_lock(path.parent, published.name, timeout=-1):
-                if not is_whole(path, published):  # which another process may have downloaded meanwhile
+                if not is_whole(path, published):  # another process may have downloaded it meanwhile
                     download(path, published, [own, *published.mirrors] if own else published.mirrors)
     except OSError as error:
         if error.errno is None:
@@ -82,17 +83,17 @@ def fetch(cache, published):
 
 
 def download(path, published, mirrors):
-    """Download a published file to `path` from the first mirror that has it, and name those that do not."""
+    """Download a published file to `path` from the first mirror that has it; print a line for each that fails."""
     failures = []
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**20, timeout=TIMEOUT)
     for url in mirrors:
         try:
-            bar = tqdm(total=published.size, desc=published.name, unit="B", unit_scale=True, leave=False, disable=None)
-            with bar, atomic_write(path) as [temporary]:
-                pooch.HTTPDownloader(bar, chunk_size=2**20, timeout=TIMEOUT)(url, temporary, None)
-                if pooch.file_hash(str(temporary)) != published.sha256:
+            with atomic_write(path) as [temporary]:
+                downloader(url, temporary, None)
+                if not is_whole(temporary, published):
                     raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
             return
-        except (requests.RequestException, ValueError) as error:
-            failures.append(f"{url}: {' '.join(str(error).split())}")
+        except (RequestException, ValueError) as error:
+            failures.append(f"{url}: {one_line(error)}")
         print(failures[-1], flush=True)
     raise ConnectionError(f"{published.name} could not be downloaded from any mirror ({'; '.join(failures)})")

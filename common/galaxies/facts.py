@@ -1,12 +1,12 @@
-"""Galaxy10: facts about the two published sets, and about the course that uses one of them.
+"""Facts about the two published sets, and about the course that uses one of them.
 
-Leung & Bovy's Galaxy10 SDSS, https://zenodo.org/records/10844811: SDSS pictures with Galaxy Zoo 2 labels;
-and Galaxy10 DECaLS, https://zenodo.org/records/10845026: larger ones of the DESI Legacy Surveys.
+Leung & Bovy's Galaxy10 SDSS, https://zenodo.org/records/10844811: SDSS pictures with Galaxy Zoo 2 labels; and Galaxy10
+DECaLS, https://zenodo.org/records/10845026: larger pictures from the DESI Legacy Surveys.
 """
 
 IMAGE_SIZE = 69  # pixels, of Galaxy10 SDSS
 DECALS_SIZE = 256
-DECALS_KEYS = ("ra", "dec", "redshift", "pxscale")  # of datasets that only DECaLS has
+DECALS_KEYS = ("ra", "dec", "redshift", "pxscale")  # datasets that only DECaLS has
 CLASS_NAMES = (
     "Disk, Face-on, No Spiral",
     "Smooth, Completely round",
@@ -35,13 +35,13 @@ DECALS_CLASS_NAMES = (
     "Edge-on without Bulge",
     "Edge-on with Bulge",
 )
-# Branches of Galaxy Zoo's decision tree: classes that its volunteers tell apart last, by the names of all ten. SDSS:
-# face-on disks, smooth, edge-on disks (Willett et al. 2013); DECaLS: disturbed and merging, smooth, spirals, edge-on.
+# Branches of Galaxy Zoo's decision tree: classes that its volunteers tell apart last. SDSS (Willett et al. 2013):
+# face-on disks, smooth, edge-on disks; DECaLS: disturbed and merging, smooth, spirals, edge-on.
 BRANCHES = {
     CLASS_NAMES: ((0, 7, 8, 9), (1, 2, 3), (4, 5, 6)),
     DECALS_CLASS_NAMES: ((0, 1), (2, 3, 4), (5, 6, 7), (8, 9)),
 }
-SOURCES = {  # by the name under which a JSON file records where its galaxies came from
+SOURCES = {  # by the `source` of a record
     "galaxy10-sdss": "Galaxy10 SDSS",
     "galaxy10-decals": "Galaxy10 DECaLS",
     "synthetic": "SYNTHETIC galaxies",
@@ -51,7 +51,7 @@ COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}
 
 
 def branches_of(class_names):
-    """Return BRANCHES of a published set's classes in any order, as tuples of their numbers; None for other classes."""
+    """Return the branches of a published set with its classes in any order, tuples of class numbers, or else None."""
     for names, branches in BRANCHES.items():
         if set(names) == set(class_names):
             return tuple(tuple(list(class_names).index(names[label]) for label in branch) for branch in branches)
@@ -70,7 +70,7 @@ def plural(count, noun):
 
 
 def source_title(source):
-    """Return what to call the data of a record's `source` in titles: SYNTHETIC where they are, or the file's name."""
+    """Return the title of the data with a record's `source`: SYNTHETIC if they are, or the file's name."""
     return SOURCES.get(source, source.removeprefix("file:"))
 
 

@@ -1,4 +1,4 @@
-"""Read a cube of three bands from a FITS file with astropy, and no more of it than is needed."""
+"""Read a window of a cube of three bands from a FITS file, with astropy."""
 
 import gzip
 import warnings
@@ -12,9 +12,9 @@ import numpy as np
 def read_cube(path, window):
     """Return a window of the first cube of three bands in a FITS file: float32 (3, h, w), NaN where undefined.
 
-    Integers are scaled, and files that are compressed as a whole or in tiles are read, as astropy does it. window: a
-    function that returns the window's left, top, right and bottom, given the width and height of the cube. Raises
-    ValueError if the file holds no such cube or astropy is not installed, and what `fits.open` and gzip raise.
+    astropy scales integers and decompresses files and tiles. window: a function that returns the window's left, top,
+    right and bottom, given the width and height of the cube. Raises ValueError if the file has no such cube or astropy
+    is not installed, and what `fits.open` and gzip raise.
     """
     require("reading a FITS file", "astropy")
     from astropy.io import fits
@@ -43,7 +43,7 @@ def read_cube(path, window):
 
 
 def check_gzip(path):
-    """Read a gzip file to its end, where its checksum is: astropy does not. Raises what gzip does if it is damaged."""
+    """Read a gzip file to its end, where its checksum is, which astropy does not. Raises what gzip raises."""
     with open(path, "rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     if is_gzip:

@@ -1,11 +1,10 @@
-"""HDF5 files in Galaxy10's form: check the form, read them block by block, and reduce them to Galaxy10's size."""
+"""HDF5 files in Galaxy10's form: check the form, read them in blocks, and reduce them to Galaxy10's size."""
 
 import hashlib
-import json
 import math
 import os
 import reprlib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.galaxies.facts import CLASS_NAMES, DECALS_CLASS_NAMES, DECALS_KEYS, DECALS_SIZE, IMAGE_SIZE
@@ -25,15 +24,15 @@ READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # wha
 
 
 def open_hdf5(path):
-    """Return the open h5py.File at `path`, read without a lock where the file system has none."""
-    with open(path, "rb"):  # raises the system's own error when it is missing or unreadable
+    """Return the open h5py.File at `path`, read without a lock if the file system has none. Raises OSError."""
+    with open(path, "rb"):  # the system's own error for a missing or unreadable file is shorter
         pass
     try:
         return h5py.File(path)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    # (h5py's locking="best-effort" does not do it: HDF5 forgives ENOSYS alone.)
+    # (h5py's locking="best-effort" does not help: HDF5 forgives ENOSYS alone.)
     return h5py.File(path, locking=False)
 
 
@@ -49,7 +48,7 @@ def reading(path):
 
 
 def dataset(path, file, key):
-    """Return the dataset `key` of an open file. Raises ValueError if it has none, or one that needs hdf5plugin."""
+    """Return the dataset `key` of an open file. Raises ValueError if it is missing or needs hdf5plugin."""
     found = file.get(key)
     if not isinstance(found, h5py.Dataset) or found.shape is None:
         there = ", ".join(sorted(file)) or "nothing"
@@ -63,9 +62,9 @@ def dataset(path, file, key):
 
 
 def check_galaxy10(path):
-    """Return the names of the classes, a tuple, and the size of the images in pixels, after checking a file's form.
+    """Check a file's form; return the class names, a tuple, and the size of the images in pixels.
 
-    Raises OSError, or ValueError with a sentence that names the file.
+    Raises OSError or ValueError, naming the file.
     """
     with reading(path), open_hdf5(path) as file:
         images, ans = (dataset(path, file, key) for key in ("images", "ans"))
@@ -89,15 +88,15 @@ def check_galaxy10(path):
 
 
 def find_class_names(path, file, size):
-    """Return the names of the classes 0, 1, ... in an open file with images of `size` pixels, as a tuple of texts.
+    """Return the names of the classes 0, 1, ... in an open file with images of `size` pixels: a tuple.
 
-    They are the `class_names` of the file: its attribute, that of `ans`, or a dataset. Without them, a file in the form
-    of a published set has that set's names. Raises ValueError when there are none, or not one for each class.
+    They are in its attribute or dataset `class_names`. Without it, a file in the form of a published set has that
+    set's names. Raises ValueError if there are none, or if they are not different texts.
     """
-    holders = [holder for holder in (file.attrs, file["ans"].attrs, file) if "class_names" in holder]
-    if holders:
-        given = dataset(path, file, "class_names")[()] if holders[0] is file else holders[0]["class_names"]
-        names = read_names(given)
+    if "class_names" in file.attrs or "class_names" in file:
+        given = file.attrs.get("class_names")
+        given = np.asarray(dataset(path, file, "class_names") if given is None else given)
+        names = tuple(map(as_text, given.flat)) if given.dtype.kind in "OSU" else ()
         different = len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
         if not different or not 2 <= len(names) <= MOST_CLASSES:
             found = f"{len(names)}, {reprlib.repr(names)}" if names else "none"
@@ -113,37 +112,26 @@ def find_class_names(path, file, size):
     )
 
 
-def read_names(given):
-    """Return names as a tuple: of an array of texts or bytes, or the JSON of a list; of anything else an empty one."""
-    if isinstance(given, (str, bytes)):
-        with suppress(ValueError, RecursionError):
-            given = json.loads(given)
-    given = given.tolist() if isinstance(given, np.ndarray) and given.ndim == 1 else given
-    if not isinstance(given, list) or not all(isinstance(name, (str, bytes)) for name in given):
-        return ()
-    return tuple(map(as_name, given))
-
-
-def as_name(value):
-    """Return a text of an HDF5 file, which may be bytes, as a str without blanks around it."""
+def as_text(value):
+    """Return a value of an HDF5 file as a text without blanks around it."""
     return (value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)).strip()
 
 
 def read_column(path, file, key, count, rows=...):
-    """Return the values of a dataset of one axis as texts that can be printed: a list of `count`, or those of `rows`.
+    """Return the values of a dataset of one axis as printable texts: a list of `count`, or those of `rows`, a slice.
 
     Raises ValueError unless it holds `count` texts or whole numbers.
     """
     column = dataset(path, file, key)
     if column.shape != (count,) or column.dtype.kind not in "SOUiub":
         raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one text or whole number per image")
-    return [printable(as_name(value)) for value in column[rows]]
+    return [printable(as_text(value)) for value in column[rows]]
 
 
 def catalogue_ids(path, file, count, rows=slice(None)):
-    """Return the ids of `rows`, a slice, of an open file with `count` images, as texts: of `objid`, or else of `id`.
+    """Return the ids of `rows`, a slice, of an open file with `count` images: texts, from `objid`, or else from `id`.
 
-    An empty list if it has neither or, which a line on stderr says for the first rows, one that cannot be used.
+    Without these, or if they are no ids (a line on stderr, for the first rows, says so), the list is empty.
     """
     try:
         key = next((key for key in ("objid", "id") if key in file), None)
@@ -155,7 +143,7 @@ def catalogue_ids(path, file, count, rows=slice(None)):
 
 
 def read_split(path, file, count):
-    """Return which images are for training, bool (count,), by the dataset `split` of an open file; None without one.
+    """Return which images are for training, bool (count,), by the dataset `split` of an open file; None without it.
 
     Raises ValueError unless its values are train and test.
     """
@@ -166,11 +154,11 @@ def read_split(path, file, count):
         raise ValueError(
             f"{path}: 'split' must be train or test for each image, not {reprlib.repr(others)}: use --split stratified"
         )
-    return np.array([value == "train" for value in values])
+    return np.array(values) == "train"
 
 
 def row_blocks(images):
-    """Return slices that cover an HDF5 dataset of images, (n, h, w, 3): of some BLOCK_BYTES, in whole chunks."""
+    """Return slices of whole chunks, about BLOCK_BYTES each, that cover an HDF5 dataset of images, (n, h, w, 3)."""
     rows = max(1, BLOCK_BYTES // (images.shape[1] * images.shape[2] * 3))
     chunk = images.chunks[0] if images.chunks else 1
     rows = math.ceil(rows / chunk) * chunk
@@ -188,13 +176,11 @@ def resize(images, size):
 def reduced(path, names, folder):
     """Return the path of a copy of the file at `path` with images of IMAGE_SIZE pixels, in `folder`.
 
-    It is written once, and again when the file at `path` has changed since. names: of its classes.
+    The copy is written once, and again after the original has changed. names: of the classes.
     """
     status = os.stat(path)
-    version = hashlib.sha256(repr((os.path.realpath(path), status.st_size, status.st_mtime_ns)).encode()).hexdigest()[
-        :8
-    ]
-    copy = Path(folder) / f"{Path(path).stem}-{IMAGE_SIZE}-{version}.h5"
+    version = repr((os.path.realpath(path), status.st_size, status.st_mtime_ns)).encode()
+    copy = Path(folder) / f"{Path(path).stem}-{IMAGE_SIZE}-{hashlib.sha256(version).hexdigest()[:8]}.h5"
     with exclusive_lock(folder, copy.stem, timeout=-1):
         if copy.is_file():
             return copy
@@ -214,6 +200,6 @@ def reduced(path, names, folder):
 
 @contextmanager
 def create_hdf5(path):
-    """Give an h5py.File to write, which takes its place at `path` when it is complete."""
+    """Give an h5py.File to write, which replaces `path` when it is complete."""
     with atomic_write(path) as [temporary], h5py.File(temporary, "w", locking=False) as file:
         yield file

@@ -1,16 +1,15 @@
-"""Pictures from anywhere: image files, folders of them, HDF5 and FITS files, all brought to one size.
+"""Pictures in image files, folders, HDF5 and FITS files, all brought to one size.
 
 Pillow, h5py and astropy decide by its contents what a file is. Only a few pictures are in memory at a time.
 """
 
-import codecs
 import os
 import re
 import stat
 import threading
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,29 +19,29 @@ from common.galaxies.hdf5 import catalogue_ids, dataset, open_hdf5, row_blocks
 from common.hardware.parallel import in_order
 from common.storage.streams import printable, say
 
+import h5py
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 HDF5_SUFFIXES = (".h5", ".hdf5")
-# Of the files that pictures are in, before the row of one in an HDF5 file.
+# The suffix of a file of pictures, before the row of a picture in an HDF5 file.
 SUFFIX = re.compile(
     r"(?:(?P<hdf5>\.h5|\.hdf5)|\.jpe?g|\.jpe|\.jfif|\.png|\.tiff?|\.webp|\.bmp|\.gif|\.fits?|\.fts)"
     r"(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
     re.IGNORECASE,
 )
-HDF5_START, FITS_START = b"\x89HDF\r\n\x1a\n", b"SIMPLE  "
 LARGE = 16_000_000  # pixels, above which pictures are decoded one at a time
-MAX_ARRAY_PIXELS = 16_000_000  # of one in an HDF5 or FITS file, of which several copies are made
-ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # of EXIF, of TIFF
-READ_AHEAD = 32  # pictures for each thread
+MAX_ARRAY_PIXELS = 16_000_000  # per picture in an HDF5 or FITS file, of which several copies are made
+ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
+READ_AHEAD = 32  # pictures per thread
 Image.MAX_IMAGE_PIXELS = 50_000_000  # Pillow refuses pictures of more than twice as many ...
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # ... and warns of fewer
 one_large_picture = threading.Lock()
 
 
 def picture_id(name):
-    """Return what identifies a picture to its catalogue: the name without folder and suffix.
+    """Return the id of a picture, its name without folder and suffix.
 
     more/100008.jpg gives 100008, cutouts.h5[12] gives cutouts[12].
     """
@@ -50,21 +49,19 @@ def picture_id(name):
 
 
 def listed_paths(content):
-    """Return the paths in a list's bytes, one on each line or, as `find -print0` writes them, before each NUL.
+    """Return the paths in a list's bytes, separated by NUL, as `find -print0` writes them, or else by line breaks.
 
     Blank lines, a byte order mark and the carriage returns of Windows are left out.
     """
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    text = content.decode(encoding, "surrogateescape")
+    text = content.decode("utf-8-sig", "surrogateescape")
     lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
     return [line for line in lines if line.strip()]
 
 
 def find_pictures(paths):
-    """Return the files that `paths` name, as Paths: files as they are, for a folder the pictures below it.
+    """Return the files at `paths` as Paths, in this order; in place of a folder the pictures below it, sorted by name.
 
-    In the order given, within a folder sorted by name. A folder without any stands in the list itself. What is left
-    out of a folder is counted in a line on stderr.
+    A folder without pictures stays in the list. A line on stderr counts the files in a folder that are left out.
     """
     found = []
     for path in map(Path, paths):
@@ -81,44 +78,38 @@ def find_pictures(paths):
 def search(folder):
     """Return the pictures below a folder, a list of Paths, and a Counter of what is left out.
 
-    Links are followed last, so that a file is found once, by its own name if that is below the folder. What cannot be
-    opened is found too: who reads it gets the error.
+    Links are followed last: a file is found once, and by its own name if that is below the folder. What cannot be
+    opened is in the list as well, and reading it gives the error.
     """
-    found, left_out, seen, links = [], Counter(), set(), []
-
-    def look_at(path, real, is_folder):
+    found, left_out, seen = [], Counter(), set()
+    waiting, links = deque([(folder, os.path.realpath(folder))]), deque()
+    while waiting or links:
+        path, real = waiting.popleft() if waiting else links.popleft()
         if real in seen:
             left_out["links to what is read anyway"] += 1
-            return
+            continue
         seen.add(real)
-        if is_folder:
-            look_into(path, real)
-        elif is_picture(path):
-            found.append(path)
-        else:
-            left_out["no pictures"] += 1
-
-    def look_into(path, real):
+        if not os.path.isdir(path):
+            if is_picture(path):
+                found.append(path)
+            else:
+                left_out["no pictures"] += 1
+            continue
         try:
-            entries = sorted(os.scandir(path), key=lambda entry: (entry.is_dir(follow_symlinks=False), entry.name))
+            entries = list(os.scandir(path))
         except OSError:
             found.append(path)
-            return
+            continue
         for entry in entries:
+            target = os.path.join(real, entry.name)
             if entry.name.startswith("."):
                 left_out["hidden"] += 1
-            elif entry.is_symlink():
-                links.append(Path(entry))
+            elif not entry.is_symlink():
+                waiting.append((Path(entry), target))
+            elif Path(os.path.realpath(entry)) in Path(target).parents:
+                left_out["links to a folder above"] += 1
             else:
-                look_at(Path(entry), os.path.join(real, entry.name), entry.is_dir())
-
-    look_at(folder, os.path.realpath(folder), True)
-    for link in links:  # those in linked folders are appended meanwhile
-        real = os.path.realpath(link)
-        if Path(real) in Path(os.path.realpath(link.parent), link.name).parents:
-            left_out["links to a folder above"] += 1
-        else:
-            look_at(link, real, os.path.isdir(link))
+                links.append((Path(entry), os.path.realpath(entry)))
     return found, left_out
 
 
@@ -127,66 +118,70 @@ def is_picture(path):
     if SUFFIX.search(path.name):
         return True
     try:
-        if start_of(path) not in (HDF5_START, FITS_START):
+        check_file(path)
+        with open(path, "rb") as file:
+            is_fits = file.read(9) == b"SIMPLE  ="
+        if not is_fits and not is_hdf5(path):
             Image.open(path, formats=FORMATS).close()
-        return True
     except Image.DecompressionBombError:
-        return True
-    except (OSError, ValueError) as error:  # an errno is the system's: Pillow's have none
+        pass
+    except (OSError, ValueError) as error:  # the system's errors have an errno, Pillow's have none
         return getattr(error, "errno", None) is not None
+    return True
 
 
-def start_of(path):
-    """Return the first 8 bytes of a file. Raises OSError, and ValueError for what is no file, such as a pipe."""
+def is_hdf5(path):
+    """Return whether a file holds HDF5, by the suffix of its name or, without one of SUFFIX, by its contents."""
+    suffix = SUFFIX.search(os.fspath(path))
+    return bool(suffix["hdf5"]) if suffix else os.path.isfile(path) and h5py.is_hdf5(path)
+
+
+def check_file(path):
+    """Raise OSError, or ValueError for what is no file: opening a pipe would wait for ever."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         os.scandir(path).close()  # raises the system's error if it cannot be listed
         raise ValueError("is a folder without pictures")
     if not stat.S_ISREG(mode):
         raise ValueError("is neither a file nor a folder")
-    with open(path, "rb") as file:
-        return file.read(8)
 
 
 def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
     """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (size, size, 3).
 
-    In place of the picture of a file that cannot be read stands the exception that says why. field: the part of the
-    centred square that is kept, 0 to 1. A picture of an HDF5 file is named `cutouts.h5[12]`. At most
-    READ_AHEAD * `threads` pictures are read ahead, so memory does not grow with their number. rows: the range of those
-    that are read of each HDF5 file, if not all. ids: a dict, which gets the ids in HDF5 files by the pictures' names.
+    A file that cannot be read gives (name, exception). field: the part of the centred square that is kept, 0 to 1. A
+    picture in an HDF5 file is named `cutouts.h5[12]`. At most READ_AHEAD * `threads` pictures are read ahead, so memory
+    does not grow with their number. rows: a range, the rows of each HDF5 file to read (default: all). ids: a dict, to
+    which the ids in HDF5 files are added by the pictures' names.
     """
     ids = {} if ids is None else ids
-    yield from in_order(result_or_error, readers(paths, size, field, rows, ids), threads, READ_AHEAD * threads)
+    yield from in_order(result_or_error, unread(paths, size, field, rows, ids), threads, READ_AHEAD * threads)
 
 
-def result_or_error(reader):
-    """Return (name, what was read), or (name, the exception) if it failed; reader: a pair of `readers`."""
-    name, read = reader
+def result_or_error(item):
+    """Return (name, picture), or (name, exception) if it cannot be read; item: a pair of `unread`."""
+    name, picture = item
     try:
-        return name, read()
+        return name, picture() if callable(picture) else picture
     except Exception as error:  # of a dozen types, for a file that cannot be read
         return name, error
 
 
-def readers(paths, size, field, rows, ids):
-    """Yield (name, function that reads it) for every picture in the files `paths`; the names can be printed.
+def unread(paths, size, field, rows, ids):
+    """Yield (printable name, picture) for every picture in the files `paths`.
 
-    rows, ids: as of `read_pictures`.
+    In place of the picture there may be a function that returns it, or an exception.
     """
     for path in map(Path, paths):
         name = printable(path)
         try:
-            if start_of(path) == HDF5_START or path.suffix.lower() in HDF5_SUFFIXES:
-                yield from hdf5_readers(path, size, field, rows, ids)
+            check_file(path)
+            if is_hdf5(path):
+                yield from read_hdf5(path, size, field, rows, ids)
             else:
                 yield name, partial(read_file, path, size, field)
         except Exception as error:
-            yield name, partial(fail, error)
-
-
-def fail(error):
-    raise error
+            yield name, error
 
 
 def read_file(path, size, field):
@@ -205,7 +200,7 @@ def read_file(path, size, field):
 def central_square(width, height, field):
     """Return the box (left, top, right, bottom) of the centred square, in pixels; field: the part of it that is kept.
 
-    Its corners may lie between pixels, so that a picture turned or mirrored gives the same square.
+    Its corners may lie between pixels, so a picture turned or mirrored gives the same square.
     """
     side = max(1, min(width, height) * field)
     left, top = (width - side) / 2, (height - side) / 2
@@ -213,7 +208,7 @@ def central_square(width, height, field):
 
 
 def to_size(image, size, field):
-    """Return a PIL image's central square, resized by area, or when it is smaller linearly: a PIL image."""
+    """Return the central square of a PIL image, resized by area, or linearly if it is smaller than `size`."""
     box = central_square(*image.size, field)
     method = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
     return image.resize((size, size), method, box)
@@ -238,7 +233,7 @@ def read_image(path, image, size, field):
 
 
 def in_colour(path, image):
-    """Decode a PIL image of any mode; return it as RGB, transparent parts over black, 16 bits scaled to 8."""
+    """Decode a PIL image of any mode to RGB, with transparent parts over black and 16 bits scaled to 8."""
     sixteen_bits = ";16" in str(image.tile)
     if not sixteen_bits and max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) == 16:
         raise ValueError("stores 16-bit colours one after the other, which Pillow cannot read: interleave them")
@@ -256,7 +251,7 @@ def in_colour(path, image):
 
 
 def to_eight_bits(path, values):
-    """Return 16-bit values as uint8; if they do not reach beyond 8, 10 or 12 bits, as of many cameras, from these."""
+    """Scale 16-bit values to uint8; values within 8, 10 or 12 bits, as many cameras store them, from these bits."""
     highest = values.max()
     if values.dtype.kind == "f" or values.min() < 0 or highest > 65535:
         raise ValueError("has floating-point pixels, or more than 16 bits: store it with 8 or 16")
@@ -272,11 +267,8 @@ def check_pixels(width, height):
         raise ValueError(f"has {width * height:,} pixels, more than the {MAX_ARRAY_PIXELS:,} that are decoded")
 
 
-def hdf5_readers(path, size, field, wanted, ids):
-    """Yield (name, function that returns it) for every picture in the dataset `images` of an HDF5 file.
-
-    wanted: a range of rows, or None for all; ids: the dict that gets the file's ids, by name.
-    """
+def read_hdf5(path, size, field, wanted, ids):
+    """Yield (name, picture) for every picture in an HDF5 file, or for the rows `wanted`, a range."""
     with open_hdf5(path) as file:
         images = dataset(path, file, "images")
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -288,19 +280,17 @@ def hdf5_readers(path, size, field, wanted, ids):
             rows = slice(max(rows.start, wanted.start), min(rows.stop, wanted.stop))
             if rows.start >= rows.stop:
                 continue
-            block = images[rows]
             names = [f"{printable(path)}[{row}]" for row in range(rows.start, rows.stop)]
             ids.update(zip(names, catalogue_ids(path, file, len(images), rows), strict=False))
-            for name, pixels in zip(names, block, strict=True):
-                small = np.asarray(to_size(Image.fromarray(pixels), size, field))
-                yield name, partial(np.asarray, small)
+            for name, pixels in zip(names, images[rows], strict=True):
+                yield name, np.asarray(to_size(Image.fromarray(pixels), size, field))
 
 
 def read_fits(path, size, field):
     """Return the picture made of a FITS cube of three bands, the bluest first: uint8 (size, size, 3).
 
-    By Lupton et al. (2004, PASP 116, 133), as SDSS makes its pictures: an asinh stretch that keeps the colours.
-    Each band's median is taken as the sky; the stretch is half the light that 99% of the pixels stay below.
+    By Lupton et al. (2004, PASP 116, 133), as SDSS makes its pictures: an asinh stretch that keeps the colours. The sky
+    is each band's median, the stretch half of the 99th percentile of the mean band.
     """
 
     def window(width, height):

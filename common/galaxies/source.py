@@ -1,4 +1,4 @@
-"""Where the galaxies come from: a file, the mirrors of Galaxy10, or the synthetic renderer."""
+"""Find the file of galaxies: the user's own, a published set, or a synthetic one."""
 
 import os
 import sys
@@ -22,20 +22,19 @@ WARNING = """\
 
 
 class Galaxies(NamedTuple):
-    """An HDF5 file in Galaxy10's form, of Galaxy10's size."""
+    """An HDF5 file in Galaxy10's form, with images of IMAGE_SIZE."""
 
     path: Path
-    source: str  # what records call it: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
+    source: str  # its name in records: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
     class_names: tuple
 
 
 def find_galaxies(data, source, dataset, cache, count, seed, out):
     """Return the Galaxies that the options of q1_data.py ask for.
 
-    A published set is downloaded into `cache` once. A synthetic one is written to synthetic.h5 in `out`: with source
-    "auto" after a warning, when the real set cannot be downloaded; with "real" that raises OSError instead. Images of
-    another size are reduced to Galaxy10's, once, in a file in `cache`. Raises OSError or ValueError for a file that is
-    not in Galaxy10's form.
+    A published set is downloaded into `cache` once. If that fails, source "real" raises OSError, and "auto" prints a
+    warning and writes a synthetic set to synthetic.h5 in `out`. Images of another size are reduced once, in a file in
+    `cache`. Raises OSError or ValueError for a file that is not in Galaxy10's form.
     """
     path, source = find_file(data, source, dataset, cache, count, seed, out)
     names, size = check_galaxy10(path)
@@ -46,7 +45,7 @@ def find_galaxies(data, source, dataset, cache, count, seed, out):
 
 
 def find_file(data, source, dataset, cache, count, seed, out):
-    """Return the path of the file, whatever the size of its images, and what records call it, as `find_galaxies`."""
+    """Return the path of the file, with images of any size, and its name in records; arguments as `find_galaxies`."""
     if data:
         return Path(data), source_of(Path(data))
     if source != "synthetic":
@@ -65,9 +64,9 @@ def find_file(data, source, dataset, cache, count, seed, out):
 
 
 def galaxies_file(record, out):
-    """Return the path of the file that Q1 was given, by its record in the folder `out`; it may be gone since.
+    """Return the path of the file that Q1 has read, with images of any size; record: q1_data.json of the folder `out`.
 
-    Its images may be larger than Q1's.
+    The file may no longer exist.
     """
     args = record["args"]
     if args["data"]:
@@ -78,7 +77,7 @@ def galaxies_file(record, out):
 
 
 def source_of(path):
-    """Return what records call the data in a file: a published set by its checksum, or else by the file's name.
+    """Return the name of a file's data in records: a published set, known by its checksum, or else the file's name.
 
     Raises ValueError for a folder.
     """
@@ -91,6 +90,6 @@ def source_of(path):
     try:
         with open_hdf5(path) as file:
             is_synthetic = "synthetic" in file.attrs
-    except READ_ERRORS:  # what is wrong with it, `check_galaxy10` says
+    except READ_ERRORS:  # `check_galaxy10` says what is wrong
         is_synthetic = False
     return "synthetic" if is_synthetic else f"file:{path.name}"

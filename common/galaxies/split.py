@@ -1,8 +1,7 @@
-"""The classes that are held back, and the split into training and test images."""
+"""Hold classes back for transfer, and split the images into training and test images."""
 
 import hashlib
 import re
-from functools import lru_cache
 from typing import NamedTuple
 
 from common.galaxies.appearance import image_hashes
@@ -15,20 +14,20 @@ WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class Classes(NamedTuple):
-    """The classes of a file, the main ones first and those held back for transfer last."""
+    """The classes of a file: the main ones first, those held back for transfer last."""
 
     names: tuple
-    main: int  # how many of them are main ones
-    numbers: np.ndarray  # int64 (k,): the place in `names` of each class 0, 1, ... of the file
+    main: int  # number of main classes
+    numbers: np.ndarray  # int64 (k,): the place in `names` of the classes 0, 1, ... of the file
 
 
 def hold_back(names, given=None, labels=None):
-    """Return the Classes of a file whose classes have these `names`, when those `given` are held back for transfer.
+    """Return the Classes of a file with these class `names` if those `given` are held back for transfer.
 
-    given: of --hold-back, class numbers or names with commas between them, or semicolons where names have commas; or
-    "none". None: 8,9 of Galaxy10, of other classes none. labels: int (n,), the numbers of all images. Raises
-    ValueError, naming the option, for a class that does not exist, and unless at least two classes remain and none or
-    at least two are held back, each with images.
+    given: the value of --hold-back, "none" or class numbers or names, separated by semicolons if there are any, else by
+    commas. The default is 8,9 for Galaxy10, none for other classes. labels: int (n,), the class numbers of all images.
+    Raises ValueError, naming the option, for a class that does not exist, and unless at least two classes remain and
+    none or at least two are held back, each with images.
     """
     if given is None:
         given = HELD_BACK if tuple(names) in BRANCHES else "none"
@@ -53,26 +52,29 @@ def hold_back(names, given=None, labels=None):
 
 
 def class_number(names, text):
-    """Return the number of the class that `text` names, by its name, in any case, or by its number; None for no class.
+    """Return the number of the class that `text` names, by its name, in the same case or in any, or by its number.
 
-    Where all names are whole numbers a number is a name only.
+    Return None for no class. If all names are whole numbers, a number is a name only.
     """
-    return class_numbers(tuple(names)).get(text, class_numbers(tuple(names)).get(text.lower()))
+    lower = [name.lower() for name in names]
+    if text in names:
+        return names.index(text)
+    if text.lower() in lower:
+        return lower.index(text.lower())
+    numbers = [] if are_numbers(names) else list(map(str, range(len(names))))
+    return numbers.index(text) if text in numbers else None
 
 
-@lru_cache
-def class_numbers(names):
-    """Return the numbers of classes, a dict, by all texts that stand for one: the last ones win."""
-    numbers = range(len(names))
-    of_position = {} if all(WHOLE_NUMBER.fullmatch(name) for name in names) else {str(n): n for n in numbers}
-    return of_position | {name.lower(): n for n, name in enumerate(names)} | {name: n for n, name in enumerate(names)}
+def are_numbers(names):
+    """Return whether all names of classes are whole numbers."""
+    return all(map(WHOLE_NUMBER.fullmatch, names))
 
 
 def held_number(names, part):
     """Return the number of a class that --hold-back names. Raises ValueError for any other text."""
     number = class_number(names, part)
     if number is None:
-        is_number = all(map(WHOLE_NUMBER.fullmatch, names))  # which are names then
+        is_number = are_numbers(names)
         known = [name if is_number else f"{label} {name}" for label, name in enumerate(names[:20])]
         given = f"give {'' if is_number else 'numbers or '}names of {'; '.join(known)}{' ...' * (len(names) > 20)}"
         raise ValueError(f"--hold-back {part}: no such class: {given}")
@@ -88,8 +90,8 @@ def task_names(data):
 def apportion(total, sizes, low, high):
     """Return integers that add up to `total`, as nearly in proportion to `sizes` as low..high allow.
 
-    sizes, low, high: int (k,). The largest remainders are rounded up (Hamilton's method).
-    Raises ValueError when no such numbers exist.
+    sizes, low, high: int (k,). The largest remainders are rounded up (Hamilton's method). Raises ValueError if there
+    are no such numbers.
     """
     if not low.sum() <= total <= high.sum():
         raise ValueError(f"{total}: must be from {low.sum()} to {high.sum()}, for every class to have its part")
@@ -103,21 +105,21 @@ def apportion(total, sizes, low, high):
 
 
 def trainable(counts):
-    """Return how many images of each class can train if one is kept for testing, where there are two or more."""
+    """Return how many images per class can train: all but one, which is for testing, or the only one."""
     return np.where(counts > 1, counts - 1, counts)
 
 
 def stratified_split(labels, train_size, seed):
-    """Return the indices, int64, of `train_size` images to train on and of the rest, each in random order.
+    """Return the indices, int64, of `train_size` training images and of the rest, each in random order.
 
-    Every class is divided in the same proportion; with two images or more it is in both halves, with one
-    it is in the training half. Raises ValueError when that leaves no room.
+    All classes are split in the same proportion. A class of two images or more is in both subsets, a single image
+    is for training. Raises ValueError if `train_size` does not allow this.
     """
     counts = np.bincount(labels)
     train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=trainable(counts))
     halves = [], []
     for label, train_count in enumerate(train_counts):
-        # Each class has random numbers of its own, so that its split does not depend on the other classes.
+        # Each class has its own random numbers, so its split does not depend on the other classes.
         shuffled = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
         halves[0].append(shuffled[:train_count])
         halves[1].append(shuffled[train_count:])
@@ -133,26 +135,23 @@ def file_order_split(labels, train_size, seed):
 
 
 def own_split(in_train, seed):
-    """Return the indices of the images to train on, where `in_train`, bool (n,), and of the rest, in random order."""
+    """Return the indices of the training images, where `in_train`, bool (n,), and of the rest, in random order."""
     rng = np.random.default_rng(seed)
     return rng.permutation(np.flatnonzero(in_train)), rng.permutation(np.flatnonzero(~in_train))
 
 
 SPLITS = {"auto": stratified_split, "stratified": stratified_split, "file": file_order_split}
-
-
-ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images, of Galaxy10 SDSS
-TOTALS = {"main": 20360, "transfer": 1425}  # of its images
+ASSIGNMENT_SIZES = {"main": 18000, "transfer": 1000}  # training images of Galaxy10 SDSS
+TOTALS = {"main": 20360, "transfer": 1425}  # all its images
 
 
 def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
-    """Return the number of training images of each task that has images, main and transfer, for labels, int (n,).
+    """Return the number of training images per task, main and transfer, that has images among labels, int (n,).
 
-    given: the same, of the options --main-train and --transfer-train, None where unset; num_main: classes of the main
-    task, the first ones; in_train: bool (n,), a given split, with which the numbers are None. The assignment's numbers
-    are for Galaxy10 SDSS; other files, told by their counts, get the same proportion of their images, and a line says
-    so.
-    Raises ValueError, naming the option, for more images than there are beside at least one to test.
+    given: the values of --main-train and --transfer-train by task, None if unset; num_main: number of main classes, the
+    first ones; in_train: bool (n,), a given split, for which the numbers are None. The defaults are the assignment's
+    for Galaxy10 SDSS, known by its counts, and the same proportion of any other file, which a line says. Raises
+    ValueError, naming the option, unless at least one image is left to test.
     """
     counts = np.bincount(labels, minlength=num_main)
     of_task = {"main": counts[:num_main], "transfer": counts[num_main:]}
@@ -183,7 +182,7 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
 
 
 def describe_sizes(counts, sizes):
-    """Return the sentence on how many images train; counts: int (k,) per class, by task; sizes: by task."""
+    """Return a sentence on the number of training images; counts: int (k,) per class, by task; sizes: by task."""
     main, *others = counts["main"], *counts.get("transfer", ())
     numbers = [str(len(main) + place) for place in range(len(others))]
     galaxy10 = "These are not Galaxy10 SDSS's 21,785 images: of" if (len(main), len(others)) == (8, 2) else "Of"
@@ -195,10 +194,10 @@ def describe_sizes(counts, sizes):
 
 
 def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=None):
-    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS: none of a transfer task without `sizes`.
+    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS; a task that `sizes` lacks has none.
 
-    sizes: the numbers of training images, by task; split: one of SPLITS; num_main, in_train: as of `train_sizes`.
-    Raises ValueError, naming the option, when a size leaves no room for every class, and as `check_classes` does.
+    sizes: number of training images by task; split: one of SPLITS; num_main, in_train: as for `train_sizes`. Raises
+    ValueError, naming the option, if a size leaves no room for every class, and as `check_classes` does.
     """
     groups = {"main": np.flatnonzero(labels < num_main), "transfer": np.flatnonzero(labels >= num_main)}
     indices = dict.fromkeys(SUBSETS, np.zeros(0, dtype=np.int64))
@@ -220,9 +219,9 @@ def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=No
 
 
 def check_classes(labels, group, subset, name, remedy):
-    """Raise ValueError when all images of a subset, int64 indices, are of one class: no network learns from them.
+    """Raise ValueError if a subset, int64 indices, is empty or has images of one class only.
 
-    A test subset may be when the `group` that was split has no two classes of two images.
+    A test subset may have one class if the `group` that was split has no two classes of two images.
     """
     classes = np.unique(labels[subset])
     if not len(classes):
@@ -243,7 +242,7 @@ def fingerprint(data):
 
 
 def class_counts(data):
-    """Return the number of images of each class of its task in each subset."""
+    """Return the number of images per class, a list, in each of SUBSETS."""
     return {
         f"{task}_{half}": torch.bincount(data[f"{task}_{half}_labels"], minlength=len(names)).tolist()
         for task, names in task_names(data).items()
@@ -252,7 +251,7 @@ def class_counts(data):
 
 
 def describe_split(data):
-    """Return the images per class of Q1's data, and how many test images are equal to a training image, as text."""
+    """Return a text: the images per class of Q1's data, and how many test images are equal to a training image."""
     counts = class_counts(data)
     train, test = (counts[f"main_{subset}"] + counts[f"transfer_{subset}"] for subset in ("train", "test"))
     lines = [f"{data['source']}: images per class, training + test"]

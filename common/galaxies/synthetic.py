@@ -1,8 +1,8 @@
-"""A synthetic Galaxy10: generated galaxies that replace the real ones where these cannot be downloaded.
+"""A synthetic Galaxy10, for tests and in place of the real one if that cannot be downloaded.
 
-Each galaxy is a bulge with a Sersic (1963) profile on an exponential disk (Freeman 1970), inclined,
-with logarithmic spiral arms where its class asks for them, blurred by the seeing, with neighbours and
-sky noise, and shown through the asinh stretch of Lupton et al. (2004) that SDSS pictures use.
+Each galaxy is a bulge with a Sersic (1963) profile on an inclined exponential disk (Freeman 1970), with logarithmic
+spiral arms if its class has them, blurred by the seeing, with neighbours and sky noise. The asinh stretch of Lupton et
+al. (2004) makes it a picture, as for SDSS.
 """
 
 from common.galaxies.facts import CLASS_COUNTS
@@ -18,8 +18,8 @@ NEIGHBOURS = 3  # at most, in an image
 STRETCH = 8.0  # of the asinh: how much brighter than linear the faint parts are shown
 SKY = 0.05  # grey level of the empty sky, of 1
 
-# A normal distribution for each parameter: mean and standard deviation per class, clipped to the limits.
-# How far the classes overlap makes the set as hard as the real one.
+# A normal distribution per parameter: mean and standard deviation per class, clipped to the limits. The classes overlap
+# so far that the set is as hard as the real one.
 # class:   0 no   1 round  2 in-   3 cigar | edge-on:         | spiral:
 #          spiral          between         4 bulge 5 boxy 6 none 7 tight 8 medium 9 loose
 DISTRIBUTIONS = {
@@ -59,9 +59,9 @@ YOUNG_STARS = torch.tensor([0.78, 0.88, 1.00])
 
 
 def synthetic_counts(count, least=2):
-    """Return the number of images per class, int64 (10,), in Galaxy10 SDSS's proportion; they add up to `count`.
+    """Return the number of images per class, int64 (10,), in Galaxy10 SDSS's proportion, `count` in all.
 
-    At least `least` of each, so that every class can be trained on and tested. Raises ValueError below 40 images.
+    At least `least` per class, so that each can be trained and tested. Raises ValueError below 40 images.
     """
     if count < 40:
         raise ValueError(f"--count {count}: a synthetic set of ten classes needs at least 40 images")
@@ -69,7 +69,7 @@ def synthetic_counts(count, least=2):
 
 
 def sample_parameters(labels, rng):
-    """Return a galaxy's parameters for each of `labels`, as a dict of float32 (n,) or (n, NEIGHBOURS, ...)."""
+    """Sample the parameters of a galaxy for each of `labels`: a dict of float32 (n,) or (n, NEIGHBOURS)."""
     n, neighbours = len(labels), (len(labels), NEIGHBOURS)
     edge_on, smooth = np.isin(labels, (4, 5, 6)), np.isin(labels, (1, 2, 3))
     sampled = {
@@ -113,7 +113,7 @@ def radius(u, v, axis_ratio, shape):
 
 
 def render(parameters, generator):
-    """Render galaxies: the parameters of n of them to uint8 (n, SIZE, SIZE, 3)."""
+    """Render n galaxies from their parameters: uint8 (n, SIZE, SIZE, 3)."""
     p = {name: value.view(-1, 1, 1) for name, value in parameters.items() if value.ndim == 1}
     pixel = torch.arange(SIZE, dtype=torch.float32) - (SIZE - 1) / 2
     x, y = pixel - p["x"], pixel[:, None] - p["y"]
@@ -165,7 +165,8 @@ def render(parameters, generator):
 def synthetic_galaxy10(count, seed, least=2):
     """Return labels, uint8 (count,), and an iterator over the images in blocks, uint8 (m, SIZE, SIZE, 3).
 
-    The classes are as frequent as in Galaxy10 SDSS, `least` or more of each, in random order. One seed, one set.
+    The classes have the frequencies of Galaxy10 SDSS, at least `least` images each, in random order that depends on
+    `seed` alone.
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), synthetic_counts(count, least)))
@@ -181,7 +182,7 @@ def synthetic_galaxy10(count, seed, least=2):
 
 
 def write_synthetic(path, count, seed, least=2):
-    """Write a synthetic Galaxy10 as an HDF5 file of its form, with the attribute `synthetic`.
+    """Write a synthetic Galaxy10 to an HDF5 file in its form, with the attribute `synthetic`.
 
     Raises ValueError as `synthetic_counts` does, and OSError as `atomic_write` does.
     """
@@ -189,7 +190,6 @@ def write_synthetic(path, count, seed, least=2):
     with create_hdf5(path) as file:
         file.attrs["synthetic"] = True
         file["ans"] = labels
-        images, start = file.create_dataset("images", (count, SIZE, SIZE, 3), np.uint8), 0
-        for block in blocks:
-            images[start : start + len(block)] = block
-            start += len(block)
+        images = file.create_dataset("images", (count, SIZE, SIZE, 3), np.uint8)
+        for number, block in enumerate(blocks):
+            images[number * BLOCK : number * BLOCK + len(block)] = block

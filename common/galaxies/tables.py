@@ -1,4 +1,4 @@
-"""Tables of galaxies, as CSV, FITS or ECSV: find their columns, and match their rows to pictures by name."""
+"""Tables of galaxies in CSV, FITS or ECSV: find their columns, and match their rows to pictures by name."""
 
 import csv
 import posixpath
@@ -20,34 +20,34 @@ ID_COLUMNS = ("objid", "id", "name", "file")
 CLASS_COLUMNS = ("class", "class_name", "label")
 ASTROPY_FORMATS = {r"\.(fits?|fts)(\.gz|\.bz2)?": "fits", r"\.ecsv": "ascii.ecsv"}  # by suffix
 DELIMITERS = "\t;,"  # the first that the header has
-MISSING = {"", "nan", "na", "n/a", "<na>", "null"}  # classes, in lower case, that are none
+MISSING = {"", "nan", "na", "n/a", "<na>", "null"}  # texts, in lower case, of a missing class
 WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
 FLOAT = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Table(NamedTuple):
-    """A table as texts; a missing value is an empty text."""
+    """A table of texts; a missing value is an empty text."""
 
     header: list
     rows: list  # lists of texts, as long as the header
-    lines: list  # of the header and of each row: its line in the file, or in a FITS or ECSV table its number, from 1
-    rounded: set  # names of columns of floats that are too large for the precision of their type
+    lines: list  # of the header and of each row: its line in a CSV file, its number from 0 in other tables
+    rounded: set  # columns of floats that are too large for the precision of their type
 
 
 class TableRow(NamedTuple):
     """The row of a galaxy."""
 
     id: str
-    class_name: str  # empty when it is missing
+    class_name: str  # empty if it is missing
     split: str  # empty without such a column
     line: int
 
 
 def read_rows(path, id_column=None, class_column=None, split_column=None, class_names=None):
-    """Return the rows of a table, a list of TableRow; a column that is None is found by its usual names.
+    """Return the rows of a table as a list of TableRow; columns without a name given have one of the usual names.
 
-    class_names: of a network. With them a table of two columns may have other names, or no header: its rows are name
-    and class. Raises OSError, or ValueError naming the file, when the columns are not there, or hold no ids.
+    class_names: of a network. With them a table of two columns, name and class, may have other names of columns, or no
+    header. Raises OSError, or ValueError naming the file, if a column is missing or its ids are rounded.
     """
     table = read_table(path)
     header, rows = table.header, table.rows
@@ -57,13 +57,15 @@ def read_rows(path, id_column=None, class_column=None, split_column=None, class_
         if not is_header(*header, class_names):
             rows = [header, *rows]
     else:
-        id_place = find_column(path, header, "--id", id_column, ID_COLUMNS)
-        class_place = find_column(path, header, "--class", class_column, CLASS_COLUMNS)
-    split_place = find_column(path, header, "--split-column", split_column, ()) if split_column else None
+        id_place = find_column(path, header, "--id", [id_column] if id_column else ID_COLUMNS)
+        class_place = find_column(path, header, "--class", [class_column] if class_column else CLASS_COLUMNS)
     ids = check_ids(path, header[id_place], [row[id_place] for row in rows], table.rounded)
     classes = [without_point(row[class_place]) for row in rows]
     classes = ["" if name.lower() in MISSING else name for name in classes]
-    splits = [row[split_place] for row in rows] if split_column else [""] * len(rows)
+    splits = [""] * len(rows)
+    if split_column:
+        split_place = find_column(path, header, "--split-column", [split_column])
+        splits = [row[split_place] for row in rows]
     return list(map(TableRow, ids, classes, splits, table.lines[-len(rows) :]))
 
 
@@ -73,16 +75,14 @@ def is_header(name, class_name, class_names):
     return not (is_row or SUFFIX.search(name) or name.isdecimal())
 
 
-def find_column(path, header, option, given, usual):
-    """Return the place in the header of the column `given`, or else of the first of the `usual` names it has."""
+def find_column(path, header, option, names):
+    """Return the place in the header of the first of `names` that it has, in the same case or in any."""
     lower = [name.lower() for name in header]
-    for name in (given,) if given else usual:
-        if name in header:
-            return header.index(name)
+    for name in names:
         if name.lower() in lower:
-            return lower.index(name.lower())
-    missing = f"column {given}" if given else f"column {' or '.join(usual)}"
-    raise ValueError(f"{path} has no {missing}: name one with {option} ({', '.join(header) or 'the file is empty'})")
+            return header.index(name) if name in header else lower.index(name.lower())
+    columns = ", ".join(header) or "the file is empty"
+    raise ValueError(f"{path} has no column {' or '.join(names)}: name one with {option} ({columns})")
 
 
 def check_ids(path, column, ids, rounded):
@@ -106,7 +106,7 @@ def without_point(text):
 
 def read_table(path):
     """Return the Table in a CSV, FITS or ECSV file. Raises OSError or ValueError."""
-    with open(path, "rb"):  # raises the system's own error when it is missing or unreadable
+    with open(path, "rb"):  # raises the system's own error if it is missing or unreadable
         pass
     for suffix, kind in ASTROPY_FORMATS.items():
         if re.search(f"{suffix}$", str(path), re.IGNORECASE):
@@ -115,9 +115,9 @@ def read_table(path):
 
 
 def read_csv(path):
-    """Return the Table in a CSV file, with commas, semicolons or tabs; the lines `#...` and `sep=;` above are skipped.
+    """Return the Table in a CSV file with commas, semicolons or tabs.
 
-    Rows without any text are left out.
+    Lines `#...` and `sep=;` above the header and rows without text are left out.
     """
     rows, lines, skipped = [], [], 0
     try:
@@ -158,63 +158,48 @@ def read_astropy(path, kind):
 
 
 def is_rounded(column):
-    """Return whether a column of astropy's holds floats beyond which its type cannot hold all whole numbers."""
+    """Return whether an astropy column holds floats beyond which its type cannot hold all whole numbers."""
     if column.dtype.kind != "f":
         return False
     values = np.nan_to_num(np.ma.filled(column.data, 0), nan=0)
     return bool(np.abs(values).max(initial=0) >= 2 ** (np.finfo(column.dtype).nmant + 1))
 
 
-def clean(name):
-    """Return a name as a path with slashes, without `./` in it, and with accents composed (NFC)."""
-    return unicodedata.normalize("NFC", posixpath.normpath(name.strip().replace("\\", "/")))
+def name_forms(name, catalogue_id=None):
+    """Return the forms in which the names of rows and pictures are compared, the strictest first.
 
-
-def lower_suffix(name):
-    """Return a clean name with its suffix in lower case."""
-    return SUFFIX.sub(lambda match: match[0].lower(), clean(name))
-
-
-def without_folder(name):
-    """Return a clean name without its folder, with its suffix in lower case."""
-    return posixpath.basename(lower_suffix(name))
-
-
-def without_suffix(name):
-    """Return a clean name without folder and suffix."""
-    return picture_id(clean(name))
-
-
-# The forms in which the names of rows and pictures are compared: a row or a picture that matched in one form takes no
-# part in the next.
-FORMS = (clean, lower_suffix, without_folder, without_suffix)
+    The whole name with slashes, without `./`, with accents composed (NFC) and the suffix in lower case; the id in an
+    HDF5 file, if there is one; the whole name without folder; the name without folder and suffix.
+    """
+    path = unicodedata.normalize("NFC", posixpath.normpath(name.strip().replace("\\", "/")))
+    whole = SUFFIX.sub(lambda match: match[0].lower(), path)
+    return whole, catalogue_id or None, posixpath.basename(whole), picture_id(path)
 
 
 def match_rows(path, rows, pictures, ids=None, remedy=""):
     """Return the rows of each picture that has any: a dict of lists of TableRow, which agree, by the picture's name.
 
+    Names are compared in each of their forms; a row or picture that has matched in one takes no part in the next.
     path: of the table, for messages; pictures: names, in which the same file may occur twice; ids: of pictures in HDF5
-    files, by name, which are compared after exact names; remedy: what may help where nothing matches. Raises
-    ValueError, naming the row, when it could be that of two pictures, when the rows of a picture differ, and when no
-    row matches.
+    files, by name; remedy: for the message if nothing matches. Raises ValueError, naming the row, if it could be that
+    of two pictures, if the rows of a picture differ, and if no row matches.
     """
+    forms_of_rows = [name_forms(row.id, row.id.strip()) for row in rows]
+    forms_of_pictures = {picture: name_forms(picture, (ids or {}).get(picture)) for picture in pictures}
     matched, taken = {}, set()
-    forms = [(form, form) for form in FORMS]
-    if ids:
-        forms.insert(1, (str.strip, lambda name: ids.get(name, "")))
-    for row_form, picture_form in forms:
+    for form in range(4):
         by_name, owners, found = defaultdict(list), {}, {}
-        for row in rows:
+        for row, forms in zip(rows, forms_of_rows, strict=True):
             if row.line not in taken:
-                by_name[row_form(row.id)].append(row)
-        for picture in pictures:
-            name = picture not in matched and picture_form(picture)
-            if not name or name not in by_name:
+                by_name[forms[form]].append(row)
+        for picture, forms in forms_of_pictures.items():
+            name = forms[form]
+            if picture in matched or name is None or name not in by_name:
                 continue
             found[picture] = by_name[name]
             check_agreement(path, found[picture], picture)
             owner = owners.setdefault(name, picture)
-            if clean(owner) != clean(picture):
+            if forms_of_pictures[owner][0] != forms[0]:
                 row, names = by_name[name][0], f"{printable(owner)} or {printable(picture)}"
                 raise ValueError(f"{path}, line {row.line}: {row.id} could be {names}: write its name in full")
         matched |= found
@@ -227,7 +212,7 @@ def match_rows(path, rows, pictures, ids=None, remedy=""):
 
 
 def check_agreement(path, rows, picture):
-    """Raise ValueError when rows of one picture differ in class or split."""
+    """Raise ValueError if rows of one picture differ in class or split."""
     first = rows[0]
     for row in rows[1:]:
         if row[1:3] != first[1:3]:
