@@ -108,7 +108,7 @@ def check_origin(path, weights_sha256, data, force):
 
 
 def find_weights(path, content, networks):
-    """Find one of `networks` in a checkpoint; return its name there, the prefix of its tensors, and the tensors.
+    """Find one of `networks` in a checkpoint; return its name, the prefix of its tensors, and the tensors.
 
     networks: the tensor names of each network. They may have any prefix, such as "module." or "model.", in the file's
     dict or in a dict inside it: `0.bias` in the dict `net` is net.0.bias. All tensors with the prefix are returned,
