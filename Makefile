@@ -1,30 +1,30 @@
-# Each target is one file. A question's JSON is written last, so it says that the question is done.
+# Each target is one file. A question's JSON is written last, so it marks the question as done.
 
-PYTHON         = .venv/bin/python## another Python to use, such as python3: then make installs nothing
-OUT            = artifacts## folder of all results
-DATA           =## HDF5 file in Galaxy10's form (cutouts.py makes one of pictures); empty: see SOURCE
-SOURCE         =## real or synthetic; empty: real if it can be downloaded
-DATASET        =## the real set to download: sdss or decals; empty: sdss
-COUNT          =## images in a synthetic set; empty: as many as Galaxy10 SDSS has
-HOLD_BACK      =## classes for Q5, as 8,9 or names, or none; empty: 8,9 of Galaxy10, else none
-SPLIT          =## stratified by class and seed, or file for the file's order; empty: the file's dataset split, else stratified
+PYTHON         = .venv/bin/python## Python to use; with another one, such as python3, make installs nothing
+OUT            = artifacts## folder for all results
+DATA           =## HDF5 file in Galaxy10's format (cutouts.py creates one from pictures); empty: see SOURCE
+SOURCE         =## real or synthetic; empty: real if the download succeeds
+DATASET        =## real set to download: sdss or decals; empty: sdss
+COUNT          =## images in a synthetic set; empty: as many as in Galaxy10 SDSS
+HOLD_BACK      =## classes for Q5: numbers such as 8,9, names, or none; empty: 8,9 for Galaxy10, else none
+SPLIT          =## stratified (by class, seeded) or file (in the file's order); empty: the file's dataset split, else stratified
 MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
 TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
 SEED           = 0## random seed
-EPOCHS         =## of all three training runs; empty: the assignment's 50, 50 and 20
-DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of another device
-SEEDS          =## of the studies, such as 0-4 or 3; empty: 0-4
+EPOCHS         =## epochs of all three training runs; empty: the assignment's 50, 50 and 20
+DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of any device
+SEEDS          =## seeds of the studies, such as 0-4 or 3; empty: 0-4
 override OUT := $(patsubst ~/%,$(HOME)/%,$(OUT))
-# make splits names at spaces and colons, and an empty one would let `make clean` reach for /.
+# make splits names at spaces and colons, and with an empty OUT `make clean` would remove files in /.
 odd = $(filter-out 1,$(words $(OUT))$(findstring ',$(OUT))$(findstring :,$(OUT))$(filter ~%,$(OUT)))
 $(if $(odd),$(error OUT='$(OUT)' must name one folder, without spaces, colons and quotes, and with ~ only as in ~/results))
 
 .DELETE_ON_ERROR:
-# No two training runs at once, whatever -j says: each uses all cores, and two wait for each other's threads.
+# No two training runs at once, even with -j: each uses all cores, and two would wait for each other's threads.
 .NOTPARALLEL:
 .PHONY: all data fcn cnn confusion transfer studies test test-oldest lint smoke bench notebook skeleton course playground export clean help FORCE
 
-# The options of the scripts, quoted for the shell. An empty variable leaves the script's default.
+# The scripts' options, quoted for the shell. An empty variable keeps the script's default.
 option = $(if $(strip $(2)),$(1) '$(subst ','\'',$(2))')
 COMMON = --out '$(OUT)' $(call option,--seed,$(SEED))
 Q1     = $(COMMON) $(call option,--data,$(DATA)) $(call option,--source,$(SOURCE)) $(call option,--dataset,$(DATASET)) \
@@ -33,27 +33,27 @@ Q1     = $(COMMON) $(call option,--data,$(DATA)) $(call option,--source,$(SOURCE
 Q4     = $(COMMON) $(call option,--device,$(DEVICE))
 TRAIN  = $(Q4) $(call option,--epochs,$(EPOCHS))
 
-# A question runs again when its script, a file of common/ or a record that it reads is newer than its JSON, and when
-# common/storage/stale.py names it: its options were not the variables here, a file is lost, or DATA is newer.
+# A question runs again if its script, a file in common/ or a record that it reads is newer than its JSON, or if
+# common/storage/stale.py lists it: its options differ from the variables, a file is missing, or DATA is newer.
 CODE  = $(wildcard common/*.py common/*/*.py)
 check = $(if $(shell command -v $(firstword $(PYTHON))),$(PYTHON),python3) -S -m common.storage.stale $(Q1) $(TRAIN) || echo FAILED
 STALE := $(if $(filter help clean,$(MAKECMDGOALS)),,$(if $(wildcard $(OUT)/q*.json),$(shell $(check))))
 $(if $(filter FAILED,$(STALE)),$(error Cannot check whether $(OUT) is up to date, see above: fix PYTHON, or run make clean))
-# An interrupted training resumes if its state is newer than all that it depends on, and than its JSON.
+# An interrupted training run resumes if its checkpoint is newer than its dependencies and its JSON.
 resume = $(if $(shell find $(@:.json=.resume.pt) $(patsubst %,-newer %,$(filter-out FORCE,$^) $(wildcard $@)) 2> /dev/null),--resume=if-same)
-# Q1's record says whether there are classes for Q5; before Q1 runs again, that is not known.
+# Q1's record says whether there are classes for Q5. This is unknown before Q1 runs again.
 no_transfer = $(shell grep -ls '"transfer_train": \[\]' '$(OUT)/q1_data.json')
 fell_back   = $(shell grep -ls '"fallback": true' '$(OUT)/q1_data.json')
 TRANSFER   := $(if $(filter q1_data,$(STALE))$(if $(no_transfer),,known),$(OUT)/q5_transfer.json)
-# make fills .venv only, and creates it again if its Python is gone: with another PYTHON the imports say what is missing.
+# make only fills .venv, and recreates it if its Python is gone. With another PYTHON, import errors name missing packages.
 installed = $(if $(filter .venv/bin/python,$(PYTHON)),.venv/$(1).installed)
 
 all: $(OUT)/summary.txt ## answer all five questions and print a table
 	@$(if $(fell_back),echo 'These galaxies are SYNTHETIC because the download failed: make all SOURCE=real tries again.')
-data: $(OUT)/q1_data.json ## Q1: read, show, split and measure the galaxies
+data: $(OUT)/q1_data.json ## Q1: read, plot, split and measure the galaxies
 fcn: $(OUT)/q2_fcn.json ## Q2: train the fully connected network
 cnn: $(OUT)/q3_cnn.json ## Q3: train the convolutional network
-confusion: $(OUT)/q4_confusion.json ## Q4: what the two networks confuse
+confusion: $(OUT)/q4_confusion.json ## Q4: confusion matrices of both networks
 transfer: $(OUT)/q5_transfer.json ## Q5: transfer the CNN's backbone to two new classes
 $(STALE:%=$(OUT)/%.json): FORCE
 $(OUT)/q1_data.json: q1_data.py $(CODE) | $(call installed,requirements)
@@ -69,9 +69,9 @@ $(OUT)/q5_transfer.json: q5_transfer.py $(CODE) $(OUT)/q1_data.json $(OUT)/q3_cn
 $(OUT)/summary.txt: summary.py $(CODE) $(patsubst %,$(OUT)/%.json,q1_data q2_fcn q3_cnn q4_confusion) $(TRANSFER)
 	$(PYTHON) summary.py --out '$(OUT)'
 
-# A study collects the results that are there already, of the same data and settings, so it always runs.
+# A study reuses existing results with the same data and settings, so it always runs.
 STUDY = --out '$(OUT)' $(call option,--device,$(DEVICE)) $(call option,--seeds,$(SEEDS)) $(call option,--epochs,$(EPOCHS))
-studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(TRANSFER) ## what a single run cannot answer, measured over seeds
+studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(TRANSFER) ## questions that a single run cannot answer, over several seeds
 	$(PYTHON) -m studies.seeds $(STUDY) $(call option,--transfer-epochs,$(EPOCHS))
 	$(PYTHON) -m studies.imbalance $(STUDY)
 	$(PYTHON) -m studies.symmetry $(STUDY)
@@ -80,17 +80,17 @@ studies: $(OUT)/q1_data.json $(OUT)/q3_cnn.json $(TRANSFER) ## what a single run
 	$(PYTHON) -m studies.calibration $(STUDY)
 	$(PYTHON) -m studies.inside $(STUDY)
 
-playground: $(OUT)/playground.html ## a page in which the trained networks run, for the classroom
+playground: $(OUT)/playground.html ## web page that runs the trained networks, for the classroom
 $(OUT)/playground.html: $(wildcard use/playground.* use/trained.py) $(OUT)/q1_data.json $(OUT)/q2_fcn.json $(OUT)/q3_cnn.json
 	$(PYTHON) -m use.playground --out '$(OUT)'
-export: $(OUT)/model/config.json ## the CNN for others: safetensors, ONNX and a model card
+export: $(OUT)/model/config.json ## share the CNN: safetensors, ONNX and a model card
 $(OUT)/model/config.json: export.py $(wildcard use/*.py use/*.j2) $(OUT)/q3_cnn.json | $(call installed,requirements-extra)
 	$(PYTHON) export.py --model '$(OUT)/q3_cnn.pt' --to '$(OUT)/model'
-notebook: $(call installed,requirements-teaching) $(if $(DATA),,$(OUT)/q1_data.json) ## the notebook to hand in, run: artifacts/submission.ipynb and .html
+notebook: $(call installed,requirements-teaching) $(if $(DATA),,$(OUT)/q1_data.json) ## run the notebook to hand in: artifacts/submission.ipynb and .html
 	$(PYTHON) -m course.build submission $(COMMON) $(call option,--data,$(DATA)) $(call option,--epochs,$(EPOCHS))
-skeleton: $(call installed,requirements-teaching) ## what students get: the notebook with the solutions cleared
+skeleton: $(call installed,requirements-teaching) ## the students' notebook, with the solutions cleared
 	$(PYTHON) -m course.build skeleton --out '$(OUT)'
-course: $(call installed,requirements-teaching) ## an nbgrader course, to hand out, collect and mark: docs/teaching.md
+course: $(call installed,requirements-teaching) ## nbgrader course to release, collect and grade: docs/teaching.md
 	$(PYTHON) -m course.build course --out '$(OUT)'
 
 .venv/bin/python:
@@ -99,32 +99,31 @@ course: $(call installed,requirements-teaching) ## an nbgrader course, to hand o
 .venv/%.installed: %.txt $(wildcard requirements*.txt) .venv/bin/python
 	PIP_USER=0 .venv/bin/python -m pip install --quiet --requirement $< && touch $@
 
-# In two processes with one thread each: the threads of two would wait for each other.
-test: $(call installed,requirements-dev) ## all tests
+# Two processes with one thread each; with more, their threads would wait for each other.
+test: $(call installed,requirements-dev) ## run all tests
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 lint: $(call installed,requirements-dev) ## lint and format check (ruff)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-smoke: ## the whole chain on a small synthetic set, in under a minute
+smoke: ## run all questions on a small synthetic set, in under a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke SOURCE=synthetic COUNT=1000 EPOCHS=2
-bench: $(call installed,requirements) ## time this project against the baseline
+bench: $(call installed,requirements) ## time this project against the baseline; print a table
 	$(PYTHON) -m benchmarks.bench --out '$(OUT)' --device '$(DEVICE)'
-	$(PYTHON) -m benchmarks.pictures --out '$(OUT)'
 
-# The oldest Python at hand that the project takes, with exactly the lowest versions that the requirements allow.
+# The oldest supported Python that is installed, with the lowest versions that the requirements allow.
 .venv-oldest/constraints.txt: $(wildcard requirements*.txt)
 	$(firstword $(wildcard ~/.pyenv/versions/3.11.*/bin/python /usr/bin/python3.1[123]) python3) -m venv --clear .venv-oldest
 	sed -n 's/>=/==/p' $^ > $@
 	PIP_USER=0 .venv-oldest/bin/python -m pip install --quiet --requirement requirements-dev.txt --constraint $@
-test-oldest: .venv-oldest/constraints.txt ## all tests with the oldest Python and packages that are allowed
+test-oldest: .venv-oldest/constraints.txt ## run all tests with the oldest supported Python and packages
 	@$(MAKE) --no-print-directory lint test PYTHON=.venv-oldest/bin/python
 
-clean: ## remove what the questions made, but not .venv
+clean: ## remove all results, but not .venv
 	rm -rf smoke $(addprefix $(OUT)/,synthetic.h5 .synthetic.* q[0-9]_*.pt q[0-9]_*.png q[0-9]_*.json .q[0-9]_* summary.txt \
 	    submission.* skeleton.ipynb playground.html benchmarks $(addprefix model/,model.safetensors model.onnx config.json README.md))
 	@-rmdir '$(OUT)/model' '$(OUT)' 2> /dev/null || true
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile | expand -t 20
 	@echo 'Variables, as in make all SEED=1 EPOCHS=10:'
 	@sed -n 's/^\([A-Z_]*\) *= *\(.*\)## /  \1 = \2	/p' Makefile | expand -t 34

@@ -1,3 +1,3 @@
-"""What `make bench` runs: this project against the baseline, in one run."""
+"""Benchmarks of this project against the baseline: `make bench`."""
 
 import common  # noqa: F401 (before torch: see there)

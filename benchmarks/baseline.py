@@ -1,7 +1,7 @@
-"""The baseline of `make bench`: how one would usually train on Galaxy10.
+"""The baseline of `make bench`: the usual way to train on Galaxy10.
 
-float32 images in memory, torchvision's transforms image by image in __getitem__, a DataLoader that puts
-the batch together, default Adam. The networks are the scripts' own.
+float32 images in memory, torchvision's transforms image by image in __getitem__, a DataLoader, default Adam. The
+networks are the scripts'.
 """
 
 import sys
@@ -32,13 +32,13 @@ class Galaxies(Dataset):
 
 
 def make_loader(images, labels, mean, std, shuffle):
-    """Return a DataLoader over uint8 images, turned into float32 once, at the start."""
+    """Return a DataLoader over uint8 images, which are converted to float32 once."""
     transform = transforms.Compose([transforms.RandomCrop(48), transforms.Normalize(mean, std)])
     return DataLoader(Galaxies(images.float(), labels, transform), batch_size=64, shuffle=shuffle)
 
 
 def make_optimizer(model, lr):
-    """Return Adam over what may be trained."""
+    """Return Adam over the trainable parameters."""
     return torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr)
 
 
@@ -65,7 +65,7 @@ def run_epoch(model, train_loader, test_loader, optimizer, device):
 
 
 def main():
-    """Read a Galaxy10 file whole and train for an epoch, for `bench.py` to see how much memory that takes."""
+    """Read a whole Galaxy10 file and train for an epoch, for `bench.py` to measure its memory."""
     path, train_size = sys.argv[1], int(sys.argv[2])
     with h5py.File(path, "r") as file:
         images, labels = np.array(file["images"], dtype=np.float32), np.array(file["ans"], dtype=np.int64)

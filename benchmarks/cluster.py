@@ -1,7 +1,7 @@
-"""How predict.py scales: JPEGs per second in one process and with Dask workers on this machine, and the cost of a task.
+"""Measure how predict.py scales: JPEGs per second in one process and with Dask workers here, and the cost of a task.
 
-Writes, under --out/benchmarks, SYNTHETIC galaxies as JPEGs, an untrained network and cluster.json. Prints a table. The
-workers, one thread each, share this machine's cores with the scheduler and with predict.py, so on two cores two workers
+Prints a table. Writes SYNTHETIC galaxies as JPEGs, an untrained network and cluster.json to --out/benchmarks. The
+workers, one thread each, share this machine's cores with the scheduler and predict.py, so on two cores two workers
 cannot be twice as fast. Needs the package distributed.
 """
 
@@ -15,27 +15,24 @@ from common.hardware.parallel import side_by_side
 from common.storage.artifacts import save_json
 from use.pieces import PIECE, predictions
 
-import torch
-
 EXAMPLES = ("python -m benchmarks.cluster", "python -m benchmarks.cluster --count 2048 --workers 1")
-TASKS = 200  # that compute nothing
+TASKS = 200  # for the overhead
 
 
 def rate(files, classifier, dask=None):
-    """Return the pictures per second, after a first pass over all of them."""
+    """Return the pictures per second in the second pass over all of them."""
 
     def classify():
         return sum(len(batch.records) for batch in predictions(files, classifier, dask=dask))
 
     classify()
-    return len(files) / seconds(classify, torch.device("cpu"))
+    return len(files) / seconds(classify)
 
 
 def task_overhead(files, address):
-    """Return how many ms a task of PIECE file names takes that computes nothing."""
+    """Return the time in ms of a task with PIECE file names that computes nothing."""
     items = [(files * PIECE)[:PIECE]] * TASKS
-    took = seconds(lambda: list(side_by_side(len, items, dask=address)), torch.device("cpu"))
-    return 1000 * took / TASKS
+    return 1000 * seconds(lambda: list(side_by_side(len, items, dask=address))) / TASKS
 
 
 def main():
@@ -45,7 +42,7 @@ def main():
     folder = Path(args.out).resolve() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     classifier = untrained(folder, args.seed)
-    files = list(map(str, write_jpegs(folder / "pictures", args.count, args.seed)))
+    files = write_jpegs(folder / "pictures", args.count, args.seed)
     rates = {"one process": rate(files, classifier)}
     options = {"threads_per_worker": 1, "worker_class": "distributed.Worker", "dashboard_address": None}
     for workers in args.workers:
@@ -63,7 +60,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--count", type=cli.positive_int, default=4 * PIECE, metavar="N", help="JPEGs that are timed")
+    add("--count", type=cli.positive_int, default=4 * PIECE, metavar="N", help="JPEGs")
     add("--workers", type=cli.positive_int, nargs="+", default=[1, 2], metavar="N", help="numbers of Dask workers")
     cli.add_out_and_seed(parser)
     return parser.parse_args(argv)

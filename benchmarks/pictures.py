@@ -1,18 +1,14 @@
-"""How fast predict.py reads and classifies JPEGs, against the loop one would write, and how much memory it takes.
+"""Time predict.py on JPEGs against a plain loop, and measure its memory.
 
-The loop: PIL, torchvision's transforms, one picture at a time, the same nine crops. Writes, under --out/benchmarks,
-SYNTHETIC galaxies as JPEGs, an untrained network and pictures.json. Prints a table.
+The loop uses PIL and torchvision's transforms, one picture at a time, with the same nine crops.
 """
 
 import shutil
 from functools import partial
-from pathlib import Path
 
-from benchmarks.measure import alternate, run_measured, seconds
-from common import cli
+from benchmarks.measure import compare, peak_memory, seconds
 from common.galaxies.facts import CLASS_NAMES
 from common.galaxies.synthetic import synthetic_galaxy10
-from common.hardware.device import choose_device
 from common.storage.artifacts import save_json, save_tensors
 from common.storage.checkpoint import weights_hash
 from q3_cnn import make_cnn
@@ -26,8 +22,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
-EXAMPLES = ("python -m benchmarks.pictures", "python -m benchmarks.pictures --count 500 --many 5000 --out small")
-SIDE, SIZE = 424, 69  # pixels: of the JPEGs, and of what the network is given
+SIDE, SIZE = 424, 69  # pixels: of the JPEGs, and of the network's images
 
 
 def write_jpegs(folder, count, seed):
@@ -40,13 +35,13 @@ def write_jpegs(folder, count, seed):
         for pixels in block:
             large = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(np.int16)
             large += rng.integers(-6, 7, large.shape, dtype=np.int16)
-            paths.append(folder / f"{len(paths):05d}.jpg")
+            paths.append(str(folder / f"{len(paths):05d}.jpg"))
             Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
     return paths
 
 
 def untrained(folder, seed):
-    """Write a network with random weights into `folder`; return the Classifier of it."""
+    """Write a network with random weights to untrained.pt in `folder`; return its Classifier."""
     torch.manual_seed(seed)
     network = make_cnn().eval()
     record = {"source": "synthetic", "class_names": CLASS_NAMES[:8], "mean": [30.0] * 3, "std": [35.0] * 3}
@@ -56,8 +51,8 @@ def untrained(folder, seed):
     return Classifier(str(folder / "untrained.pt"), weights_hash(network.state_dict()), **options)
 
 
-def usual_loop(paths, network, record):
-    """Return the probabilities of each picture, one after the other."""
+def plain_loop(paths, network, record):
+    """Return the probabilities, float32 (n, classes), computed one picture at a time."""
     to_tensor = transforms.Compose([transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.PILToTensor()])
     normalize = transforms.Normalize(record["mean"], record["std"])
     found = []
@@ -69,59 +64,28 @@ def usual_loop(paths, network, record):
     return torch.stack(found)
 
 
-def run_many(folder, jpeg, count, *options):
-    """Run predict.py --csv on `count` pictures, a JPEG and many small ones, with the network of `untrained`.
+def predicted(paths, classifier):
+    """Return the probabilities, float32 (n, classes), computed as predict.py does."""
+    batches = predictions(paths, classifier)
+    return torch.tensor([found["probabilities"] for batch in batches for found in batch.records])
 
-    Returns how long it took, in s, and its peak memory, in GB. Writes answers.csv into `folder`.
-    """
+
+def memory_of_many(folder, jpeg, count):
+    """Return the peak memory in GB of predict.py on `count` pictures: a JPEG and many small ones."""
     listed, small = folder / "pictures.txt", folder / "small.png"
     Image.open(jpeg).resize((SIZE, SIZE)).save(small)
     listed.write_text(f"{jpeg}\n" + f"{small}\n" * (count - 1))
-    code = "import sys, predict; sys.stdin = open(sys.argv.pop(1)); predict.main()"
-    files = ("--model", folder / "untrained.pt", "--csv", folder / "answers.csv")
-    return run_measured("-c", code, listed, "-", *files, *options)
+    with listed.open() as stdin:
+        outputs = "--model", folder / "untrained.pt", "--csv", folder / "answers.csv"
+        return peak_memory("predict.py", "-", *outputs, stdin=stdin)
 
 
-def main():
-    args = get_args()
-    choose_device("cpu")
-    out = Path(args.out).resolve() / "benchmarks"
-    paths = write_jpegs(out / "pictures", args.count, args.seed)
-    classifier = untrained(out, args.seed)
+def time_pictures(folder, count, rounds, seed):
+    """Return the timing of both ways on `count` JPEGs, and the mean difference of their probabilities."""
+    paths, classifier = write_jpegs(folder / "pictures", count, seed), untrained(folder, seed)
     network, record, _ = load_network(classifier.model)
-    threads = torch.get_num_threads()
-
-    def predicted(some):
-        return [found for batch in predictions(list(map(str, some)), classifier) for found in batch.records]
-
-    timed = {"seconds": predicted, "baseline_seconds": lambda some: usual_loop(some, network, record)}
-    for function in timed.values():
-        function(paths[:100])  # to warm up
-    cpu = torch.device("cpu")
-    ways = {name: partial(seconds, partial(function, paths), cpu) for name, function in timed.items()}
-    timing = alternate(ways, args.rounds)
-    ours = [found["probabilities"] for found in predicted(paths[:200])]
-    difference = (torch.tensor(ours) - usual_loop(paths[:200], network, record)).abs().mean().item()
-
-    memory = {count: run_many(out, paths[0], count)[1] for count in (args.count, args.many)}
-    save_json({"pictures": args.count, **timing, "peak_memory_gb": memory, "threads": threads}, out / "pictures.json")
-    print(
-        f"{args.count:,} JPEGs of {SIDE} pixels, nine crops each, {threads} threads: "
-        f"loop {timing['baseline_seconds']:.1f} s, predict.py {timing['seconds']:.1f} s, {timing['ratio']:.1f}x; "
-        f"probabilities differ by {difference:.1e} on average\n"
-        "peak memory of predict.py: "
-        + ", ".join(f"{gigabytes:.2f} GB for {count:,} pictures" for count, gigabytes in memory.items())
-    )
-
-
-def get_args(argv=None):
-    parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("--count", type=cli.positive_int, default=5000, metavar="N", help="JPEGs that are timed")
-    parser.add_argument("--many", type=cli.positive_int, default=100000, metavar="N", help="pictures for the memory")
-    parser.add_argument("--rounds", type=cli.positive_int, default=1, metavar="N", help="times that both are timed")
-    cli.add_out_and_seed(parser)
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    ways = partial(predicted, classifier=classifier), partial(plain_loop, network=network, record=record)
+    ours, loop = (way(paths[:200]) for way in ways)  # also to warm up
+    timing = compare(*(partial(seconds, partial(way, paths)) for way in ways), rounds)
+    difference = (ours - loop).abs().mean().item()
+    return timing | {"images_per_second": count / timing["seconds"], "difference": difference}

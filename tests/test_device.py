@@ -1,4 +1,4 @@
-"""Which device is chosen, and what differs from one to the other: with stand-ins, as there is a CPU only."""
+"""Which device is chosen, and what differs between devices: with stand-ins, as there is only a CPU."""
 
 from types import SimpleNamespace
 
@@ -43,20 +43,16 @@ def test_a_gpu_that_cannot_compute_is_skipped_by_auto_and_refused_by_name(monkey
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch, "ones", refuse)
     assert choose_device("auto") == CPU
-    lines = capsys.readouterr().err.splitlines()
+    [line] = capsys.readouterr().err.splitlines()
     reason = f"torch {torch.__version__} cannot compute on it (CUDA error: no kernel image is available for execution"
-    assert len(lines) == 1
-    assert lines[0].startswith(f"Not using the GPU: {reason}")
+    assert line.startswith(f"Not using the GPU: {reason}")
     with pytest.raises(ValueError, match=r"--device cuda: .* cannot compute on it .*; try --device auto"):
         choose_device("cuda")
 
 
-def test_mps_computes_in_the_plain_memory_format():
+def test_only_a_gpu_replays_its_steps_and_mps_keeps_layers_and_memory_format():
     assert layers.memory_format(MPS) == torch.contiguous_format
     assert layers.memory_format(CPU) == layers.memory_format(torch.device("cuda")) == torch.channels_last
-
-
-def test_only_a_gpu_replays_its_steps_and_mps_keeps_the_layers():
     model = Elsewhere(MPS)
     assert layers.reorder_layers(model) is model
     arguments = nn.CrossEntropyLoss(), None

@@ -1,9 +1,7 @@
 import json
 import os
 import re
-import sys
 
-from benchmarks import pictures
 from common.data import load_data
 from common.galaxies.appearance import MEASURES, appearance, appearance_range, out_of_range
 from common.galaxies.facts import CLASS_NAMES
@@ -226,14 +224,3 @@ def test_no_readable_picture_gives_empty_lists_and_status_2(folder, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == []
     with np.load(tmp_path / "a.npz") as found:
         assert found["features"].shape == (0, 64)
-
-
-def test_predict_agrees_with_a_plain_loop_of_pil_and_torchvision_as_the_benchmark_prints(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "run_many", lambda *_: (2.5, 1.25))  # run_measured is tested in tests/test_bench.py
-    monkeypatch.setattr(sys, "argv", ["pictures", "--count", "40", "--many", "50", "--out", str(tmp_path)])
-    pictures.main()
-    printed = capsys.readouterr().out
-    assert re.search(r"40 JPEGs of 424 pixels, nine crops each, .*: loop .* s, predict.py .* s, .*x", printed)
-    assert "1.25 GB for 50 pictures" in printed
-    difference = float(re.search(r"probabilities differ by (\S+) on average", printed)[1])
-    assert difference < 0.003  # JPEGs decoded at a lower scale, and resized by area and not linearly

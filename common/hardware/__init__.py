@@ -1,1 +1,1 @@
-"""What makes the training fast: device, precision, CUDA graphs, several processes."""
+"""Hardware: devices, precision, CUDA graphs, multiprocessing."""

@@ -1,26 +1,26 @@
-"""A training step captured as a CUDA graph, so that a GPU need not wait for Python to launch each kernel."""
+"""Training steps as CUDA graphs, so that the GPU does not wait for Python to launch each kernel."""
 
 import torch
 
 
 def capture_cuda_graph(step):
-    """Return a function that does what `step` does in one launch, and the tensors into which it puts what that returns.
+    """Return a function that replays `step` in one launch, and the tensors that receive its outputs.
 
-    Capturing runs nothing.
+    Capturing does not run the step.
     """
     graph = torch.cuda.CUDAGraph()
-    # The outer context restores the stream where the capture fails, which the inner one does not.
+    # The outer context restores the stream if the capture fails; the inner one does not.
     with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         outputs = step()
     return graph.replay, outputs
 
 
 class CapturedStep:
-    """`train_step` with a model, criterion and optimizer: called with images and labels, it replays a CUDA graph.
+    """`train_step` with a model, criterion and optimizer, which replays a CUDA graph for images and labels.
 
-    A graph repeats the same kernels on the same addresses, so each batch is copied to where the graph reads it, and
-    what is returned is overwritten by the next call. Some steps are taken one kernel at a time: the first WARM_UP,
-    which capturing requires, those of smaller batches, and all of them where the capture fails.
+    A graph repeats the same kernels on the same addresses, so each batch is copied to the graph's inputs, and the next
+    call overwrites the outputs. Some steps are not replayed: the first WARM_UP, as capturing requires, steps with
+    smaller batches, and all steps if the capture fails.
     """
 
     WARM_UP = 3
@@ -41,7 +41,7 @@ class CapturedStep:
         for place, values in zip(self.inputs, (images, labels), strict=True):
             place.copy_(values)
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        if rates != self.rates:  # numbers in the captured kernels, which a scheduler has changed
+        if rates != self.rates:  # the captured kernels hold the old ones
             self.optimizer.zero_grad()  # the graph must allocate the gradients itself
             try:
                 self.replay, self.outputs = self.capture(lambda: self.train_step(*self.arguments, *self.inputs))

@@ -1,4 +1,4 @@
-"""Many computations side by side: in threads, in processes of this machine (joblib), or by the workers of Dask."""
+"""Parallel computations: in threads, in processes on this machine (joblib), or on the workers of a Dask cluster."""
 
 import asyncio
 import errno
@@ -23,11 +23,11 @@ UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 
 
 def side_by_side(function, items, processes=None, dask=None, ahead=16):
-    """Yield function(item) of each item, each computed with one thread of torch.
+    """Yield function(item) for each item, each computed with one torch thread.
 
-    processes: at most, by default one per core; results come in any order. dask: address of a scheduler whose workers
-    compute instead; results come in order, and at most `ahead` tasks per core wait for their turn. Raises what
-    `function` raises, MemoryError when processes were killed, and ConnectionError as `dask_client` does.
+    processes: at most this many, by default one per core; results come in any order. dask: address of a scheduler whose
+    workers compute instead; results come in order, and at most `ahead` tasks per core are submitted in advance. Raises
+    the errors of `function`, MemoryError if processes were killed, and ConnectionError as `dask_client` does.
     """
     if dask is not None:
         yield from by_dask(function, items, dask, ahead)
@@ -42,7 +42,7 @@ def side_by_side(function, items, processes=None, dask=None, ahead=16):
 
 
 def by_dask(function, items, address, ahead):
-    """Yield function(item) of each item, in order, computed by Dask's workers, also by those that start later."""
+    """Yield function(item) for each item, in order, computed by Dask workers, including workers that join later."""
     with dask_client(address) as client:
         import cloudpickle  # distributed depends on it
         from distributed import TimeoutError, wait
@@ -59,9 +59,9 @@ def by_dask(function, items, address, ahead):
 
 
 def worker_function(folder, project):
-    """Return the function that a worker runs: it takes and returns pickles, so that the scheduler needs no project."""
+    """Return the function that workers run. It takes and returns pickles, so the scheduler needs no project."""
 
-    def compute(content):  # being local, it is sent as code; what is imported could not be imported there
+    def compute(content):  # a local function is sent as code, so workers need not import it
         import cloudpickle
 
         for path in (folder, project):
@@ -78,22 +78,22 @@ def worker_function(folder, project):
 
 
 def unseen(what):
-    """Return the sentence that this machine does not see a file or a folder."""
+    """Return the message that this worker does not see a file or folder."""
     return UNSEEN.format(socket.gethostname(), what)
 
 
 @contextmanager
 def dask_client(address):
-    """Give a Client of a Dask scheduler. Raises ConnectionError without a scheduler, workers or a connection."""
+    """Yield a Client of a Dask scheduler. Raises ConnectionError without a scheduler, workers or a connection."""
     require("--dask", "distributed")
     import distributed
 
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would say, the errors below say
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # the errors below say the same
     try:
         asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
         client = distributed.Client(address, timeout=10)
         client.wait_for_workers(1, timeout=10)
-    except Exception as error:  # whatever another kind of server makes of it
+    except Exception as error:  # other kinds of servers cause many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConnectionError(f"--dask {address}: no scheduler with workers answers there ({reason})") from None
     with client:
@@ -106,7 +106,7 @@ def dask_client(address):
 
 
 async def check_scheduler(rpc, address):
-    """Raise one of several exceptions unless a Dask scheduler answers at `address`; a Client would wait for ever."""
+    """Raise an error unless a Dask scheduler answers at `address`; a Client would wait for ever."""
     async with rpc(address, timeout=10) as server:
         kind = (await server.identity())["type"]
     if kind != "Scheduler":
@@ -114,32 +114,31 @@ async def check_scheduler(rpc, address):
 
 
 def in_turn(futures, ahead):
-    """Yield futures in order, each as soon as `ahead` more have been submitted."""
+    """Yield futures in order, each after `ahead` more have been submitted."""
     waiting = deque()
     for future in futures:
         waiting.append(future)
         if len(waiting) > ahead:
             yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()
+    yield from waiting
 
 
 def in_order(function, items, threads, ahead):
-    """Yield function(item) of each item, in order, computed by `threads` threads; at most `ahead` more are waiting."""
+    """Yield function(item) for each item, in order, computed by `threads` threads; at most `ahead` more are waiting."""
     with ThreadPoolExecutor(threads) as pool:
         for future in in_turn((pool.submit(function, item) for item in items), ahead):
             yield future.result()
 
 
 def with_one_thread(function, item):
-    """Return function(item), computed with one thread of torch: the last bits depend on their number."""
+    """Return function(item), computed with one torch thread: the last bits depend on the number of threads."""
     with torch_threads(1):
         return function(item)
 
 
 @contextmanager
 def torch_threads(count):
-    """Compute with `count` threads inside the block."""
+    """Compute with `count` torch threads inside the with block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

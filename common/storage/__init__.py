@@ -1,1 +1,1 @@
-"""Files that are written whole, and read back without trust."""
+"""Files: written completely or not at all, read without trust."""

@@ -14,12 +14,12 @@ from common.storage.atomic import atomic_write
 import numpy as np
 import torch
 
-# What torch.load may make beside tensors, by the names in files: plain values that training loops keep with weights.
+# Types besides tensors that torch.load may create, by their names in files: plain values often saved with weights.
 PLAIN = [argparse.Namespace, np.dtype]
 PLAIN += {type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
-scalar = np.float64(0).__reduce__()[0]  # makes numpy's scalars again; files of numpy 1 and 2 have two names for it
+scalar = np.float64(0).__reduce__()[0]  # recreates NumPy scalars; files of NumPy 1 and 2 have different names for it
 PLAIN += [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-for module in ("pathlib", "pathlib._local"):  # of Python 3.13
+for module in ("pathlib", "pathlib._local"):  # the latter in files of Python 3.13
     PLAIN += [(pathlib.PurePosixPath, f"{module}.PosixPath"), (pathlib.PureWindowsPath, f"{module}.WindowsPath")]
 
 
@@ -38,7 +38,7 @@ def write_json(record, path):
 
 
 def without_nan(value):
-    """Return nested dicts and lists with None in place of every NaN."""
+    """Return nested dicts and lists with every NaN replaced by None."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -53,7 +53,7 @@ def save_tensors(tensors, path):
 
 
 def save_figure(figure, path):
-    """Write a matplotlib figure as PNG, 150 dots per inch."""
+    """Write a matplotlib figure as PNG with 150 dots per inch."""
     with atomic_write(path) as [temporary]:
         write_figure(figure, temporary)
 
@@ -71,12 +71,12 @@ def save_json(record, path):
 
 
 def save_question(out, name, tensors, figure, record):
-    """Write the files of a question: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
+    """Write a question's files together: {name}.pt, unless `tensors` is None, {name}.png and, last, {name}.json."""
     contents = {"pt": (write_tensors, tensors), "png": (write_figure, figure), "json": (write_json, record)}
     if tensors is None:
         del contents["pt"]
     record["files"] = [f"{name}.{kind}" for kind in contents]
-    with atomic_write(*(Path(out) / f"{name}.{kind}" for kind in contents)) as temporaries:
+    with atomic_write(*(Path(out) / file for file in record["files"])) as temporaries:
         for (write, content), temporary in zip(contents.values(), temporaries, strict=True):
             write(content, temporary)
 
@@ -85,7 +85,7 @@ def load_json(path):
     """Return the record in a JSON file. Raises FileNotFoundError or ValueError, naming the file."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise ValueError(f"{path} is not valid JSON ({error}): recreate it") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path} is not the record of a question: recreate it")
@@ -93,13 +93,14 @@ def load_json(path):
 
 
 def load_tensors(path, made_by, mmap=True):
-    """Return what torch.save wrote at `path`, on the CPU, with `mmap` mapped from disk; nothing in it is executed.
+    """Return the content of a torch.save file on the CPU, without executing anything in it.
 
-    Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for any other kind of file.
+    mmap: map the tensors from the disk instead of reading them. Raises FileNotFoundError, naming the script `made_by`
+    that writes the file, or ValueError for any other kind of file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or point --out at its folder")
-    is_zip = False  # as all files are since torch 1.6; older ones cannot be mapped
+    is_zip = False  # files of torch 1.5 and older are not, and cannot be mapped
     try:
         is_zip = zipfile.is_zipfile(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
@@ -117,7 +118,7 @@ def load_tensors(path, made_by, mmap=True):
 
 
 def is_intact(path):
-    """Return whether a file of torch.save is undamaged, by the CRC-32s in it, which torch ignores."""
+    """Return whether the CRC-32 checksums in a torch.save file, which torch ignores, match its content."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, by one process at a time."""
+"""Files that are written completely or not at all, by one process at a time."""
 
 import errno
 import os
@@ -8,17 +8,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # errors of locking on mounts without locks: some of NFS, FUSE and Lustre
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # locking errors of mounts without locks: some NFS, FUSE and Lustre ones
 
 
 @contextmanager
 def exclusive_lock(folder, name, timeout=0):
     """Create `folder`, and keep other processes from writing the files `name`.* there inside the with block.
 
-    Temporary files of a killed process are removed; after an error, so are a lock file and an empty folder that were
-    created here. On a mount without locks other processes are not excluded. timeout: seconds to wait for another
-    process, -1 for no limit. Raises BlockingIOError when it still holds the lock, and OSError when the folder cannot be
-    written: now, not after an hour's training.
+    Removes temporary files of killed processes; after an error also the lock file and empty folders created here. On a
+    mount without locks other processes are not excluded. timeout: seconds to wait for another process, -1 for no limit.
+    Raises BlockingIOError if it still holds the lock, and OSError if the folder cannot be written.
     """
     folder = Path(folder)
     lock_path = folder / f".{name}.lock"
@@ -48,11 +47,11 @@ def exclusive_lock(folder, name, timeout=0):
 
 @contextmanager
 def atomic_write(*paths):
-    """Give a list of temporary paths; on success the files there take the place of `paths`, in that order.
+    """Yield a list of temporary paths; on success rename the files there to `paths`, in that order.
 
-    All are complete and flushed to the disk before the first is renamed: a full disk changes nothing. A symbolic link
-    stays, and the file that it leads to is replaced. Raises OSError, naming the folder, when they cannot be written,
-    and when a path is a folder, a device or a pipe.
+    All files are complete and flushed to the disk before the first is renamed, so a full disk changes nothing. Links
+    stay: the file that a link leads to is replaced, and keeps its mode. Raises OSError, naming the folder, if the files
+    cannot be written, and if a path is a folder, a device or a pipe.
     """
     paths = [Path(path) for path in paths]
     for path in paths:
@@ -63,7 +62,14 @@ def atomic_write(*paths):
     try:
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         yield temporaries
-        replace_files(temporaries, targets)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            if target.exists():
+                with suppress(OSError):  # CIFS, vfat and gcsfuse refuse it
+                    shutil.copymode(target, temporary)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save wraps the system's error
         if getattr(cause, "errno", None) is None:
@@ -76,20 +82,8 @@ def atomic_write(*paths):
             temporary.unlink(missing_ok=True)
 
 
-def replace_files(temporaries, targets):
-    """Flush each temporary file to the disk, give it the mode of the file that it replaces, and rename it to that."""
-    for temporary, target in zip(temporaries, targets, strict=True):
-        with open(temporary, "rb+") as file:  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
-        if target.exists():
-            with suppress(OSError):  # CIFS, vfat and gcsfuse refuse it
-                shutil.copymode(target, temporary)
-    for temporary, target in zip(temporaries, targets, strict=True):
-        os.replace(temporary, target)
-
-
 def identity(path):
-    """Return what all names of a file have in common, whether it exists or not."""
+    """Return a value that all names of a file share, whether the file exists or not."""
     try:
         status = os.stat(path)
     except OSError:
@@ -98,9 +92,9 @@ def identity(path):
 
 
 def refuse_overlap(outputs, inputs):
-    """Raise ValueError if a file to be written is to be written twice, or is also read.
+    """Raise ValueError if an output has an empty name, or is the same file as another output or an input.
 
-    outputs: paths by option; inputs: (path, what it is) pairs.
+    outputs: paths by option; inputs: pairs of a path and its description.
     """
     found = {}
     for option, path in outputs.items():

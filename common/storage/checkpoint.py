@@ -10,12 +10,12 @@ import torch
 
 
 def cpu_state_dict(model):
-    """Return the state_dict of `model` on the CPU, every tensor contiguous."""
+    """Return the state_dict of `model` on the CPU, with contiguous tensors."""
     return {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
 
 
 def weights_hash(weights):
-    """Return the SHA-256, in hexadecimal, of all names and values of a state_dict."""
+    """Return the hexadecimal SHA-256 of all names and values of a state_dict."""
     digest = hashlib.sha256()
     for key, value in weights.items():
         digest.update(key.encode())
@@ -23,10 +23,17 @@ def weights_hash(weights):
     return digest.hexdigest()
 
 
-def load_weights(path, made_by):
-    """Return the state_dict in a file of torch.save or safetensors, or in a folder of export.py, on the CPU.
+def check_unchanged(model, hash_before):
+    """Print the hash of a frozen model's weights. Raises AssertionError if it differs from `hash_before`."""
+    if weights_hash(model.state_dict()) != hash_before:
+        raise AssertionError("the backbone's weights changed during training, though they are frozen")
+    print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
 
-    Raises FileNotFoundError, saying that `made_by` makes it, or ValueError when it is not such a file.
+
+def load_weights(path, made_by):
+    """Return the content of a torch.save or safetensors file, or of a folder written by export.py, on the CPU.
+
+    Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for any other kind of file.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -39,11 +46,11 @@ def load_weights(path, made_by):
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a file of safetensors, or a damaged one ({error})") from None
+        raise ValueError(f"{path} is not a safetensors file, or is damaged ({error})") from None
 
 
 def record_of(path):
-    """Return the path of the JSON record that belongs to a checkpoint, a file or a folder of export.py."""
+    """Return the path of the JSON record beside a checkpoint file or in a folder written by export.py."""
     path = Path(path)
     if path.is_dir():
         return path / "config.json"
@@ -54,66 +61,58 @@ def record_of(path):
 def load_trained(network, path, data, made_by, force=False):
     """Load the state_dict that the script `made_by` wrote at `path` into `network`.
 
-    Raises FileNotFoundError, or ValueError as `load_strictly` does, and as `check_origin` does when it was not trained
-    on `data`.
+    Raises FileNotFoundError, or ValueError as `load_strictly` and `check_origin` do.
     """
     load_strictly(network, path, load_tensors(path, made_by))
     check_origin(path, weights_hash(network.state_dict()), data, force)
 
 
-def check_origin(path, weights_sha256, data, force):
-    """Compare a checkpoint with the JSON record beside it, if there is one: is it of these weights and this data?
+def load_backbone(cnn_backbone, path, data, force=False):
+    """Load a checkpoint's weights into `cnn_backbone`; return a phrase that describes what was found.
 
-    Raises ValueError when it is not, or with `force` prints why. weights_sha256: the whole network's, None for
-    a backbone alone; data: Q1's dict.
+    The checkpoint holds nn.Sequential(cnn_backbone, head) or the backbone alone, in any form that `find_weights`
+    recognizes and in any floating-point precision. Nothing in the file is executed. Raises FileNotFoundError, or
+    ValueError as `find_weights`, `load_strictly` and `check_origin` do.
+    """
+    content = load_weights(path, made_by="q3_cnn.py")
+    _, prefix, weights = find_weights(path, content, {"cnn_backbone": list(cnn_backbone.state_dict())})
+    load_strictly(cnn_backbone, path, weights)
+    names = [f"0.{name}" for name in cnn_backbone.state_dict()] + ["1.weight", "1.bias"]  # of q3_cnn.pt, in order
+    whole_hash = None
+    if all(torch.is_tensor(content.get(name)) for name in names):
+        whole_hash = weights_hash({name: content[name].float() for name in names})
+    check_origin(path, whole_hash, data, force)
+    return f"a cnn_backbone, its names begin with '{prefix}'" if prefix else "a cnn_backbone"
+
+
+def check_origin(path, weights_sha256, data, force):
+    """Check a checkpoint's weights and training data against the JSON record beside it, if there is one.
+
+    weights_sha256: hash of the whole network, or None for a backbone alone; data: Q1's dict. Raises ValueError if they
+    differ, or with `force` prints how.
     """
     record_path = record_of(path)
     if not record_path.is_file():
         print(f"{path}: no {record_path.name} next to it, so what it was trained on is unknown.")
         return
     record = load_json(record_path)
-    complaint = None
     if record.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
         complaint = f"{path} was trained on different data or a different split than this q1_data.pt"
     elif weights_sha256 and record.get("weights_sha256", weights_sha256) != weights_sha256:
         complaint = f"{path} and {record_path.name} come from different runs"
-    if complaint and not force:
+    else:
+        return
+    if not force:
         raise ValueError(f"{complaint}: train it again, or add --force to use it anyway")
-    if complaint:
-        print(f"{complaint}: using it anyway (--force).")
-
-
-def check_unchanged(model, hash_before):
-    """Raise AssertionError unless the weights of `model` have the hash that they had before: those of a frozen one."""
-    if weights_hash(model.state_dict()) != hash_before:
-        raise AssertionError("the backbone's weights changed during training, though they are frozen")
-    print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
-
-
-def load_backbone(cnn_backbone, path, data, force=False):
-    """Load the weights of a backbone in a checkpoint into `cnn_backbone`; return what was found, as a phrase.
-
-    Accepted are the state_dicts of nn.Sequential(cnn_backbone, head) and of a cnn_backbone alone, written by torch.save
-    or safetensors, in any floating-point precision, wherever `find_weights` finds them. Nothing in the file is
-    executed. Raises FileNotFoundError, or ValueError as `find_weights`, `load_strictly` and `check_origin` do.
-    """
-    content = load_weights(path, made_by="q3_cnn.py")
-    _, prefix, weights = find_weights(path, content, {"cnn_backbone": list(cnn_backbone.state_dict())})
-    load_strictly(cnn_backbone, path, weights)
-    head, whole_hash = [content.get("1.weight"), content.get("1.bias")], None
-    if prefix == "0." and all(map(torch.is_tensor, head)):  # as in q3_cnn.pt
-        whole = {f"0.{name}": value for name, value in cnn_backbone.state_dict().items()}
-        whole_hash = weights_hash(whole | {"1.weight": head[0].float(), "1.bias": head[1].float()})
-    check_origin(path, whole_hash, data, force)
-    return f"a cnn_backbone, its names begin with '{prefix}'" if prefix else "a cnn_backbone"
+    print(f"{complaint}: using it anyway (--force).")
 
 
 def find_weights(path, content, networks):
-    """Return which one of `networks` a checkpoint holds, the prefix of its names there, and its weights without it.
+    """Find one of `networks` in a checkpoint; return its name, the prefix of its tensors, and the tensors.
 
-    networks: the names of each one's tensors. They are looked for with any prefix, such as "module." or "model.", in
-    the file's dict and in the dicts in it: `0.bias` in the dict `net` is net.0.bias. The weights are all tensors with
-    that prefix. Raises ValueError, with the names expected and found, unless there is exactly one network and prefix.
+    networks: the tensor names of each network. They may have any prefix, such as "module." or "model.", in the file's
+    dict or in a dict inside it: `0.bias` in the dict `net` is net.0.bias. All tensors with the prefix are returned,
+    without it. Raises ValueError, with the expected and found names, unless exactly one network and prefix fit.
     """
     named = {}
     for key, value in content.items() if isinstance(content, dict) else ():
@@ -134,20 +133,20 @@ def find_weights(path, content, networks):
 
 
 def prefixes(tensors, names):
-    """Return the prefixes, empty or with a dot at the end, with which all `names` are names of `tensors`."""
+    """Return the prefixes, empty or ending in a dot, with which all `names` are names of `tensors`."""
     ending = [each.removesuffix(names[0]) for each in tensors if f".{each}".endswith(f".{names[0]}")]
     return [prefix for prefix in ending if all(prefix + name in tensors for name in names)]
 
 
 def listed(names, most=12):
-    """Return names in one line, `most` of them at most."""
+    """Return at most `most` names in one line."""
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
 def load_strictly(network, path, weights):
     """Load weights of any floating-point precision.
 
-    Raises ValueError when they are another network's, as torch says, are no floating-point numbers or not finite.
+    Raises ValueError if they belong to another network, are not floating-point numbers or are not finite.
     """
     try:
         network.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""What a training run needs to resume after an interruption, saved beside its artifacts: once a second at most."""
+"""Training checkpoints: the state with which an interrupted run resumes, saved at most once per second."""
 
 import hashlib
 import inspect
@@ -9,16 +9,16 @@ from common.storage.artifacts import is_intact, load_tensors, save_tensors
 
 import torch
 
-# Options that a run may change when it resumes. Whichever is not listed here must be that of the interrupted run.
+# Options that may change when a run resumes. All others must match the interrupted run.
 FREE_OPTIONS = {"out", "device", "deterministic", "epochs", "resume", "backbone", "force"}
 
 
 class TrainingCheckpoint:
     """The file {name}.resume.pt: weights, Adam's moments and history after the last saved epoch.
 
-    It holds no random state, as the random numbers of an epoch depend on the seed and the epoch's number alone.
-    options: the script's, by name, `out` the folder of the file; all but FREE_OPTIONS must agree when a run resumes.
-    data: Q1's dict; inputs: what the run depends on beside it, by name: text, or what `definition` takes.
+    No random state is saved: an epoch's random numbers depend only on the seed and the epoch's number.
+    options: the script's options by name; `out` is the file's folder. data: Q1's dict. inputs: other things that
+    determine the result, by name: texts, or arguments of `definition`.
     """
 
     def __init__(self, name, options, data, **inputs):
@@ -31,7 +31,7 @@ class TrainingCheckpoint:
         self.last_saved = float("-inf")
 
     def save(self, model, optimizer, history):
-        """Save the state after an epoch, in place of the previous one: at most once a second, and after the last."""
+        """Save the state after an epoch, unless one was saved less than a second ago; always save the last epoch."""
         is_last = len(history["test_loss"]) == self.epochs
         if not is_last and time.monotonic() - self.last_saved < 1:
             return
@@ -43,9 +43,8 @@ class TrainingCheckpoint:
     def restore(self, model, optimizer, epochs):
         """Load the saved state into `model` and `optimizer`; return its history, or None to start from the beginning.
 
-        epochs: how many the run is to have in the end. Raises ValueError when the state is damaged, has more
-        epochs, or is of a run with other settings, which are named. With --resume=if-same the last two start from
-        the beginning instead.
+        Raises ValueError if the state is damaged, has more than `epochs` epochs, or belongs to a run with other
+        settings. --resume=if-same starts from the beginning in the last two cases.
         """
         if not self.resume:
             self.warn_of_interrupted_run(epochs)
@@ -59,51 +58,44 @@ class TrainingCheckpoint:
             print(f"{self.path} belongs to a run with {different or f'{done} epochs'}: starting from the beginning.")
             return None
         if different:
-            raise ValueError(
-                f"{self.path} belongs to a run with {different}: rerun without --resume to start from the beginning"
-            )
+            advice = "rerun without --resume to start from the beginning"
+            raise ValueError(f"{self.path} belongs to a run with {different}: {advice}")
         if done > epochs:
             raise ValueError(f"--epochs {epochs}: {self.path} already has {done} epochs")
-        try:
-            model.load_state_dict(state["model"])
-            # The optimizer's own options stay: those saved may be of another device.
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
-            match_strides(optimizer)
-        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{self.path} does not fit this network: delete it ({error})") from None
+        model.load_state_dict(state["model"])
+        # Keep the optimizer's own options, because the saved ones may belong to another device.
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
+        match_strides(optimizer)
         print(f"Resuming {self.path}: {done} of {epochs} epochs are done.")
         return state["history"]
 
     def read(self):
-        """Return the state in the file. Raises ValueError when it holds none."""
+        """Return the saved state. Raises ValueError if the file is damaged or holds something else."""
         try:
             state = load_tensors(self.path, made_by="the same command", mmap=False)
+            if not is_intact(self.path):
+                raise ValueError(f"{self.path} is damaged, its checksums differ")
+            if not isinstance(state, dict) or not {"settings", "model", "optimizer", "history"} <= set(state):
+                raise ValueError(f"{self.path} is not the state of a training run")
         except ValueError as error:
-            raise ValueError(f"{error}; delete it to start from the beginning") from None
-        if not is_intact(self.path):
-            raise ValueError(f"{self.path} is damaged, its checksums differ: delete it to start from the beginning")
-        try:
-            len(state["history"]["test_loss"]), dict(state["settings"]), state["model"], state["optimizer"]
-        except (KeyError, TypeError, ValueError, IndexError):
-            reason = "is no state of a training run: delete it to start from the beginning"
-            raise ValueError(f"{self.path} {reason}") from None
+            raise ValueError(f"{error}: delete it to start from the beginning") from None
         return state
 
     def warn_of_interrupted_run(self, epochs):
-        """Print a line when this run is about to overwrite the state of an unfinished one with the same settings."""
+        """Print a line if this run will overwrite the state of an unfinished run with the same settings."""
         try:
             state = self.read()
-            done = len(state["history"]["test_loss"])
         except (FileNotFoundError, ValueError):
             return
+        done = len(state["history"]["test_loss"])
         if done < epochs and not differences(state["settings"], self.settings):
             print(f"{self.path} holds {done} epochs of this same run; stop and add --resume to keep them.")
 
 
 def definition(thing):
-    """Return a hash, in hexadecimal, of what defines a network, loss or transform, but for its parameters.
+    """Return a hexadecimal hash of the definition of a network, loss or transform, without its parameters.
 
-    That is the type, plain attributes and buffers of each part, and the source of those that torch does not define.
+    It covers the type, plain attributes and buffers of each part, and the source code of parts defined outside torch.
     """
     parts = thing.modules() if isinstance(thing, torch.nn.Module) else getattr(thing, "transforms", [thing])
     texts = []
@@ -118,7 +110,7 @@ def definition(thing):
 
 
 def differences(before, now):
-    """Return the settings in which an interrupted run differs from this one, as a phrase, empty if there are none."""
+    """Return the settings in which an interrupted run differs from this one, as a phrase; empty if they agree."""
     return " and ".join(
         f"{name} {before.get(name)}, not {now.get(name)}" if name.startswith("--") else f"different {name}"
         for name in sorted(before | now)
@@ -127,7 +119,7 @@ def differences(before, now):
 
 
 def match_strides(optimizer):
-    """Give each moment the strides of its parameter, which fused optimizers rely on: those saved may differ."""
+    """Give each moment the strides of its parameter, as fused optimizers require; saved strides may differ."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():

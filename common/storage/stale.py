@@ -1,8 +1,8 @@
-"""Tell make which questions must run again although their records are newer than all that they depend on.
+"""List the questions that make must run again although their records are newer than their dependencies.
 
-`python -m common.storage.stale --out artifacts --epochs 30` prints the names of those in artifacts/ whose run had other
-options, whose files are not all there, or that are older than the file --data. It imports the standard library only, so
-that it takes 0.03 s.
+`python -m common.storage.stale --out artifacts --epochs 30` prints the names of questions whose last run had other
+options, whose files are missing, or that are older than the file --data. It imports only the standard library, so it
+takes 0.03 s.
 """
 
 import json
@@ -10,14 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-NO_SETTINGS = ("out", "cache", "resume")  # where files lie, and how a run came to its end, change no result
+NO_SETTINGS = ("out", "cache", "resume")  # options that do not affect results
 
 
 def is_stale(path, given):
-    """Return whether the record at `path` is not that of a run with the options `given`, texts by name.
+    """Return whether the record at `path` belongs to a run with other options than `given`, texts by name.
 
-    Options that are not given have the script's defaults, which the record holds; those that its script does not have
-    are ignored.
+    Options that are not given have the script's defaults, which the record holds. Other scripts' options are ignored.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -26,16 +25,16 @@ def is_stale(path, given):
         return True
     data = given.get("data", "")
     return (
-        any(not fits(key, value, wanted.get(key)) for key, value in options)
+        any(not matches(key, value, wanted.get(key)) for key, value in options)
         or any(not path.with_name(name).exists() for name in files)
         or (os.path.exists(data) and os.stat(data).st_mtime_ns > path.stat().st_mtime_ns)
     )
 
 
-def fits(key, recorded, wanted):
-    """Return whether the recorded value of an option is the wanted one, which may be its text on a command line."""
+def matches(key, recorded, wanted):
+    """Return whether the recorded value of an option is the wanted value, or its text on a command line."""
     if wanted == "auto" and ((key, recorded) == ("source", "real") or key == "device"):
-        return True  # "auto" is no wish for another one
+        return True  # "auto" accepts results of any device, and real data
     return key in NO_SETTINGS or str(recorded) == str(wanted)
 
 

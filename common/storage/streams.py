@@ -1,4 +1,4 @@
-"""stdout and stderr, which may go away or lack characters, and what can be printed there in one line."""
+"""Printing: streams that may be closed or lack characters, and names that fit on one line."""
 
 import errno
 import os
@@ -8,28 +8,28 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 class Stream:
-    """stdout or stderr. Once it cannot be written, as when `head` has read enough, the rest is dropped.
+    """Wraps stdout or stderr. If writing fails, as when `head` has exited, later output is dropped.
 
-    So a run completes its files all the same. Characters that the stream's encoding lacks are escaped.
+    The run then still completes its files. Characters that the stream's encoding lacks are escaped.
     """
 
     def __init__(self, stream):
         self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (the shell's `>&-` leaves none)
-        self.lost = None  # the OSError that says why
-        if hasattr(self.stream, "reconfigure"):  # as every stream of a terminal, a file or a pipe
+        self.lost = None  # the first OSError
+        if hasattr(self.stream, "reconfigure"):  # the streams of terminals, files and pipes
             self.stream.reconfigure(errors="backslashreplace")
 
     def write(self, text):
-        """Write text, if it can be written."""
+        """Write text, if possible."""
         self.attempt(self.stream.write, text)
         return len(text)
 
     def flush(self):
-        """Flush what was written, if it can be written."""
+        """Flush, if possible."""
         self.attempt(self.stream.flush)
 
     def attempt(self, function, *args):
-        """Call function(*args); when that fails, send this and all later output to os.devnull."""
+        """Call function(*args); if that fails, redirect this stream to os.devnull."""
         try:
             function(*args)
         except OSError as error:
@@ -37,7 +37,7 @@ class Stream:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def check(self):
-        """Raise OSError if not all could be written, unless it is that nobody reads it."""
+        """Flush. Raises OSError if any output was lost, unless its reader has exited."""
         self.flush()
         if self.lost and self.lost.errno != errno.EPIPE:
             raise OSError(self.lost.errno, self.lost.strerror, "standard output")
@@ -48,7 +48,7 @@ class Stream:
 
 @contextmanager
 def safe_streams():
-    """Make stdout and stderr a Stream each inside the block; give the first."""
+    """Wrap stdout and stderr in Streams inside the with block; yield the first."""
     with redirect_stdout(Stream(sys.stdout)) as stdout, redirect_stderr(Stream(sys.stderr)) as stderr:
         try:
             yield stdout
@@ -58,14 +58,14 @@ def safe_streams():
 
 
 def printable(text):
-    """Return a path or text with escapes for what UTF-8 or one line cannot hold: other encodings, control characters.
+    """Return a path or text with escapes for control characters and bytes that are not UTF-8.
 
-    A name with them is printed and saved like this; files are opened by the true one.
+    Names are printed and saved in this form; files are opened by their real names.
     """
 
     def escape(match):
         code = ord(match[0])
-        # Bytes of another encoding, as Python has them in names.
+        # Python represents bytes that are not UTF-8 as lone surrogates.
         return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else match[0].encode("unicode_escape").decode()
 
     return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", escape, str(text))
@@ -79,5 +79,5 @@ def one_line(error):
 
 
 def say(path, sentence):
-    """Print a line about a file on stderr, in one call: several threads may."""
+    """Print a line about a file on stderr in a single call, as several threads may print."""
     sys.stderr.write(f"{printable(path)}: {sentence}\n")
