@@ -1,10 +1,10 @@
-"""Export a trained network for others, as a folder in the form that the Hugging Face Hub takes.
+"""Export a trained network as a folder for the Hugging Face Hub.
 
-Reads a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py and the .json beside it. Writes, into the folder --to,
-model.safetensors (the weights), model.onnx (from uint8 crops to logits and probabilities, for onnxruntime),
-config.json (classes, sizes, mean, std, data, settings, metrics) and README.md (the model card, with lines that use
-model.onnx without torch and model.safetensors without this project). Needs requirements-extra.txt. q5_transfer.py
---backbone and predict.py --model take the folder.
+Reads a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py and the .json beside it. Writes to the folder --to:
+model.safetensors (the weights), model.onnx (uint8 crops to logits, probabilities and features, for onnxruntime),
+config.json (classes, sizes, mean, std, data, settings, metrics) and README.md (the model card, with code that uses
+model.onnx without torch, and model.safetensors without this project). Needs requirements-extra.txt. q5_transfer.py
+--backbone and predict.py --model accept the folder.
 """
 
 import shlex
@@ -26,9 +26,8 @@ EXAMPLES = (
     "python predict.py galaxy.jpg --model artifacts/model",
     "python q5_transfer.py --backbone artifacts/model",
 )
-# What config.json takes from the network's record, where it is there.
 CONFIG = (*NEEDED, *METRICS, *ABOUT, "other_class_names", "fingerprint", "weights_sha256", "appearance", "args")
-CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")
+CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")  # values of the record that config.json keeps
 
 
 def main():
@@ -58,10 +57,10 @@ def get_args(argv=None):
     add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
     add("--to", type=cli.path, default="artifacts/model", metavar="DIR", help="folder to write")
     add("--author", metavar="NAME", help="who trained it, for the model card")
-    help = "licence of the weights, as the Hub abbreviates it: mit, cc-by-4.0, ..."
+    help = "licence of the weights, as the Hub's identifier: mit, cc-by-4.0, ..."
     add("--license", metavar="NAME", help=help)
     add("--survey", metavar="NAME", help="survey of the training images, such as SDSS")
-    help = "of the training images, in arcsec per pixel"
+    help = "pixel scale of the training images, in arcsec per pixel"
     add("--pixel-scale", type=cli.positive_float, metavar="ARCSEC", help=help)
     return parser.parse_args(argv)
 

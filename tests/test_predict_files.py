@@ -1,7 +1,6 @@
-"""What predict.py writes and where, which files it refuses to write, and what it says of true classes."""
+"""Files that predict.py makes from the rows, files that it refuses to write, and true classes."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -12,8 +11,8 @@ import threading
 
 from common import cli
 from common.galaxies.pictures import picture_id
-from common.storage.artifacts import load_json
 from use import output
+from use.pieces import Classifier, predictions
 from use.rows import Rows
 from use.trained import written_numbers
 from use.truth import describe_temperature, describe_truth, read_truth
@@ -21,10 +20,9 @@ from use.truth import describe_temperature, describe_truth, read_truth
 import h5py
 import numpy as np
 import pytest
-from conftest import error_of, run, run_well
+from conftest import error_of, run
 from forked import start
 from networks import galaxies, save_network, save_pictures
-from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, recall_score
 
 NAMES = ["spiral", "round", "merger"]
@@ -49,38 +47,18 @@ def rows_of(path):
 
 
 def record_of(name, probabilities, marks=()):
-    """A record as predictions give it: classes are numbered from 0."""
-    first, second = np.argsort(probabilities)[::-1][:2].tolist()
-    record = {"file": name, "id": picture_id(name), "class": first, "class_name": NAMES[first]}
-    record |= {"probability": probabilities[first], "probabilities": probabilities}
-    return record | {"second": second, "second_name": NAMES[second], "disagreement": 0.25, "out_of_range": list(marks)}
+    """A record as predictions give it."""
+    first, second = np.argsort(probabilities)[-2:].tolist()[::-1]
+    record = {"file": name, "id": picture_id(name), "class": first, "class_name": NAMES[first % 3]}
+    record |= {"probability": probabilities[first], "probabilities": probabilities, "second": second}
+    return record | {"second_name": NAMES[second % 3], "disagreement": 0.25, "out_of_range": list(marks)}
 
 
-def rows_with(path, records, labels=(), numbers=range(3), class_names=NAMES):
+def rows_with(path, records, labels=None, class_names=NAMES):
     """Rows with these records in FILE.part."""
-    columns, rows = output.Columns(class_names, numbers, bool(labels)), Rows(path)
-    rows.part.write_bytes(columns.header() + columns.rows(records, dict(labels)))
+    columns, rows = output.Columns(class_names, labels), Rows(path)
+    rows.part.write_bytes(columns.header + columns.rows(records))
     return rows
-
-
-def test_the_columns_have_names_of_letters_digits_and_underscores_and_no_cell_is_empty(folder, tmp_path):
-    (tmp_path / "truth.csv").write_text("100008,3\n")
-    Image.new("RGB", (100, 100), "white").save(tmp_path / "white.png")
-    outputs = ("--csv", tmp_path / "a.csv", "--truth", tmp_path / "truth.csv", "--json", tmp_path / "a.json")
-    assert predict(folder, folder / "pictures", tmp_path / "white.png", *outputs).returncode == 0
-    rows, records = rows_of(tmp_path / "a.csv"), json.loads((tmp_path / "a.json").read_text())
-    probabilities = [f"p_{label}" for label in range(8)]
-    columns = ["file", "id", "class", "class_name", "probability", *probabilities, "second", "second_name"]
-    assert list(rows[0]) == [*columns, "disagreement", "out_of_range", "truth", "truth_name"]
-    assert rows[-1]["id"] == "white"
-    assert rows[-1]["out_of_range"].startswith("brightness 1.000")
-    assert all(value for row in rows for value in row.values())
-    assert b"\r" not in (tmp_path / "a.csv").read_bytes()
-    assert (rows[0]["truth"], rows[1]["truth"], rows[1]["truth_name"]) == ("3", "-1", "none")
-    assert (records[0]["truth"], records[1]["truth"], records[1]["truth_name"]) == (3, None, None)
-    for row, record in zip(rows, records, strict=True):
-        assert [float(row[name]) for name in probabilities] == record["probabilities"]  # to the last bit
-        assert "; ".join(record["out_of_range"]) or row["out_of_range"] == "none"
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("fits", "fits"), ("ascii.ecsv", "ecsv")])
@@ -109,19 +87,23 @@ def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_p
     assert whole.meta["P_1"].startswith(r"\xe9")
 
 
-def test_where_classes_are_whole_numbers_rows_hold_these(tmp_path):
-    names = ["0", "1", "4", "6"]  # with a gap
-    assert written_numbers(names) == [0, 1, 4, 6]
-    assert written_numbers([*names, "ring"]) == [0, 1, 2, 3, 4]
-    (tmp_path / "truth.csv").write_text("name,class\na.png,4\nb.png,6.0\n")
-    labels = read_truth(tmp_path / "truth.csv", names, ["a.png", "b.png"])
-    assert labels == {"a.png": 2, "b.png": 3}
-    record = record_of("a.png", [0.1, 0.3, 0.6])
-    rows = rows_with(tmp_path / "a.csv", [record], labels, written_numbers(names[1:]), names[1:])
-    assert [(row["class"], row["second"], row["truth"]) for row in rows_of(rows.part)] == [("6", "4", "6")]
-    (tmp_path / "truth.csv").write_text("name,class\na.png,2\n")  # no position either
-    with pytest.raises(ValueError, match=r"truth.csv, line 2: 2 is no class: the network knows 0; 1; 4; 6"):
-        read_truth(tmp_path / "truth.csv", names, ["a.png"])
+def test_classes_that_are_whole_numbers_keep_them_in_rows_and_tables(folder, tmp_path):
+    names = ["1", "2", "5", "7", "11", "13", "17", "19"]
+    model = save_network(tmp_path, class_names=names)
+    weights_sha256 = load_json(model.with_suffix(".json"))["weights_sha256"]
+    classifier = Classifier(str(model), weights_sha256, 1, False, "cpu", 1.0, False)
+    [batch] = predictions(sorted(map(str, (folder / "pictures").iterdir())), classifier)
+    for record in batch.records:
+        assert (record["class"], record["second"]) == (int(record["class_name"]), int(record["second_name"]))
+    (tmp_path / "truth.csv").write_text("name,class\n100008.jpg,5\n100023.jpg,7.0\n")
+    labels = read_truth(tmp_path / "truth.csv", names, ["100008.jpg", "100023.jpg"])
+    assert labels == {"100008.jpg": 2, "100023.jpg": 3}
+    rows = rows_of(rows_with(tmp_path / "a.csv", [record_of("100008.jpg", [0.1] * 8)], labels, names).part)
+    assert (rows[0]["truth"], rows[0]["truth_name"]) == ("5", "5")
+    assert written_numbers([*names, "ring"]) == list(range(9))
+    (tmp_path / "truth.csv").write_text("name,class\n100008.jpg,3\n")  # a position
+    with pytest.raises(ValueError, match=r"truth.csv, line 2: 3 is no class: the network knows 1; 2; 5; 7; 11; 13; 17"):
+        read_truth(tmp_path / "truth.csv", names, ["100008.jpg"])
 
 
 def test_true_classes_come_from_a_table_of_ones_own_by_names_paths_and_the_ids_of_an_hdf5_file(tmp_path):
@@ -185,62 +167,23 @@ def test_the_temperature_that_fits_has_the_interval_of_the_bootstrap(answers):
     assert describe_temperature(np.eye(3), np.arange(3), 1).startswith("No temperature fits")
 
 
-def test_training_images_are_counted_and_left_out_of_what_truth_prints(tmp_path):
-    pixels = galaxies(4, seed=5)
-    save_pictures(tmp_path, [f"{number}.png" for number in range(4)])
-    hashes = [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in pixels]
-    path = save_network(tmp_path, train_hashes=[hashes[1], "0" * 16, hashes[2]])
-    (tmp_path / "truth.csv").write_text("name,class\n" + "".join(f"{n}.png,{n}\n" for n in range(4)))
-    options = (*sorted(tmp_path.glob("*.png")), "--model", path)
-    printed = run_well("predict.py", *options, "--truth", tmp_path / "truth.csv")
-    assert "2 of these pictures are training images of this network" in printed
-    assert " on 2 pictures.\n" in printed
-
-
-def test_it_ends_with_the_pictures_and_the_mean_probability_of_each_class_and_all_that_cannot_be_read(folder, tmp_path):
-    missing = [tmp_path / f"{number}.png" for number in range(12)]
-    done = predict(folder, *missing, folder / "pictures", "--quiet", "--json", tmp_path / "a.json")
-    records = json.loads((tmp_path / "a.json").read_text())
-    names = load_json(folder / "q3_cnn.json")["class_names"]
-    for label, (line, name) in enumerate(zip(done.stdout.splitlines()[-8:], names, strict=True)):
-        count = sum(record["class"] == label for record in records)
-        mean = np.mean([record["probabilities"][label] for record in records])
-        assert line.removeprefix(name).split() == [str(count), f"{count / 12:.1%}", f"{mean:.1%}"]
-    errors = [f"error: {path}: No such file or directory" for path in missing[:10]]
-    assert done.stderr.splitlines() == [*errors, "and 2 more", "12 of 24 files could not be read."]
-
-
-def test_a_temperature_is_applied_to_the_mean_probabilities(folder, tmp_path):
-    found = []
-    for temperature in (1, 2.5):
-        options = ("--temperature", temperature, "--json", tmp_path / "a.json")
-        assert predict(folder, folder / "pictures", *options).returncode == 0
-        found.append([record["probabilities"] for record in json.loads((tmp_path / "a.json").read_text())])
-    expected = np.array(found[0]) ** (1 / 2.5)
-    np.testing.assert_allclose(found[1], expected / expected.sum(1, keepdims=True), atol=1e-6)
-
-
 def test_a_contact_sheet_is_one_file_by_class_with_the_least_certain_of_many_first(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "SHEET_CARDS", 3)
     records = [record_of(f"<{n}>&.png", [p, 0.1, 0.0]) for n, p in enumerate([0.9, 0.6, 0.8, 0.7, 0.6, 0.95])]
     records.append(record_of("merger.png", [0.1, 0.2, 0.7]))
-    rows = rows_with(tmp_path / "a", records[:3])
-    shown = output.LeastCertain(rows.part)  # of a run that was interrupted
-    pictures = output.LeastCertain(rows_with(tmp_path / "none", []).part).pictures(0, records[:3], ["data:,"] * 3)
-    pictures += shown.pictures(3, records[3:], ["data:,"] * 4)
-    rows = rows_with(tmp_path / "a", records)
-    rows.paths["pictures"] = tmp_path / "pictures"
-    rows.paths["pictures"].write_bytes(pictures)
-    output.write_sheet(rows, tmp_path / "a.html", shown, {"spiral": 6, "round": 0, "merger": 1}, ["about <it>"], 9)
+    rows = rows_with(tmp_path / "a", records, {"merger.png": 1})
+    rows.paths["html"] = tmp_path / "pictures"
+    rows.paths["html"].write_text("".join(f"data:,{n}\n" for n in range(7)))
+    output.write_sheet(rows, tmp_path / "a.html", NAMES, ["about <it>"], 9)
     page = (tmp_path / "a.html").read_text()
     names = ["&lt;1&gt;&amp;.png", "&lt;4&gt;&amp;.png", "&lt;3&gt;&amp;.png", "merger.png"]
     assert re.findall(r">([^<]*png)</p>", page) == names
+    assert re.findall(r'src="(.*?)"', page) == ["data:,1", "data:,4", "data:,3", "data:,6"]
     assert [int(value) for value in re.findall(r"<strong>(\d+)%", page)] == [60, 60, 70, 70]
     assert re.findall("<h2>(.*?) <span>", page) == ["spiral", "merger"]
     assert "spiral <span>· 6, of which the 3 least certain" in page
     assert "about &lt;it&gt;" in page
-    assert "src=" not in page.replace('src="data:', "")
-    assert len(pictures.splitlines()) == 6  # not of the sixth, which is certain
+    assert page.count("✗ true: round") == 1
 
 
 def test_a_table_that_cannot_be_written_is_refused(tmp_path, monkeypatch):

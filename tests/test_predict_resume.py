@@ -105,23 +105,26 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(folder, tmp_path, ending,
 def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
     first, second = Rows(tmp_path / "a.csv"), Rows(tmp_path / "a.csv")
     with first.writing({}, b"name\n", resume=False):
-        first.append({"": b"0\n"}, 1, 0, 1)
+        first.append({"csv": b"0\n"}, 1, 0, 1)
         with pytest.raises(BlockingIOError, match=r"another run is writing a\.csv\.resume there: wait for it"):
             second.writing({}, b"name\n", resume=True).__enter__()
-        first.end(tmp_path / "a.csv")
+        first.end(is_output=True)
     assert (tmp_path / "a.csv").read_text() == "name\n0\n"
 
 
-def write_rows(path, count, resume=False, ending=None):
-    """Write rows of CSV and features, one in a batch, then raise `ending` or complete them."""
+def write_rows(path, count, resume=False, ending=None, full=False):
+    """Write rows of CSV and features, one in a batch, then fill the disk, raise `ending` or complete them."""
     rows = Rows(path, ["features"])
     with rows.writing({"--crops": 9}, b"name\n", resume):
-        for number in range(rows.place.rows, rows.place.rows + count):
-            contents = {"": b"%d\n" % number, "features": bytes([number] * 4)}
+        for number in range(rows.count, rows.count + count):
+            contents = {"csv": b"%d\n" % number, "features": bytes([number] * 4)}
             rows.append(contents, 1, 0, number + 1, [f"{number}?"], [number])
+        if full:
+            rows.files[0] = open("/dev/full", "ab")  # noqa: SIM115
+            rows.append({"csv": b"row"}, 1, 0, count + 1)
         if ending:
             raise ending
-        rows.end(path)
+        rows.end(is_output=True)
     return rows
 
 
@@ -132,7 +135,7 @@ def test_a_row_counts_when_all_that_belongs_to_it_is_there(tmp_path):
                 write_rows(tmp_path / "a.csv", 3, resume, ending=KeyboardInterrupt())
             os.truncate(tmp_path / torn, (tmp_path / torn).stat().st_size - 1)
         rows = write_rows(tmp_path / "a.csv", 1, resume=True)
-        assert (rows.place.rows, rows.place.done) == (5, 5)
+        assert (rows.count, rows.done) == (5, 5)
         assert (rows.errors, rows.trained) == ([f"{number}?" for number in range(5)], set(range(5)))
         assert (tmp_path / "a.csv").read_text() == "name\n0\n1\n2\n3\n4\n"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.resume"]
@@ -154,13 +157,11 @@ def test_rows_are_never_removed_and_without_rows_nothing_stays(tmp_path, monkeyp
     assert (tmp_path / "b.csv").read_text() == "name\n0\n1\n"
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
-    rows = Rows(tmp_path / "a.csv")
-    with open("/dev/full", "ab", buffering=0) as full, open(tmp_path / "journal", "ab") as journal:
-        rows.files = [full, journal]
-        with pytest.raises(OSError, match="it cannot be written") as error:
-            rows.append({"": b"row"}, 1, 0, 1)
-    assert error.value.filename == str(tmp_path / "a.csv.part")
+def test_a_full_disk_keeps_the_rows_so_far(tmp_path, capsys):
+    with pytest.raises(OSError, match="No space left on device"):
+        write_rows(tmp_path / "a.csv", 2, full=True)
+    assert (tmp_path / "a.csv.part").read_text() == "name\n0\n1\n"
+    assert capsys.readouterr().err == f"{tmp_path}/a.csv.part: the 2 pictures so far are kept there.\n"
 
 
 def test_with_nothing_to_resume_it_starts_from_the_beginning(folder, tmp_path):

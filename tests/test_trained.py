@@ -64,9 +64,9 @@ def test_predict_takes_another_ones_checkpoint_and_says_what_its_record_lacks(tm
 
 @pytest.mark.parametrize(("key", "value", "words"), [
     ("class_names", {"0": "a"}, "a list of texts"), ("class_names", list(range(8)), "a list of texts"),
-    ("mean", 0.5, "a list of three numbers"), ("std", [30, 0, 30], "a list of three numbers above 0"),
-    ("mean", [1, None, 2], "a list of three numbers"), ("image_size", 128, "69, the only size there is now"),
-    ("source", None, "a text"),
+    ("class_names", ["a"], "a list of texts, one per class of the network"), ("source", None, "a text"),
+    ("mean", [1, None, 2], "a list of three numbers"), ("std", [30, 0, 30], "a list of three numbers above 0"),
+    ("image_size", 128, "69, the only size supported"),
 ])  # fmt: skip
 def test_a_record_with_another_kind_of_value_is_refused(key, value, words, tmp_path):
     path = save_network(tmp_path, **{key: value})

@@ -1,6 +1,7 @@
-"""Predictions on whole images: mean probabilities over a fixed grid of crops, and how far these disagree."""
+"""Predictions on whole images: mean probabilities over a grid of crops, and how many of the crops disagree."""
 
 import math
+from types import SimpleNamespace
 
 from common.data import normalize_rows
 from common.hardware.layers import memory_format, reorder_layers
@@ -9,35 +10,28 @@ from common.symmetries import transformed
 import numpy as np
 import torch
 from torch import nn
-from torchvision import transforms
 
-CROP_SIZE = 48  # pixels: what all networks of the assignment see of an image
+CROP_SIZE = 48  # pixels: input of all networks of the assignment
+CROPS = [side**2 for side in range(1, 12)]  # sizes of a grid with even places in an image of 69 pixels
 
 
 def grid(size, crops):
-    """Return the (top, left) corners of `crops` windows, evenly spread over an image, as a list.
+    """Return the (top, left) corners of a square grid of `crops` windows in an image as a list.
 
-    A single one is in the centre. Where there is room, at even places: there pooling by 2 sees the same squares in
-    the window and in the whole image, and overlapping windows can share their convolutions. Raises ValueError unless
-    `crops` is a square number, and the image has that many places.
+    A single window is central. Others are at even places, where pooling by 2 sees the same squares in the window as in
+    the whole image, so that overlapping windows can share their convolutions.
     """
-    side = math.isqrt(crops)
-    if side * side != crops:
-        raise ValueError(f"--crops {crops}: must be a square number, for a grid: 1, 4, 9, 16, ...")
-    room = size - CROP_SIZE
-    if side > room + 1:
-        raise ValueError(f"--crops {crops}: images of {size} pixels have room for {(room + 1) ** 2} crops at most")
-    step = 2 if side <= room // 2 + 1 else 1
-    places = [room * i // (side - 1) // step * step for i in range(side)] if side > 1 else [room // 2]
+    side, room = math.isqrt(crops), size - CROP_SIZE
+    places = [room * i // (side - 1) // 2 * 2 for i in range(side)] if side > 1 else [room // 2]
     return [(top, left) for top in places for left in places]
 
 
 def share_layers(network, corners, size):
-    """Split a network into the layers computed once for a whole image, and the others, computed for each window.
+    """Split a network into the layers computed once per image, and those computed once per window.
 
-    Convolution without padding, ReLU and pooling, where all corners are multiples of its stride, give in a window what
-    they give in the same place of the whole image. Return both parts, and corners and side of the windows in the
-    output of the first. It is empty where the windows have fewer pixels, together, than the image, `size` squared.
+    Unpadded convolutions, ReLU, and pooling at corners that are multiples of its stride give the same values in a
+    window as in the whole image. Return both parts, and the corners and side of the windows in the output of the first.
+    The first part is empty if the windows have fewer pixels in total than the image.
     """
     layers, side, shared = flat(network), CROP_SIZE, []
     for layer in layers if len(corners) * CROP_SIZE**2 > size**2 else []:
@@ -52,46 +46,42 @@ def share_layers(network, corners, size):
 
 
 def flat(layer):
-    """Return the layers of an nn.Sequential, and of those in it, as a list."""
+    """Return the layers of nested nn.Sequential as a list."""
     return [each for child in layer for each in flat(child)] if type(layer) is nn.Sequential else [layer]
 
 
 class CropEnsemble:
-    """A network, `network(normalised crops)`, that predicts on whole images.
+    """A network that predicts on whole images.
 
-    mean, std: of 0-255 pixels, 3 values each; size: the images' side; crops, all_symmetries: what to average over.
+    mean, std: 3 values each, of pixels 0-255; size: side of the images; crops, all_symmetries: the views to average
+    over.
     """
 
     def __init__(self, network, mean, std, size, crops=9, all_symmetries=False, device="cpu"):
         network = reorder_layers(network.to(device).eval())
-        self.normalize = normalize_rows(transforms.Normalize(mean, std), size, device)
+        self.normalize = normalize_rows(SimpleNamespace(mean=mean, std=std), size, device)
         self.shared, rest, self.corners, self.side = share_layers(network, np.array(grid(size, crops)), size)
         self.rest, self.head = rest[:-1], rest[-1]
-        self.all_symmetries = all_symmetries
+        self.symmetries = range(8 if all_symmetries else 1)
         self.device = torch.device(device)
 
     @torch.no_grad()
     def views(self, images):
-        """Return what the last layer gets and gives of every crop of images, uint8 or float (n, 3, size, size).
+        """Return the input and output of the last layer for every view of images, uint8 or float (n, 3, size, size).
 
-        Features, float32 (views, n, 64), and logits (views, n, classes).
+        Features, float32 (views, n, 64), and logits, float32 (views, n, classes).
         """
-        images = images.to(self.device)
+        images, layout = images.to(self.device), memory_format(self.device)
         features = []
-        for symmetry in range(8 if self.all_symmetries else 1):
-            way = transformed(images, symmetry).to(
-                dtype=torch.float32, memory_format=memory_format(self.device), copy=True
-            )
-            maps = self.shared(self.normalize(way))
+        for symmetry in self.symmetries:
+            view = transformed(images, symmetry).to(dtype=torch.float32, memory_format=layout, copy=True)
+            maps = self.shared(self.normalize(view))
             windows = (maps[:, :, top : top + self.side, left : left + self.side] for top, left in self.corners)
             features += map(self.rest, windows)
         return torch.stack(features), torch.stack(list(map(self.head, features)))
 
     def __call__(self, images):
-        """Return mean probabilities, float32 (n, classes), the share of crops that disagree, (n,), and mean features.
-
-        The last are what the last layer gets, (n, 64).
-        """
+        """Return mean probabilities (n, classes), the share of views that disagree (n,), mean features (n, 64)."""
         features, logits = self.views(images)
         views = logits.softmax(2).cpu()
         probabilities = views.mean(0)

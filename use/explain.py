@@ -1,33 +1,21 @@
-"""Occlusion maps: how far the probability of a prediction falls when a part of the picture is covered."""
+"""Occlusion maps: how far the probability of a prediction falls if a part of the picture is covered."""
 
-import os
 import re
+from functools import partial
 from pathlib import Path
 
 from common.plots import titled
 from common.storage.artifacts import save_figure
-from common.storage.atomic import identity
-from common.storage.packages import require
+from use.pieces import probabilities_of
 
 import matplotlib.pyplot as plt
 import torch
 
-WINDOW, STRIDE = 9, 4  # pixels: the part that is covered, and the steps in which it moves
-
-
-def check_explain(folder, files, dask):
-    """Raise ValueError if maps cannot be computed, or one in `folder` could overwrite one of the pictures, `files`."""
-    if dask is not None:
-        raise ValueError("--explain computes in this process: leave --dask out")
-    require("--explain", "captum")
-    for file in files:
-        where, name = os.path.split(file)
-        if re.fullmatch(r"\d{5,}_.*\.png", name) and identity(where or ".") == identity(folder):
-            raise ValueError(f"--explain {folder}: holds the picture {file}, which is read: name another folder")
+WINDOW, STRIDE = 9, 4  # pixels: size of the covered square, and its steps
 
 
 def occlusion(answer, image, label):
-    """Return how far the probability of class `label` falls when each place is covered, float32 (size, size).
+    """Return how far the probability of class `label` falls if each place is covered, float32 (size, size).
 
     Zeiler & Fergus (2014), by captum: a square of WINDOW pixels in the colour of the border, the sky, moves over the
     image; each pixel gets the mean over the squares that cover it. answer: from images (n, 3, size, size) to
@@ -48,22 +36,25 @@ def occlusion(answer, image, label):
     return effect[0, 0]
 
 
-def explain(folder, number, record, answer, image, source):
-    """Write a PNG into `folder`: the picture and its occlusion map; `number` makes its name unique."""
-    effect = occlusion(answer, image, record["class"])
+def explain(folder, number, found, classifier, record):
+    """Write a PNG of a picture and its occlusion map into `folder`; `number` makes its name unique.
+
+    found: the picture, as `describe` of use/pieces.py returns it; record: of the network.
+    """
+    label = record["class_names"].index(found["class_name"])
+    effect = occlusion(partial(probabilities_of, classifier), found["image"], label)
     most = max(effect.abs().max().item(), 1e-6)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-    pixels = image.permute(1, 2, 0)
+    pixels = found["image"].permute(1, 2, 0)
     left.imshow(pixels)
-    left.set_title(Path(record["file"]).name)
+    left.set_title(Path(found["file"]).name)
     right.imshow(pixels.float().mean(2), cmap="gray")
     shown = right.imshow(effect, cmap="PuOr_r", vmin=-most, vmax=most, alpha=0.6)
     right.set_title(f"{WINDOW} x {WINDOW} pixels covered")
-    figure.colorbar(shown, ax=right, label=f"fall of p({record['class_name']})")
+    figure.colorbar(shown, ax=right, label=f"fall of p({found['class_name']})")
     for axes in (left, right):
         axes.axis("off")
-    figure.suptitle(titled(f"{record['class_name']}, {record['probability']:.0%}", source))
-    stem = re.sub(r"\.[A-Za-z]+$", "", Path(record["file"]).name)
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "picture"
-    save_figure(figure, Path(folder) / f"{number:05d}_{stem[:80]}.png")
+    figure.suptitle(titled(f"{found['class_name']}, {found['probability']:.0%}", record["source"]))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", found["id"])[:80]
+    save_figure(figure, Path(folder) / f"{number:05d}_{name}.png")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""A network as an ONNX file that takes pixels and needs nothing else: normalisation and softmax are inside."""
+"""Write a network as an ONNX file that takes pixels: normalisation and softmax are inside."""
 
 import json
 import logging
@@ -9,16 +9,17 @@ from use.ensemble import CROP_SIZE
 import torch
 from torch import nn
 
-# Of the file, no newer than its operators need, so that older programs load it: onnxruntime from 1.12 on.
+# The lowest versions that the operators need, so that older programs load the file: onnxruntime from 1.12 on.
 OPSET, IR_VERSION = 17, 8
+OUTPUTS = ["logits", "probabilities", "features"]
 
 
 class FromPixels(nn.Module):
-    """A network from uint8 crops, colours last, to logits and probabilities, and of a CNN to its features."""
+    """A network from uint8 crops, colours last, to OUTPUTS."""
 
-    def __init__(self, network, is_cnn, mean, std):
+    def __init__(self, network, mean, std):
         super().__init__()
-        self.layers, self.head, self.is_cnn = network[:-1], network[-1], is_cnn
+        self.layers, self.head = network[:-1], network[-1]
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
@@ -26,34 +27,33 @@ class FromPixels(nn.Module):
         """Return logits and probabilities, (n, classes), and features, (n, 64), of crops, uint8 (n, 48, 48, 3)."""
         features = self.layers((crops.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         logits = self.head(features)
-        return (logits, logits.softmax(1), features)[: 3 if self.is_cnn else 2]
+        return logits, logits.softmax(1), features
 
 
 def write_onnx(network, record, path):
-    """Write `network` with its normalisation as an ONNX file; its metadata hold the names of the classes.
+    """Write `network` with its normalisation as an ONNX file; its metadata hold the class names.
 
-    Input: crops, uint8 (n, 48, 48, 3), any n. Outputs: logits and probabilities, float32 (n, classes);
-    and of a CNN features, float32 (n, 64).
+    Input: crops, uint8 (n, 48, 48, 3), any n. Outputs, float32: logits and probabilities (n, classes), and features
+    (n, 64), the input of the last layer.
     """
     import onnx.inliner
     import onnx.version_converter
 
-    is_cnn = record["network"] != "q2_fcn"
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own deprecations
         program = torch.onnx.export(
-            FromPixels(network, is_cnn, record["mean"], record["std"]).eval(),
+            FromPixels(network, record["mean"], record["std"]).eval(),
             (torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8),),
             input_names=["crops"],
-            output_names=["logits", "probabilities", "features"][: 3 if is_cnn else 2],
+            output_names=OUTPUTS,
             dynamic_shapes=({0: torch.export.Dim("n")},),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
-    # torch 2.6 writes opset 18, and calls functions of a library of its own.
+    # torch 2.6 writes opset 18, and calls functions of its own library.
     model = onnx.inliner.inline_local_functions(program.model_proto)
     model = onnx.version_converter.convert_version(model, OPSET)
     model.ir_version = IR_VERSION

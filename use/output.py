@@ -1,84 +1,71 @@
-"""What predict.py prints and writes: a table, rows as CSV, and at the end the files that are made from the rows."""
+"""The outputs of predict.py: a printed table, rows as CSV, and the files made from the rows at the end."""
 
 import base64
 import csv
 import heapq
 import io
 import json
-import os
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 from common.storage.packages import require
+from use.trained import written_numbers
 
 import jinja2
 import numpy as np
 from PIL import Image
 
-LONGEST_NAME = 44  # in the table
-FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}  # of tables, by suffix, as astropy calls them
+LONGEST_NAME = 44  # in the printed table
+FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}  # astropy's names of table formats, by suffix
 TEXTS = ("file", "id", "class_name", "second_name", "out_of_range", "truth_name")  # columns, in every file
-INTEGERS = ("class", "second", "truth")  # the others are floats
+INTEGERS = ("class", "second", "truth")  # other columns are floats
 BLOCK = 10_000  # rows that are converted together
-FEATURES = 64  # outputs of the CNN's backbone
-SHEET_CARDS = 500  # pictures of each class that a contact sheet shows
+FEATURES = 64  # inputs of the last layer
+SHEET_CARDS = 500  # pictures per class in a contact sheet
 
 
 class PrintedTable:
-    """An aligned table, printed row by row; names: of all files in it; views: crops behind each answer."""
+    """An aligned table, printed row by row. files: their names; views: crops behind each prediction."""
 
-    def __init__(self, names, class_names, views):
-        self.name_width = min(LONGEST_NAME, max(map(len, names), default=0) + 6)  # with room for `[1234]`
-        self.class_width = max(map(len, class_names))
+    def __init__(self, files, class_names, views):
+        self.name_width = min(LONGEST_NAME, max(map(len, files), default=0) + 6)  # with room for `[1234]`
+        width = max(map(len, class_names))
+        self.form = f"{{:{self.name_width}}}  {{:{width}}} {{:>7}}   {{:{width}}} {{:>7}}   {{}}"
+        self.header = self.form.format("file", "class", "prob.", "second choice", "prob.", "crops that disagree")
         self.views = views
 
-    def header(self):
-        """Return the header line."""
-        return self.line("file", "class", "prob.", "second choice", "prob.", "crops that disagree")
-
-    def line(self, name, first, probability, second, second_probability, disagreement):
-        """Return one line, of texts."""
-        name = name if len(name) <= self.name_width else f"…{name[1 - self.name_width :]}"
-        first, second = first.ljust(self.class_width), second.ljust(self.class_width)
-        return f"{name:{self.name_width}}  {first} {probability:>7}   {second} {second_probability:>7}   {disagreement}"
-
     def row(self, record):
-        """Return the line of a record, and one more for each reason why its picture is marked."""
-        first, second = (f"{record['probabilities'][record[key]]:.1%}" for key in ("class", "second"))
+        """Return the line of a record, and a line per reason why its picture is marked."""
+        name = record["file"]
+        name = name if len(name) <= self.name_width else f"…{name[1 - self.name_width :]}"
+        second, first = (f"{probability:.1%}" for probability in sorted(record["probabilities"])[-2:])
         disagree = f"{round(record['disagreement'] * self.views)} of {self.views}"
-        line = self.line(record["file"], record["class_name"], first, record["second_name"], second, disagree)
+        line = self.form.format(name, record["class_name"], first, record["second_name"], second, disagree)
         marks = (f"    outside the range of the training images: {reason}" for reason in record["out_of_range"])
         return "\n".join([line, *marks])
 
 
 class Columns:
-    """The columns of the rows; numbers: of the classes, as they are written; has_truth: whether true classes are."""
+    """The columns of the rows. labels: true class of each picture, numbers by name, or None without --truth."""
 
-    def __init__(self, class_names, numbers, has_truth):
-        self.class_names, self.numbers = class_names, numbers
-        self.names = ["file", "id", "class", "class_name", "probability", *(f"p_{i}" for i in range(len(numbers)))]
+    def __init__(self, class_names, labels):
+        numbers = written_numbers(class_names)
+        self.truth = {name: (numbers[label], class_names[label]) for name, label in (labels or {}).items()}
+        self.names = ["file", "id", "class", "class_name", "probability", *(f"p_{i}" for i in range(len(class_names)))]
         self.names += ["second", "second_name", "disagreement", "out_of_range"]
-        self.names += ["truth", "truth_name"] if has_truth else []
+        self.names += ["truth", "truth_name"] if labels is not None else []
+        self.header = as_csv([self.names])
 
-    def header(self):
-        """Return the header as CSV."""
-        return as_csv([self.names])
+    def rows(self, records):
+        """Return records as CSV. No cell is empty: a column has the same type in all pieces of a catalogue."""
+        return as_csv([self.cells(record) for record in records])
 
-    def rows(self, records, labels):
-        """Return the rows of records as CSV; labels: true classes by name.
-
-        No cell is empty, so that a column has the same type in all pieces of a catalogue.
-        """
-        return as_csv([self.cells(record, labels.get(record["file"])) for record in records])
-
-    def cells(self, record, label):
-        """Return the cells of a record's row; label: the true class, or None."""
+    def cells(self, record):
+        """Return the cells of a record."""
         row = record | {f"p_{number}": value for number, value in enumerate(record["probabilities"])}
-        row |= {key: self.numbers[record[key]] for key in ("class", "second")}
         row["out_of_range"] = "; ".join(record["out_of_range"]) or "none"
-        row["truth"], row["truth_name"] = -1, "none"
-        if label is not None:
-            row["truth"], row["truth_name"] = self.numbers[label], self.class_names[label]
+        row["truth"], row["truth_name"] = self.truth.get(record["file"], (-1, "none"))
         return [row[name] for name in self.names]
 
 
@@ -90,7 +77,7 @@ def as_csv(rows):
 
 
 def read_records(part):
-    """Yield a dict for each row of a CSV file, as --json writes it."""
+    """Yield a dict per row of a CSV file, as --json writes it."""
     with open(part, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             record = {}
@@ -106,15 +93,17 @@ def read_records(part):
             yield record
 
 
-def file_to_write(option, path):
-    """Return the file that is written when `option` names `path`, as an absolute Path: of a link, where it leads to.
+def table_format(path):
+    """Return astropy's name of a table's format by the suffix of `path`, or None for CSV.
 
-    Raises ValueError for a folder, a device or a pipe.
+    Raises ValueError if astropy is missing, or for a compressed table.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        instead = ", or - for stdout" if option == "--csv" else ""
-        raise ValueError(f"{option} {path}: is a folder, a device or a pipe: name a file{instead}")
-    return Path(os.path.realpath(path))
+    suffix = Path(path).suffix.lower()
+    if suffix in (".gz", ".bz2"):
+        raise ValueError(f"--csv {path}: compressed tables are not written: leave out {suffix}")
+    if suffix in FORMATS:
+        require(f"--csv {path}: writing it", "astropy")
+    return FORMATS.get(suffix)
 
 
 def write_json_list(rows, path):
@@ -127,29 +116,16 @@ def write_json_list(rows, path):
         file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def table_format(path):
-    """Return what astropy calls the form of a table, by the suffix of its name, or None for CSV.
-
-    Raises ValueError if astropy is missing, and for a form that cannot be written there.
-    """
-    stem, suffix = os.path.splitext(os.path.basename(path).lower())
-    if suffix in (".gz", ".bz2") and stem.endswith(tuple(FORMATS)):
-        raise ValueError(f"--csv {path}: compressed tables are not written: leave out {suffix}")
-    if suffix in FORMATS:
-        require(f"--csv {path}: writing it", "astropy")
-    return FORMATS.get(suffix)
-
-
 def write_table(rows, path, kind, header):
-    """Write a table, by astropy; kind: as of `table_format`; header: texts by keyword.
+    """Write a table with astropy, holding all rows in memory. kind: as of `table_format`; header: texts by keyword.
 
-    In FITS, which has ASCII alone, other characters are escaped. It takes memory for all rows.
+    FITS has ASCII only: other characters are escaped.
     """
     from astropy.table import Table
 
     def values(cells, name):
         cells = np.array(cells, str if name in TEXTS else int if name in INTEGERS else float)
-        if kind == "fits" and name in TEXTS:  # numpy 1 makes floats of no texts at all
+        if kind == "fits" and name in TEXTS:  # numpy 1 makes floats of an empty array
             return np.char.encode(cells, "ascii", "backslashreplace").astype(bytes)
         return cells
 
@@ -175,52 +151,27 @@ def write_features(rows, path):
         np.savez(file, features=features, files=np.array(files, str), ids=np.array(ids, str))
 
 
-class LeastCertain:
-    """The rows that a contact sheet shows: of each class the SHEET_CARDS with the lowest probability."""
+def write_sheet(rows, path, class_names, about, views):
+    """Write a contact sheet, HTML: pictures by predicted class, the SHEET_CARDS least certain of each class first.
 
-    def __init__(self, part):
-        """part: a file of the rows so far."""
-        self.heaps = {}
-        for row, record in enumerate(read_records(part)):
-            self.add(row, record)
-
-    def add(self, row, record):
-        """Add a row by its number; return whether it is one to show so far."""
-        heap, entry = self.heaps.setdefault(record["class_name"], []), (-record["probability"], -row)
-        if len(heap) < SHEET_CARDS:
-            heapq.heappush(heap, entry)
-            return True
-        return heapq.heappushpop(heap, entry) is not entry
-
-    def pictures(self, first, records, thumbnails):
-        """Add rows from the number `first` on; return those to show as JSON lines of number and thumbnail, in bytes."""
-        lines = []
-        for row, (record, picture) in enumerate(zip(records, thumbnails, strict=True), first):
-            lines += [json.dumps([row, picture]) + "\n"] if self.add(row, record) else []
-        return "".join(lines).encode()
-
-
-def write_sheet(rows, path, shown, counts, about, views):
-    """Write a contact sheet, HTML: pictures by predicted class, the least certain first.
-
-    shown: the LeastCertain of all rows; counts: pictures of each class, by name; about: sentences for the top of the
-    page; views: crops behind each prediction.
+    about: sentences for the top of the page; views: crops behind each prediction.
     """
-    numbers = {-row for heap in shown.heaps.values() for _, row in heap}
-    with open(rows.paths["pictures"], encoding="utf-8") as file:
-        pictures = {row: picture for row, picture in map(json.loads, file) if row in numbers}
-    groups = {name: [] for name in counts}
-    for row, record in enumerate(read_records(rows.part)):
-        if row in numbers:
-            groups[record["class_name"]].append((record, pictures[row]))
-    for group in groups.values():
-        group.sort(key=lambda card: card[0]["probability"])
+    counts, heaps = Counter(), {name: [] for name in class_names}
+    with open(rows.paths["html"], encoding="utf-8") as thumbnails:
+        for row, (record, picture) in enumerate(zip(read_records(rows.part), thumbnails, strict=True)):
+            counts[record["class_name"]] += 1
+            heap, entry = heaps[record["class_name"]], (-record["probability"], -row, record, picture.strip())
+            if len(heap) < SHEET_CARDS:
+                heapq.heappush(heap, entry)
+            else:
+                heapq.heappushpop(heap, entry)  # which removes the most certain
+    groups = {name: [entry[2:] for entry in sorted(heap, reverse=True)] for name, heap in heaps.items()}
     page = template("sheet.html.j2").render(groups=groups, counts=counts, about=about, views=views)
     path.write_text(page, encoding="utf-8")
 
 
 def template(name, **filters):
-    """Return the jinja2 template of that name; what it is given is escaped where it makes HTML."""
+    """Return the jinja2 template `name`; HTML templates escape their values."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=name.endswith(".html.j2"),

@@ -1,7 +1,7 @@
-"""Reading and classifying pictures piece by piece, in this process or by the workers of a Dask cluster.
+"""Read and classify pictures piece by piece, in this process or on the workers of a Dask cluster.
 
-The last bits of a prediction depend on which pictures are classified together and on the number of torch's threads. So
-both are the same everywhere: a batch is BATCH pictures of one piece, in order, and is computed with one thread.
+The last bits of a prediction depend on the pictures in its batch and on torch's number of threads. Both are the same
+everywhere: a batch is BATCH pictures of one piece, in order, computed with one thread.
 """
 
 import errno
@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from functools import lru_cache, partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from common.galaxies.appearance import image_hashes, out_of_range
 from common.galaxies.facts import IMAGE_SIZE
@@ -23,13 +23,13 @@ from common.storage.checkpoint import weights_hash
 from common.storage.streams import one_line
 from use.ensemble import CropEnsemble
 from use.output import thumbnail
-from use.trained import load_network
+from use.trained import load_network, written_numbers
 
 import numpy as np
 import torch
 
 BATCH = 64  # pictures that are classified together
-PIECE = 2048  # pictures that a Dask worker gets at a time, some seconds of work
+PIECE = 2048  # pictures in a task of a Dask worker, some seconds of work
 AHEAD = 16  # pieces per core that are computed before the first of them is written
 
 
@@ -38,8 +38,8 @@ class Piece(NamedTuple):
 
     number: int
     paths: list  # text
-    rows: range | None = None  # None: all that the files hold
-    skip: int = 0  # pictures at its beginning that are done already
+    rows: range | None = None  # None: all rows
+    skip: int = 0  # pictures at the beginning that are already done
 
 
 class Batch(NamedTuple):
@@ -47,12 +47,8 @@ class Batch(NamedTuple):
 
     piece: int
     done: int  # pictures of the piece, up to the last one of this batch
-    records: list
-    errors: list  # a sentence for each picture that could not be read
-    thumbnails: list  # one per record; None without --html
-    images: Any  # uint8 (records, 3, size, size); from a Dask worker a list of None
-    features: Any  # float32 (records, 64); None without --features
-    trained: list  # bool, one per record: whether the picture is one of the training images
+    records: list  # as `describe` returns them
+    errors: list  # a sentence per unreadable picture
 
 
 class Classifier(NamedTuple):
@@ -65,29 +61,30 @@ class Classifier(NamedTuple):
     device: str
     field: float
     thumbnails: bool
-    features: bool = False
     temperature: float = 1.0
+
+    @property
+    def views(self):
+        """Number of crops behind each prediction."""
+        return self.crops * (8 if self.symmetries else 1)
 
 
 @lru_cache(maxsize=1)
 def load(classifier):
-    """Return the network as a CropEnsemble, and its record, in it `train_hashes` as a set.
-
-    Raises ValueError if it is not the one that was meant.
-    """
-    with redirect_stdout(None):  # whoever made the Classifier has said what is in the file
+    """Return the network as a CropEnsemble, and its record. Raises ValueError if the file holds another network."""
+    with redirect_stdout(None):  # predict.py has already described the file
         network, record, _ = load_network(classifier.model)
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
         raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
-    record["train_hashes"] = frozenset(record.get("train_hashes", ()))
     options = classifier.crops, classifier.symmetries, choose_device(classifier.device)
-    return CropEnsemble(network, record["mean"], record["std"], IMAGE_SIZE, *options), record
+    ensemble = CropEnsemble(network, record["mean"], record["std"], IMAGE_SIZE, *options)
+    return ensemble, record | {"train_hashes": frozenset(record.get("train_hashes", ()))}
 
 
 def at_temperature(probabilities, temperature):
-    """Return mean probabilities, float (n, classes), as they are at a temperature: in proportion to p^(1 / T).
+    """Return mean probabilities, float (n, classes), raised to the power 1 / temperature and normalised.
 
-    Mean probabilities and not those of each crop, so no prediction changes (Rahaman & Thiery 2021, NeurIPS).
+    Scaling the mean, not each view, changes no prediction (Rahaman & Thiery 2021, NeurIPS).
     """
     if temperature == 1:
         return probabilities
@@ -96,20 +93,20 @@ def at_temperature(probabilities, temperature):
 
 def probabilities_of(classifier, images):
     """Return the mean probabilities, float32 (n, classes), of images, uint8 or float (n, 3, size, size)."""
-    answer, _ = load(classifier)
-    return at_temperature(answer(images)[0], classifier.temperature)
+    ensemble, _ = load(classifier)
+    return at_temperature(ensemble(images)[0], classifier.temperature)
 
 
 def predictions(files, classifier, start=0, skip=0, dask=None):
-    """Yield the Batches of `files`, paths as text, in order, without the first `start` pieces and `skip` pictures.
+    """Yield the Batches of `files`, paths as text, in order, except the first `start` pieces and `skip` pictures.
 
-    dask: address of a scheduler, whose workers compute.
+    dask: address of a scheduler whose workers compute.
     """
     numbered = enumerate(pieces(files))
     work = (Piece(number, *piece, skip if number == start else 0) for number, piece in numbered if number >= start)
     if dask is None:
         cores = torch.get_num_threads()
-        # Reading a JPEG takes twice the time of its prediction. A GPU's kernels come from one thread.
+        # Reading a JPEG takes twice as long as predicting. One thread launches the kernels of a GPU.
         computing = max(1, cores // 3) if load(classifier)[0].device.type == "cpu" else 1
         with torch_threads(1):
             yield from classify(work, classifier, cores - cores // 3, computing)
@@ -119,7 +116,7 @@ def predictions(files, classifier, start=0, skip=0, dask=None):
 
 
 def pieces(files):
-    """Yield `files`, paths as text, as (paths, rows) of PIECE image files or of as many rows of an HDF5 file."""
+    """Yield `files`, paths as text, as (paths, rows) pairs of at most PIECE image files, or rows of an HDF5 file."""
     for is_hdf5, group in groupby(files, key=lambda path: path.lower().endswith(HDF5_SUFFIXES)):
         if is_hdf5:
             yield from (([path], rows) for path in group for rows in row_ranges(path))
@@ -128,11 +125,11 @@ def pieces(files):
 
 
 def row_ranges(path):
-    """Return ranges of PIECE rows that cover an HDF5 file, or [None] if it has fewer, or none that can be read."""
+    """Return ranges of PIECE rows that cover an HDF5 file; [None] for a small or unreadable one."""
     try:
         with open_hdf5(Path(path)) as file:
             count = len(dataset(Path(path), file, "images"))
-    except (*READ_ERRORS, ValueError):  # of which whoever reads it will tell
+    except (*READ_ERRORS, ValueError):  # reported when its pictures are read
         return [None]
     if count <= PIECE:
         return [None]
@@ -140,8 +137,8 @@ def row_ranges(path):
 
 
 def classify(work, classifier, readers, computing):
-    """Yield the Batches of Pieces, in order, read and computed by so many threads."""
-    answer, record = load(classifier)
+    """Yield the Batches of Pieces in order; readers, computing: numbers of threads."""
+    load(classifier)
 
     def batches():
         for piece in work:
@@ -155,67 +152,68 @@ def classify(work, classifier, readers, computing):
     def compute(batch):
         number, done, pairs, ids = batch
         errors = [unreadable(name, error) for name, error in pairs if isinstance(error, Exception)]
-        pairs = [pair for pair in pairs if not isinstance(pair[1], Exception)]
-        if not pairs:
-            return Batch(number, done, [], errors, [], [], None, [])
-        names, pixels = zip(*pairs, strict=True)
-        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        marks = out_of_range(images, record.get("appearance"))
-        known = record["train_hashes"]
-        trained = [each in known for each in image_hashes(images)] if known else [False] * len(images)
-        probabilities, disagreement, features = answer(images)
-        probabilities = at_temperature(probabilities, classifier.temperature)
-        found = records(names, ids, probabilities, disagreement, marks, record["class_names"])
-        thumbnails = map(thumbnail, pixels) if classifier.thumbnails else [None] * len(pixels)
-        features = features.numpy() if classifier.features else None
-        return Batch(number, done, found, errors, list(thumbnails), images, features, trained)
+        pictures = [(name, pixels) for name, pixels in pairs if not isinstance(pixels, Exception)]
+        return Batch(number, done, describe(pictures, ids, classifier) if pictures else [], errors)
 
     yield from in_order(compute, batches(), computing, ahead=computing)
 
 
-def records(names, ids, probabilities, disagreement, out_of_range, class_names):
-    """Return one dict per picture, as predict.py's --json writes it, from what the network says of a batch.
+def describe(pictures, ids, classifier):
+    """Return a dict per picture: its record, as predict.py's --json writes it, and what else is made from it.
 
-    ids: of pictures in HDF5 files that have ids, by name.
+    image: uint8 (3, size, size); features: float32 (64,); trained: whether it is a training image; thumbnail: text, or
+    None without --html. pictures: (name, uint8 (size, size, 3)) pairs; ids: by name, of pictures in HDF5 files.
     """
+    ensemble, record = load(classifier)
+    class_names, numbers = record["class_names"], written_numbers(record["class_names"])
+    images = torch.from_numpy(np.stack([pixels for _, pixels in pictures])).permute(0, 3, 1, 2)
+    probabilities, disagreement, features = ensemble(images)
+    probabilities = at_temperature(probabilities, classifier.temperature)
     order = probabilities.argsort(dim=1, descending=True, stable=True).tolist()
+    probabilities, disagreement = probabilities.tolist(), disagreement.tolist()
+    marks, hashes = out_of_range(images, record.get("appearance")), image_hashes(images)
     return [
         {
-            "file": names[row],
-            "id": ids.get(names[row]) or picture_id(names[row]),
-            "class": order[row][0],
+            "file": name,
+            "id": ids.get(name) or picture_id(name),
+            "class": numbers[order[row][0]],
             "class_name": class_names[order[row][0]],
-            "probability": values[order[row][0]],
-            "probabilities": values,
-            "second": order[row][1],
+            "probability": probabilities[row][order[row][0]],
+            "probabilities": probabilities[row],
+            "second": numbers[order[row][1]],
             "second_name": class_names[order[row][1]],
-            "disagreement": disagreement[row].item(),
-            "out_of_range": out_of_range[row],
+            "disagreement": disagreement[row],
+            "out_of_range": marks[row],
+            "image": images[row],
+            "features": features[row].numpy(),
+            "trained": hashes[row] in record["train_hashes"],
+            "thumbnail": thumbnail(pixels) if classifier.thumbnails else None,
         }
-        for row, values in enumerate(probabilities.tolist())
+        for row, (name, pixels) in enumerate(pictures)
     ]
 
 
 def unreadable(name, error):
-    """Return the sentence that a picture cannot be read."""
+    """Return a sentence that a picture cannot be read."""
     sentence = one_line(error) or type(error).__name__
     return sentence if name in sentence else f"{name}: {sentence}"
 
 
 def classify_there(classifier, item):
-    """Return the Batches of a Piece as a list; run by a Dask worker.
+    """Return the Batches of a Piece as a list, without images; run by a Dask worker.
 
-    item: the Piece, and a file of it that exists. Raises FileNotFoundError if that is not there, else ValueError, which
-    names the piece.
+    item: the Piece, and one of its files that exists. Raises FileNotFoundError if the worker does not see that file,
+    and ValueError, naming the piece, for any other error.
     """
     piece, seen = item
     if seen and not os.path.exists(seen):
         raise FileNotFoundError(errno.ENOENT, unseen("file"), seen)
     try:
-        return [
-            batch._replace(images=[None] * len(batch.records))
-            for batch in classify([piece], classifier, readers=1, computing=1)
-        ]
+        batches = list(classify([piece], classifier, readers=1, computing=1))
     except Exception as error:
         first = f"{piece.paths[0]}{f'[{piece.rows.start}]' if piece.rows else ''}"
         raise ValueError(f"the pictures from {first} on: {type(error).__name__}: {one_line(error)}") from error
+    for batch in batches:
+        for record in batch.records:
+            del record["image"]
+    return batches

@@ -1,64 +1,61 @@
-"""The rows of a run of predict.py, in files that grow, so that an interrupted run resumes to the same bytes."""
+"""The rows of a run of predict.py in growing files, so that an interrupted run resumes to the same bytes."""
 
 import json
 import os
 import shutil
 import sys
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from common.storage.atomic import exclusive_lock
 from common.storage.resume import differences
 
 
-class Place(NamedTuple):
-    """How far a run is, after a batch."""
-
-    rows: int
-    piece: int  # in which it is, and how many of its pictures are done
-    done: int
-    sizes: tuple  # of the files of rows, in bytes
-
-
 class Rows:
-    """The rows of a run: CSV in FILE.part, other data of each row in FILE.part.KIND; and the journal, FILE.resume.
+    """The rows of a run: CSV in FILE.part, other data of each row in FILE.part.KIND, and the journal FILE.resume.
 
-    Lines of JSON in the journal hold the settings and then, for each batch of pictures, the Place after it, the errors
-    of those that could not be read, and the numbers of rows that are training images. A batch counts once its line is
-    there. The journal stays after the run: --resume finds in it that nothing is left to do.
+    The first line of the journal holds the settings as JSON. Each further line describes a batch of rows: a batch
+    counts once its line is complete. The journal stays after the run, for --resume to find that nothing is left to do.
     """
 
-    def __init__(self, target, kinds=(), is_kept=True):
-        """target: absolute Path of FILE; is_kept: whether the rows are for the user."""
+    def __init__(self, target=None, kinds=()):
+        """target: path of FILE, in a temporary folder by default; a link is followed."""
+        self.is_kept = target is not None
+        if not self.is_kept:
+            self.folder = TemporaryDirectory()  # removed together with this object
+            target = Path(self.folder.name, "rows")
+        self.target = target = Path(target).resolve()
         self.part, self.journal = (target.with_name(f"{target.name}.{suffix}") for suffix in ("part", "resume"))
-        self.paths = {"": self.part} | {kind: target.with_name(f"{self.part.name}.{kind}") for kind in kinds}
-        self.is_kept, self.files = is_kept, []
-        self.place, self.errors, self.trained = Place(0, 0, 0, ()), [], set()
+        self.paths = {"csv": self.part} | {kind: target.with_name(f"{self.part.name}.{kind}") for kind in kinds}
+        self.files, self.sizes = [], []
+        self.count = self.piece = self.done = 0  # rows; current piece, and number of its pictures that are done
+        self.errors, self.trained = [], set()
 
     def has_ended(self, settings, outputs):
-        """Return whether a run has written `outputs`, paths. Raises ValueError if its settings were others."""
+        """Return whether a run has completed `outputs`, paths. Raises ValueError if it had other settings."""
         ended = self.journal.exists() and not self.part.exists() and all(map(os.path.exists, outputs))
         return ended and bool(self.read_journal(settings))
 
     def read_journal(self, settings):
-        """Return the lines of the journal, without one that was torn. Raises ValueError for other settings."""
+        """Return the complete lines of the journal. Raises ValueError if it belongs to other settings."""
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         lines = [line for line in lines if line.endswith(b"\n")]
-        what = f"delete {self.journal} and {self.part} to start again"
+        remedy = f"delete {self.journal} and {self.part} to start again"
         try:
             different = differences(json.loads(lines[0]), settings)
         except (ValueError, TypeError, IndexError):
-            raise ValueError(f"{self.journal} is missing or damaged: {what}") from None
+            raise ValueError(f"{self.journal} is missing or damaged: {remedy}") from None
         if different:
-            raise ValueError(f"{self.journal} belongs to a run with {different}: {what}")
+            raise ValueError(f"{self.journal} belongs to a run with {different}: {remedy}")
         return lines
 
     @contextmanager
     def writing(self, settings, header, resume):
-        """Open the files inside the block, to `append` to them and `end`; after an error keep the rows.
+        """Open the files for `append` and `end` in the with block; keep complete batches after an error.
 
-        resume: whether to continue an interrupted run. Raises ValueError if there is one and it is not to be, or if it
-        cannot be continued, and BlockingIOError while it is still running.
+        Raises ValueError if an interrupted run is found without `resume`, or cannot be resumed, and BlockingIOError
+        while another process writes the same files.
         """
         with exclusive_lock(self.journal.parent, self.journal.name):
             is_new = not self.part.exists()
@@ -70,7 +67,7 @@ class Rows:
                 self.files = [open(path, "wb" if is_new else "ab") for path in (*self.paths.values(), self.journal)]  # noqa: SIM115
                 if is_new:
                     self.files[-1].write(json.dumps(settings).encode() + b"\n")
-                    self.append({"": header}, 0, 0, 0)
+                    self.append({"csv": header}, 0, 0, 0)
                 yield
             except BaseException:
                 self.keep()
@@ -79,71 +76,66 @@ class Rows:
             (self.journal.parent / f".{self.journal.name}.lock").unlink()
 
     def restore(self, settings, resume):
-        """Cut the files to the last batch that all of them hold, and read what the journal says up to there."""
+        """Truncate the files to the last batch that is complete in all of them."""
         if not resume:
-            what = "add --resume to continue it, or delete it"
-            raise ValueError(f"{self.part} holds the rows of an interrupted run: {what}")
+            remedy = "add --resume to continue it, or delete it"
+            raise ValueError(f"{self.part} holds the rows of an interrupted run: {remedy}")
         lines = self.read_journal(settings)
         batches = list(map(json.loads, lines[1:]))
-        there = [path.stat().st_size if path.exists() else -1 for path in self.paths.values()]
-        while batches and any(size < before for size, before in zip(there, batches[-1][0][-1], strict=True)):
+        sizes = [path.stat().st_size if path.exists() else -1 for path in self.paths.values()]
+        while batches and any(size < needed for size, needed in zip(sizes, batches[-1]["sizes"], strict=True)):
             batches.pop()
         if not batches:
-            raise ValueError(f"{self.part} is not what {self.journal} is about: delete both to start again")
-        self.place = Place(*batches[-1][0])
-        for _, errors, trained in batches:
-            self.errors += errors
-            self.trained.update(trained)
+            raise ValueError(f"{self.part} and {self.journal} do not match: delete both to start again")
+        for batch in batches:
+            self.add(batch)
         os.truncate(self.journal, sum(map(len, lines[: len(batches) + 1])))
-        self.cut()
-        print(f"Resuming {self.part}: {self.place.rows:,} pictures are done.")
+        self.truncate()
+        print(f"Resuming {self.part}: {self.count:,} pictures are done.")
 
     def append(self, contents, count, piece, done, errors=(), trained=()):
-        """Append a batch of `count` rows, which the system has when this returns; contents: bytes by kind, "" the CSV.
-
-        The others are as in the journal. Raises OSError, naming the file.
-        """
+        """Append a batch of `count` rows: `contents` in bytes by kind, then its line in the journal."""
         *files, journal = self.files
-        try:
-            for kind, file in zip(self.paths, files, strict=True):
-                file.write(contents.get(kind, b""))
-                file.flush()
-            place = Place(self.place.rows + count, piece, done, [file.tell() for file in files])
-            journal.write(json.dumps([place, list(errors), list(trained)]).encode() + b"\n")
-            journal.flush()
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: it cannot be written", str(self.part)) from None
-        self.place = place
-        self.errors += errors
-        self.trained.update(trained)
+        for kind, file in zip(self.paths, files, strict=True):
+            file.write(contents.get(kind, b""))
+            file.flush()
+        batch = {"count": self.count + count, "piece": piece, "done": done, "sizes": [file.tell() for file in files]}
+        batch |= {"errors": list(errors), "trained": list(trained)}
+        journal.write(json.dumps(batch).encode() + b"\n")
+        journal.flush()
+        self.add(batch)
 
-    def cut(self):
-        """Cut the files to their sizes after the last batch."""
-        for path, size in zip(self.paths.values(), self.place.sizes, strict=False):
+    def add(self, batch):
+        """Update the state of the run by a batch in the journal."""
+        self.count, self.piece, self.done, self.sizes = (batch[key] for key in ("count", "piece", "done", "sizes"))
+        self.errors += batch["errors"]
+        self.trained.update(batch["trained"])
+
+    def truncate(self):
+        """Truncate the files to their sizes after the last batch."""
+        for path, size in zip(self.paths.values(), self.sizes, strict=False):
             os.truncate(path, size)
 
     def keep(self):
-        """Leave the files as they were after the last batch, and say so; without a row they go."""
+        """Close the files after an error and keep complete batches; without any row, remove the files."""
         for file in self.files:
             with suppress(OSError):
                 file.close()
         with suppress(OSError):
-            self.cut()
-            for path in () if self.place.rows else (*self.paths.values(), self.journal):
+            self.truncate()
+            for path in () if self.count else (*self.paths.values(), self.journal):
                 path.unlink(missing_ok=True)
-        if self.place.rows and self.is_kept:
-            print(f"{self.part}: the {self.place.rows:,} pictures so far are kept there.", file=sys.stderr)
+        if self.count and self.is_kept:
+            print(f"{self.part}: the {self.count:,} pictures so far are kept there.", file=sys.stderr)
 
-    def end(self, csv=None):
-        """Close the files, and give the rows the name `csv`, a Path, or remove them."""
+    def end(self, is_output):
+        """Close the files, rename the rows to FILE if they are an output, and remove the others."""
         for file in self.files:
             os.fsync(file.fileno())
             file.close()
-        if csv is None:
-            self.part.unlink()
-        else:
-            with suppress(OSError):  # it is new, or its folder refuses chmod
-                shutil.copymode(csv, self.part)
-            os.replace(self.part, csv)
-        for path in list(self.paths.values())[1:]:
-            path.unlink()
+        if is_output:
+            with suppress(OSError):  # FILE is new, or its file system has no modes
+                shutil.copymode(self.target, self.part)
+            os.replace(self.part, self.target)
+        for path in self.paths.values():
+            path.unlink(missing_ok=True)

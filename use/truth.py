@@ -1,4 +1,4 @@
-"""True classes of pictures, from a table, and how often a network agrees with them."""
+"""True classes of pictures from a table, and how well a network agrees with them."""
 
 import io
 import math
@@ -12,16 +12,17 @@ from common.galaxies.tables import match_rows, read_rows
 from common.metrics import accuracy_interval, per_class
 from common.sentences import interval
 from common.storage.streams import printable
+from use.temperature import fit_temperature
 
 import numpy as np
 
-BINS = 10  # of equal width, of the calibration error
+BINS = 10  # of equal width, for the calibration error
 
 
 def read_truth(path, class_names, files):
     """Return the true classes of the pictures in `files`, paths as text: numbers by the pictures' names.
 
-    Raises OSError, or ValueError when the table cannot be used: `read_rows` and `match_rows` say why.
+    Raises OSError, or ValueError for a table with another class or as `read_rows` and `match_rows` do.
     """
     names, ids = names_in(files)
     labels = {}
@@ -35,17 +36,17 @@ def read_truth(path, class_names, files):
 
 
 def names_in(files):
-    """Return the names of all pictures in `files`, and the ids of those in HDF5 files by name."""
+    """Return the names of all pictures in `files`, and the ids of pictures in HDF5 files by name."""
     names, ids = [], {}
     for path, name in zip(files, map(printable, files), strict=True):
         if not is_hdf5(path):
             names.append(name)
             continue
         try:
-            with open_hdf5(Path(path)) as file, redirect_stderr(io.StringIO()):  # who reads the pictures says it again
+            with open_hdf5(Path(path)) as file, redirect_stderr(io.StringIO()):  # printed when the pictures are read
                 count = len(dataset(Path(path), file, "images"))
                 found = catalogue_ids(Path(path), file, count, slice(0, count))
-        except (*READ_ERRORS, ValueError):  # of which who reads the pictures tells
+        except (*READ_ERRORS, ValueError):  # reported when the pictures are read
             continue
         rows = [f"{name}[{row}]" for row in range(count)]
         names += rows
@@ -56,8 +57,8 @@ def names_in(files):
 def describe_truth(probabilities, labels, class_names, without=0, temperature=1.0):
     """Return accuracy, log loss, calibration error, temperature, recalls and confusion matrix as text.
 
-    probabilities: float64 (n, classes); labels: int (n,), n > 0; without: number of pictures that have
-    no true class; temperature: what has been applied to the probabilities.
+    probabilities: float64 (n, classes); labels: int (n,), n > 0; without: number of pictures without a true class;
+    temperature: the one already applied to the probabilities.
     """
     count, classes = probabilities.shape
     cells = np.bincount(labels * classes + probabilities.argmax(1), minlength=classes**2)
@@ -69,7 +70,7 @@ def describe_truth(probabilities, labels, class_names, without=0, temperature=1.
         f"on {count:,} pictures.{others}",
         f"{describe_losses(probabilities, labels)} ({BINS} bins of equal width).",
         describe_temperature(probabilities, labels, temperature),
-        "true \\ predicted".ljust(width + 3) + " recall     of" + "".join(f"{label:7}" for label in range(len(matrix))),
+        "true \\ predicted".ljust(width + 3) + " recall     of" + "".join(f"{label:7}" for label in range(classes)),
     ]
     for label, (name, row, recall) in enumerate(zip(class_names, matrix, per_class(matrix)["recall"], strict=True)):
         share = f"{recall:.1%}" if row.any() else "-"
@@ -78,7 +79,7 @@ def describe_truth(probabilities, labels, class_names, without=0, temperature=1.
 
 
 def describe_losses(probabilities, labels):
-    """Return log loss and expected calibration error (Naeini et al. 2015) in words; arguments: as of describe_truth."""
+    """Return a phrase with log loss and expected calibration error (Naeini et al. 2015)."""
     true = probabilities[np.arange(len(labels)), labels]
     loss = -np.log(np.maximum(true, np.finfo(float).eps)).mean()
     confidence = probabilities.max(1)
@@ -88,14 +89,12 @@ def describe_losses(probabilities, labels):
 
 
 def describe_temperature(probabilities, labels, temperature):
-    """Return which temperature would fit the pictures, and the losses with it; arguments: as of describe_truth.
+    """Return a sentence with the temperature that fits the pictures, and the losses with it.
 
     Its interval is over pictures, by the sandwich estimator (White 1982, Econometrica 50, 1): the spread of the slopes
-    of their losses in 1 / T over the curvature of the sum.
+    of their losses in 1 / T, divided by the curvature of the sum.
     """
-    from use.temperature import fit_temperature  # here, as scipy's optimizers take 0.3 s
-
-    if (probabilities.argmax(1) == labels).all():  # the lower the better
+    if (probabilities.argmax(1) == labels).all():  # the lower, the better
         return "No temperature fits these pictures: all predictions are correct."
     logits = np.log(np.maximum(probabilities, np.finfo(float).eps))
     fitted = fit_temperature(logits, labels)
@@ -104,7 +103,7 @@ def describe_temperature(probabilities, labels, temperature):
     means = (scaled * logits).sum(1)
     slopes = means - logits[np.arange(len(labels)), labels]
     curvature = ((scaled * logits**2).sum(1) - means**2).sum()
-    margin = 1.96 * math.sqrt((slopes**2).sum()) / curvature * fitted  # of log T
+    margin = 1.96 * math.sqrt((slopes**2).sum()) / curvature * fitted  # in log T
     low, high = (temperature * fitted * math.exp(sign * margin) for sign in (-1, 1))
     return (
         f"With --temperature {temperature * fitted:.2f}, which fits these pictures best (95% interval {low:.2f} to "
@@ -113,7 +112,7 @@ def describe_temperature(probabilities, labels, temperature):
 
 
 def describe_shares(counts, means, class_names):
-    """Return the pictures predicted as each class and its mean probability as a table; counts, means: (classes,)."""
+    """Return a table of the pictures predicted as each class and its mean probability; counts, means: (classes,)."""
     width, total = max(map(len, (*class_names, "class"))), max(counts.sum(), 1)
     lines = [f"{'class':{width}}  predicted    share  mean probability"]
     for name, count, mean in zip(class_names, counts, means, strict=True):
