@@ -94,7 +94,7 @@ course: $(call installed,requirements-teaching) ## an nbgrader course, to hand o
 	$(PYTHON) -m course.build course --out '$(OUT)'
 
 .venv/bin/python:
-	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: python3 is older than 3.10")'
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: python3 is older than 3.11")'
 	python3 -m venv --clear .venv
 .venv/%.installed: %.txt $(wildcard requirements*.txt) .venv/bin/python
 	PIP_USER=0 .venv/bin/python -m pip install --quiet --requirement $< && touch $@
@@ -114,7 +114,7 @@ bench: $(call installed,requirements) ## time this project against the baseline
 
 # The oldest Python at hand that the project takes, with exactly the lowest versions that the requirements allow.
 .venv-oldest/constraints.txt: $(wildcard requirements*.txt)
-	$(firstword $(wildcard ~/.pyenv/versions/3.10.*/bin/python /usr/bin/python3.1[012]) python3) -m venv --clear .venv-oldest
+	$(firstword $(wildcard ~/.pyenv/versions/3.11.*/bin/python /usr/bin/python3.1[123]) python3) -m venv --clear .venv-oldest
 	sed -n 's/>=/==/p' $^ > $@
 	PIP_USER=0 .venv-oldest/bin/python -m pip install --quiet --requirement requirements-dev.txt --constraint $@
 test-oldest: .venv-oldest/constraints.txt ## all tests with the oldest Python and packages that are allowed

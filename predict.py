@@ -11,7 +11,7 @@ import os
 import sys
 from array import array
 from contextlib import ExitStack, redirect_stdout
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,7 +87,7 @@ def settings_of(classifier, truth, files, outputs):
 def provenance(classifier, name, record):
     """Return the header of a FITS or ECSV table, texts by keyword: the network, its data, the names of p_0, p_1, …."""
     header = {"NETWORK": f"{name}.py", "NETHASH": classifier.weights_sha256, "DATA": record["source"]}
-    header["DATE"] = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     header["OPTIONS"] = " ".join(f"--{key} {getattr(classifier, key)}" for key in SETTINGS)
     return header | {f"P_{number}": class_name for number, class_name in enumerate(record["class_names"])}
 

@@ -50,7 +50,7 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(fcn)
-    # A run resumes only if these are those of the interrupted one.
+    # A run resumes only if these have not changed.
     definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}
     checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data, **definitions)
     history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)

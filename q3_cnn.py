@@ -98,7 +98,7 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
     print(cnn)
-    # A run resumes only if these are those of the interrupted one.
+    # A run resumes only if these have not changed.
     definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}
     checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data, **definitions)
     history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)

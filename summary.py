@@ -1,7 +1,7 @@
-"""The end of `make all`: one table of what the five questions gave.
+"""Print the results of the five questions in one table, at the end of `make all`.
 
-Reads the JSON files of Q1-Q5 under --out. Writes summary.txt there, and prints it. Options that were not the
-assignment's are listed under the table.
+Reads the JSON files of Q1-Q5 under --out and writes summary.txt there. Options that differ from the assignment's are
+listed under the table.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ TITLES = {"q2_fcn": "Q2 fully connected", "q3_cnn": "Q3 convolutional", "q5_tran
 TRAIN_SIZES = {f"{task}_train": size for task, size in ASSIGNMENT_SIZES.items()}
 # Options whose default is the assignment's number. The other defaults are this project's choices.
 FIXED = ("epochs", "lr", "batch_size", "stats_images", "hold_back", *TRAIN_SIZES)
-# Options that are not listed: the seed, those of the data, which the first line names, and those that change no result.
+# Options that are not listed: the seed, the data (named in the first line), and options that change no result.
 NOT_LISTED = ("seed", "data", "source", "dataset", "count", "cache", "out", "device", "deterministic", "resume")
 FIGURES = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
 
 def other_settings(name, record):
-    """Return the options of a question that were not the assignment's or this project's default, as phrases.
+    """Return the options of a question that differ from the assignment's or this project's default, as phrases.
 
-    The seed is not among them. The train sizes are if the set is Galaxy10 SDSS, of which the assignment's numbers are.
+    The seed is left out. Train sizes count for Galaxy10 SDSS only, the assignment's data.
     """
     given, default = record["args"], dict(record["defaults"])
     if record["source"] == "galaxy10-sdss" and name == "q1_data":
@@ -47,7 +47,7 @@ def other_settings(name, record):
 
 
 def summary(records, out):
-    """Return the table as text; records: those of Q1, Q2, Q3 and Q5 by name, without Q5 if no classes are held back."""
+    """Return the table as text. records: of Q1, Q2, Q3 and Q5 by name, without Q5 if no classes are held back."""
     source = records["q2_fcn"]["source"]
     lines = [f"Data: {source}"]
     if source == "synthetic":

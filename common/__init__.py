@@ -1,4 +1,4 @@
-"""What two or more of the question scripts share, one subject a file."""
+"""Modules that the question scripts share, one subject per file."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the command lines of all scripts have in common."""
+"""The command-line options and error handling that all scripts share."""
 
 import argparse
 import os

@@ -15,7 +15,7 @@ EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed 
 
 
 class RandomCrop:
-    """Crop each image to `size` x `size` pixels at a random position, another one for each image of a batch.
+    """Crop each image of a batch to `size` x `size` pixels, each at its random position.
 
     (torchvision's RandomCrop crops all images of a batch at the same position.) Positions are uniform over all
     windows within the image. The crops are float32, in channels_last order.
@@ -183,7 +183,7 @@ def load_data(out):
 
 
 def class_names_of(data, task):
-    """Return the names of the classes of a task, main or transfer, of Q1's data: those of its labels 0, 1, ...
+    """Return the class names of a task, main or transfer, in the order of its labels 0, 1, ...; data: Q1's dict.
 
     Raises ValueError for the transfer task when no classes are held back.
     """

@@ -33,8 +33,8 @@ def errors_within_branch(matrix, branches):
     """Return the share of errors that stay within a branch, and the share to be expected from frequencies alone.
 
     matrix: confusion matrix, int (k, k); branches: of similar classes, tuples of class numbers, or None where unknown.
-    Expected is what errors give that follow only how often each class is predicted: those of class i spread over the
-    other classes in proportion to their predictions. Both are NaN without errors or without branches.
+    The expected share assumes that errors are independent of the true class: errors of class i are spread over the
+    other classes in proportion to how often these are predicted. Both are NaN without errors or without branches.
     """
     branch = {label: number for number, labels in enumerate(branches or ()) for label in labels}
     same = np.array(

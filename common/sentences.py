@@ -1,4 +1,4 @@
-"""What is said of the results: values of this run in plain words, beside what a reader needs to judge them."""
+"""Sentences about the results: this run's values, with the numbers that a reader needs to judge them."""
 
 import math
 
@@ -20,7 +20,7 @@ def percent(share):
 
 
 def points(share, other):
-    """Return a difference of shares in points, such as +7.7 points: that between the two as `percent` rounds them."""
+    """Return the difference of two shares, each rounded as by `percent`, in points, such as +7.7 points."""
     return f"{round(100 * share, 1) - round(100 * other, 1):+.1f} points"
 
 

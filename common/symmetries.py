@@ -12,17 +12,17 @@ def transformed(crops, symmetry):
 
 
 class RandomSymmetry(nn.Module):
-    """Turn and mirror each crop by a symmetry of the square of its own, all eight equally likely."""
+    """Flip and rotate each crop by a random symmetry of the square; all eight are equally likely."""
 
     def sample_params(self, count, generator):
         """Generate the crops' symmetries, int64 (count,), 0 to 7."""
         return torch.randint(8, (count,), generator=generator)
 
     def forward(self, crops, symmetries=None):
-        """Transform crops, float32 (n, 3, size, size), each by its own; one crop by torch's global random numbers."""
+        """Transform crops, float32 (n, 3, size, size), by their symmetries; a single crop by torch's random numbers."""
         if symmetries is None:
             return transformed(crops, int(torch.randint(8, ())))
-        # One gather for the batch: each pixel of a crop is copied from where its symmetry takes it from.
+        # One gather for the whole batch: `sources` has the source of each pixel, for each symmetry.
         n, _, size, _ = crops.shape
         places = torch.arange(size * size, device=crops.device).view(size, size)
         sources = torch.stack([transformed(places, symmetry).flatten() for symmetry in range(8)])

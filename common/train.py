@@ -93,7 +93,7 @@ def mean_loss(losses, count, epoch, lr):
 def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
     """Return the logits, float32 (n, classes), and labels, int64 (n,), of an epoch of `loader`, in its order.
 
-    They are returned on the CPU. The crops are those of `seed` and `epoch`; torch's global random state is left alone.
+    They are returned on the CPU. `seed` and `epoch` determine the crops; torch's global random state is not changed.
     For a backbone, `logits` are its features.
     """
     network = reorder_layers(model.eval())
@@ -112,7 +112,7 @@ def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
 
 
 def loss_and_accuracy(criterion, logits, labels):
-    """Return the mean loss, by `criterion`, and the share of images whose largest logit is that of their label."""
+    """Return the mean loss, by `criterion`, and the accuracy."""
     correct = (logits.argmax(1) == labels).sum().item()
     if isinstance(criterion, torch.nn.Module):  # its class weights may be on the GPU
         device = next(criterion.buffers(), logits).device

@@ -15,7 +15,7 @@ needs_efigi = pytest.mark.skipif(not SOURCES.is_dir(), reason="EFIGI's table and
 
 
 @pytest.mark.parametrize(
-    "attributes, label",
+    ("attributes", "label"),
     [
         ((-5, 1, 0, -1, 0), 1),  # an elliptical, round
         ((-5, 1, 0, -1, 0.5), 2),
@@ -57,7 +57,8 @@ def test_the_file_has_each_labelled_galaxy_once(tmp_path):
     options = "--pictures", tmp_path, "--attributes", tmp_path / "attributes.gz", "--to", tmp_path / "efigi.h5"
     run_well("studies/efigi.py", *options)
     with h5py.File(tmp_path / "efigi.h5") as file:
-        assert file["images"].shape == (5, 69, 69, 3) and file["images"].dtype == file["ans"].dtype == np.uint8
+        assert file["images"].shape == (5, 69, 69, 3)
+        assert file["images"].dtype == file["ans"].dtype == np.uint8
         shades = dict(zip(file["pgc_name"][:], file["images"][:, 34, 34, 0].tolist(), strict=True))
         labels = dict(zip(file["pgc_name"][:], file["ans"][:].tolist(), strict=True))
     assert shades == {name.encode(): 40 * place for place, name in enumerate(names[:5])}
