@@ -1,6 +1,6 @@
 """Write docs/studies.md, below its introduction, from the records of finished studies.
 
-Reads the JSON files in docs/studies and its subfolders; copy them there from OUT/studies, with the figures.
+Reads the JSON files in docs/studies and its subfolders: copy them there from OUT/studies, with the figures.
 """
 
 import importlib
@@ -14,7 +14,7 @@ MARK = "<!-- below: written by python -m studies.methods.page -->\n"
 
 
 def studies_page(folder):
-    """Return the sections of docs/studies.md, text, from the JSON files under `folder`; ValueError if there are none."""
+    """Return the sections of docs/studies.md from the JSON files under `folder`. Raises ValueError if there are none."""
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem))
     if not paths:
