@@ -1,21 +1,21 @@
 """When a network says 80%, is it right 80% of the time? And does one number, the temperature, fix it?
 
-Each seed has the split, initial weights and crops of `make all SEED=s`, but some training images are held out. FCN and
-CNN are trained on the others, and the temperature is fitted on the held-out images: the T with the lowest cross entropy
-of logits / T (Guo et al. 2017). With one crop per image it changes the probabilities, not the predictions. The expected
-calibration error on the test images is the mean gap between confidence and accuracy in ten bins of equal number. All of
-this is done for one random crop per image, as in Q2 to Q4 and in the figure, and, with a separate temperature, for the
-mean over nine crops, as in predict.py.
+Seed s has the split, initial weights and crops of `make all SEED=s`, but some training images are held out. FCN and CNN
+are trained on the others. The temperature is the T with the lowest cross entropy of logits / T on the held-out images
+(Guo et al. 2017). With one crop per image, it changes the probabilities, not the predictions. The expected calibration
+error is the mean gap between confidence and accuracy of the test images, in ten bins of equal number. All this is
+measured for one random crop per image, as in Q2 to Q4 and in the figure, and, with another temperature, for the mean
+over nine crops, as in predict.py.
 
 Reads q1_data.pt under --out. Writes calibration.json, calibration.png and a file per run into {out}/studies.
 """
 
-from common import cli, plots
+from common import cli
 from common.data import load_data
 from common.galaxies.split import stratified_split
 from common.train import predict
 from studies.methods.runs import collect, resplit, save_study, select, study_parser
-from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
+from studies.methods.statistics import draw_band, judged, mean_interval, mean_intervals, points, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, make_loader, train_on_main
 from use.ensemble import CropEnsemble
 from use.temperature import fit_temperature, negative_log_likelihood
@@ -31,10 +31,9 @@ BINS = 10
 
 
 def measure(out, device, seed, network, epochs, held_out, crops):
-    """Return a network's temperature, and for each test prediction whether it is correct and its confidence.
+    """Return the results of `fit_and_test` for one random crop and, with the prefix NINE, for a grid of `crops`.
 
-    The results are for one random crop, and, with the prefix NINE, for the mean over a grid of `crops`. held_out: share
-    of the training images that the temperature is fitted on.
+    held_out: share of the training images that the temperature is fitted on.
     """
     data = resplit(load_data(out), seed)
     images, labels = data["main_train_images"], data["main_train_labels"]
@@ -42,25 +41,30 @@ def measure(out, device, seed, network, epochs, held_out, crops):
     for subset, chosen in (("main_train", kept), ("held_out", held)):
         data |= {f"{subset}_images": images[chosen], f"{subset}_labels": labels[chosen]}
     model = train_on_main(network, data, epochs, seed, device)
-    test, test_labels = predict(model, make_loader(data, "main_test", device))
-    test_labels, held_labels = test_labels.numpy(), data["held_out_labels"].numpy()
-    mean, std, size = data["mean"].tolist(), data["std"].tolist(), images.shape[-1]
-    ensemble, nine = CropEnsemble(model, mean, std, size, crops, device=device), []
-    for subset in ("main_test", "held_out"):
+    mean, std = data["mean"].tolist(), data["std"].tolist()
+    ensemble = CropEnsemble(model, mean, std, images.shape[-1], crops, device=device)
+
+    def one_crop(subset):
+        return predict(model, make_loader(data, subset, device))[0]
+
+    def grid(subset):
         views = [ensemble.views(batch)[1].cpu() for batch in data[f"{subset}_images"].split(64)]
-        nine.append(torch.cat(views, dim=1).numpy())
-    nine = fit_and_test(nine[0], test_labels, nine[1], held_labels)
-    held_out_logits, _ = predict(model.cpu(), make_loader(data, "held_out"))
-    one = fit_and_test(test.numpy(), test_labels, held_out_logits.numpy(), held_labels)
-    return one | {f"{NINE}{key}": value for key, value in nine.items()}
+        return torch.cat(views, dim=1)
+
+    result = {}
+    for prefix, logits_of in (("", one_crop), (NINE, grid)):
+        pairs = [(logits_of(subset).numpy(), data[f"{subset}_labels"].numpy()) for subset in ("main_test", "held_out")]
+        result |= {f"{prefix}{key}": value for key, value in fit_and_test(*pairs).items()}
+    return result
 
 
-def fit_and_test(logits, labels, held_logits, held_labels):
-    """Return the temperature of the held-out logits, and whether each test prediction is correct and its confidence.
+def fit_and_test(test_pair, held_out_pair):
+    """Return the held-out images' temperature, and whether each test prediction is correct and its confidence.
 
-    logits: float (n, k), or (crops, n, k) to average the probabilities; labels: int (n,).
+    The pairs are logits, float (n, k), or (crops, n, k) to average the probabilities, and labels, int (n,).
     """
-    result = {"temperature": fit_temperature(held_logits, held_labels)}
+    logits, labels = test_pair
+    result = {"temperature": fit_temperature(*held_out_pair)}
     for when, temperature in zip(WHEN, (1.0, result["temperature"]), strict=True):
         result[f"loss_{when}"] = negative_log_likelihood(logits, labels, temperature)
         views = torch.from_numpy(logits).double().div(temperature).softmax(-1)
@@ -86,15 +90,15 @@ def equal_bins(confidence, correct):
 def calibration_error(confidence, correct):
     """Return the expected calibration error: |accuracy - confidence| by bin, averaged over the predictions.
 
-    See Naeini et al. 2015 and Guo et al. 2017. With few images it is above 0 even for a calibrated network: 4 to 5
-    points with 500.
+    See Naeini et al. 2015 and Guo et al. 2017. With few images it is above 0 even for a calibrated network: with 500,
+    by 4 to 5 points.
     """
     mean_confidence, accuracy, counts = equal_bins(confidence, correct)
     return float(np.average(np.abs(accuracy - mean_confidence), weights=counts))
 
 
 def run_metrics(row, prefix):
-    """Return the metrics of one run, float each, with the prefix in their names; prefix: "" for one crop, or NINE."""
+    """Return the metrics of one run, floats, with the prefix in their names; prefix: "" for one crop, or NINE."""
     metrics = {"accuracy": np.mean(row[f"{prefix}correct"]), "temperature": row[f"{prefix}temperature"]}
     for when in WHEN:
         confidence, correct = np.array(row[f"{prefix}confidence_{when}"]), np.array(row[f"{prefix}{CORRECT[when]}"])
@@ -108,7 +112,7 @@ def run_metrics(row, prefix):
 
 
 def summarise(rows):
-    """Return, for each network, its metrics by seed, their means with intervals, and its bins."""
+    """Return each network's metrics by seed, their means with intervals, and its bins."""
     networks = {}
     for name in NETWORKS:
         mine, bins = select(rows, network=name), {}
@@ -122,7 +126,7 @@ def summarise(rows):
 
 
 def describe(networks):
-    """Return the answer in a sentence."""
+    """Return the answer, one sentence."""
     over = {name: judged(network["mean"]["overconfidence_before"]) for name, network in networks.items()}
     change = judged(networks["cnn"]["mean"]["error_change"])
     return (
@@ -144,17 +148,15 @@ def tables(record):
     return table_lines(("network", "confidence minus accuracy", "calibration error", "test loss"), rows)
 
 
-def calibration_figure(networks, source):
-    """Return a figure of reliability before and after the temperature, and of each seed's calibration error."""
+def calibration_figure(networks):
+    """Return a figure of the reliability before and after the temperature, and of each seed's calibration error."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1, 1, 0.8))
     for ax, when, title in zip(axes, WHEN, ("As trained", "With temperature"), strict=False):
         ax.plot([0, 100], [0, 100], color="0.6", linestyle="--", label="calibrated")
         for name, network in networks.items():
             bins = np.array(network["bins"][when])  # (seeds, 2, bins)
-            confidence, accuracy = 100 * bins[:, 0].mean(0), [mean_interval(column) for column in bins[:, 1].T]
-            draw_band(ax, confidence, accuracy, COLOURS[name], name.upper())
+            draw_band(ax, 100 * bins[:, 0].mean(0), mean_intervals(bins[:, 1]), COLOURS[name], name.upper())
         ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=title, xlim=(20, 102), ylim=(0, 102))
-        ax.grid(alpha=0.25)
         ax.legend(loc="lower right")
     for place, (name, network) in enumerate(networks.items()):
         ends = np.array([network["seeds"][f"error_{when}"] for when in WHEN]) * 100
@@ -166,7 +168,7 @@ def calibration_figure(networks, source):
     axes[2].set(ylabel="points", title="Calibration error", ylim=(0, None))
     axes[2].legend()
     axes[2].grid(alpha=0.25, axis="y")
-    figure.suptitle(plots.titled("When it says 80%, is it right 80% of the time?", source))
+    figure.suptitle("When it says 80%, is it right 80% of the time?")
     return figure
 
 
@@ -176,8 +178,7 @@ def main():
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in ("cnn", "fcn")]
     rows = collect(__file__, measure, runs, args, data, epochs=args.epochs, held_out=args.held_out, crops=9)
     networks = summarise(rows)
-    figure = calibration_figure(networks, data["source"])
-    save_study(__file__, args, data, figure, [describe(networks)], networks=networks)
+    save_study(__file__, args, data, calibration_figure(networks), [describe(networks)], networks=networks)
 
 
 def get_args(argv=None):

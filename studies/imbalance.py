@@ -1,9 +1,9 @@
 """Is it the imbalance? The CNN trained against it in four ways, for overall accuracy and for the rare classes.
 
-none: Q3's CNN, unchanged. root and inverse: nn.CrossEntropyLoss with class weights 1/sqrt(n) and 1/n, where n is the
-number of training images of the class. sampler: images are sampled so that all classes are equally frequent. adjusted:
-the logits of `none` minus the logarithm of the class frequencies (Menon et al. 2021), without retraining. If rare
-classes were hard only because they are rare, these methods would raise their recall to the level of the others.
+none: Q3's CNN, unchanged. root and inverse: nn.CrossEntropyLoss with class weights 1/sqrt(n) and 1/n, for n training
+images of the class. sampler: all classes are sampled equally often. adjusted: the logits of `none` minus the logarithm
+of the class frequencies (Menon et al. 2021), without retraining. If rare classes were hard only because they are rare,
+these methods would raise their recall to the level of the others.
 
 Reads q1_data.pt under --out. Writes imbalance.json, imbalance.png and a file per run into {out}/studies.
 """
@@ -13,7 +13,7 @@ from common.data import load_data
 from common.galaxies.split import task_names
 from common.train import predict
 from studies.methods.runs import collect, resplit, save_study, select, study_parser
-from studies.methods.statistics import in_percent, judged, mean_interval, points, share_text, table_lines
+from studies.methods.statistics import in_percent, judged, mean_intervals, points, share_text, table_lines
 from studies.methods.training import make_loader, seed_network, train_on_main
 
 import matplotlib.pyplot as plt
@@ -50,7 +50,7 @@ def adjusted_logits(logits, counts):
 
 
 def measure(out, device, seed, method, epochs):
-    """Return the test predictions of the CNN trained by `method`, and for none also those of the adjusted logits."""
+    """Return the test predictions of the CNN trained by `method`; for none, also with adjusted logits."""
     data = resplit(load_data(out), seed)
     labels = data["main_train_labels"]
     counts = torch.bincount(labels, minlength=len(task_names(data)["main"]))
@@ -69,9 +69,9 @@ def measure(out, device, seed, method, epochs):
 
 
 def class_metrics(labels, predictions, num_classes=8):
-    """Return METRICS and the recall of each class, float64 (3 + num_classes,), NaN where undefined.
+    """Return METRICS and the recall of each class, float64 (3 + num_classes,); NaN without test images.
 
-    Balanced accuracy is the mean recall and macro F1 the mean F1 over the classes with test images.
+    Balanced accuracy is the mean recall, macro F1 the mean F1, over the classes with test images.
     """
     matrix = confusion_matrix(labels, predictions, labels=range(num_classes))
     tested, by_class = matrix.sum(1) > 0, metrics.per_class(matrix)
@@ -88,13 +88,13 @@ def summarise(rows):
         values[method] = np.array([class_metrics(row["labels"], row[key], len(row["train_counts"])) for row in mine])
         summary[method] = {}
         for name, seeds in (("value", values[method]), ("change", values[method] - values["none"])):
-            intervals = [mean_interval(column) for column in seeds.T]
+            intervals = mean_intervals(seeds)
             summary[method][name] = dict(zip(METRICS, intervals, strict=False)) | {"recall": intervals[len(METRICS) :]}
     return summary
 
 
 def describe(summary, class_names, train_counts):
-    """Return the answer, and sentences on what adjusting the logits changes and where the recall falls most."""
+    """Return the answer, and sentences on the effect of adjusting the logits and on the largest loss of recall."""
     sampler, change = (summary[method]["change"] for method in ("sampler", "adjusted"))
     sentences = [
         f"A balanced sampler changes the CNN's mean recall by {judged(sampler['balanced accuracy'])}, and its accuracy "
@@ -130,7 +130,7 @@ def tables(record):
     return table_lines(("method", *METRICS), rows + changes[1:]) + by_class
 
 
-def imbalance_figure(summary, class_names, train_counts, source):
+def imbalance_figure(summary, class_names, train_counts):
     """Return a figure of the three metrics and the recall of each class, by method."""
     recalls = summary["none"]["value"]["recall"]
     classes = [label for label in np.argsort(train_counts)[::-1] if np.isfinite(recalls[label]["mean"])]
@@ -148,7 +148,7 @@ def imbalance_figure(summary, class_names, train_counts, source):
     axes[0].set(ylabel="%", title="All classes", ylim=(-5, 105))
     axes[1].set(xlabel="class, and its training images", title="Recall by class")
     figure.legend(*axes[1].get_legend_handles_labels(), ncols=5, loc="outside lower center")
-    figure.suptitle(plots.titled("Is it the imbalance? The CNN, trained against it", source))
+    figure.suptitle("Is it the imbalance? The CNN, trained against it")
     return figure
 
 
@@ -157,13 +157,11 @@ def main():
     data = load_data(args.out)
     runs = [{"seed": seed, "method": method} for seed in args.seeds for method in TITLES if method != "adjusted"]
     rows = collect(__file__, measure, runs, args, data, epochs=args.epochs)
-    summary = summarise(rows)
-    class_names, train_counts = task_names(data)["main"], rows[0]["train_counts"]
-    test_counts = np.bincount(rows[0]["labels"], minlength=len(class_names)).tolist()
-    figure = imbalance_figure(summary, class_names, train_counts, data["source"])
-    counts = {"class_names": class_names, "train_counts": train_counts, "test_counts": test_counts}
-    sentences = describe(summary, class_names, train_counts)
-    save_study(__file__, args, data, figure, sentences, **counts, methods=summary)
+    summary, names, train_counts = summarise(rows), task_names(data)["main"], rows[0]["train_counts"]
+    test_counts = np.bincount(rows[0]["labels"], minlength=len(names)).tolist()
+    record = {"class_names": names, "train_counts": train_counts, "test_counts": test_counts, "methods": summary}
+    figure = imbalance_figure(summary, names, train_counts)
+    save_study(__file__, args, data, figure, describe(summary, names, train_counts), **record)
 
 
 def get_args(argv=None):

@@ -1,7 +1,7 @@
 """What do the networks see? Shifted crops, over seeds; and of one run confident mistakes, filters and features.
 
-For each seed, the networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images with all crops shifted off
-the centre by the same number of pixels, in four directions.
+The networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images of seed s with all crops shifted off the
+centre by the same number of pixels, in four directions.
 
 Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes inside.json, inside.png (the shifts),
 inside_mistakes.png, inside_filters.png, inside_features.png and a file per run into {out}/studies.
@@ -12,12 +12,11 @@ from pathlib import Path
 from common import cli, plots
 from common.data import load_data
 from common.galaxies.split import task_names
-from common.storage.artifacts import save_figure
 from common.storage.checkpoint import load_trained
 from common.train import predict
 from q3_cnn import make_backbone
 from studies.methods.runs import collect, resplit, save_study, select, study_parser
-from studies.methods.statistics import draw_band, judged, mean_interval, share_text, table_lines
+from studies.methods.statistics import draw_band, judged, mean_interval, mean_intervals, share_text, table_lines
 from studies.methods.training import COLOURS, NETWORKS, make_loader, seed_network
 
 import matplotlib.pyplot as plt
@@ -37,10 +36,7 @@ def crop_at(data, right, down):
 
 
 def measure(out, device, seed, network, epochs):
-    """Return a network's accuracy, and the share of predictions that differ from those at the centre, by shift.
-
-    Both are means over the images and the four directions.
-    """
+    """Return a network's accuracy and share of changed predictions by shift: means over images and directions."""
     data = resplit(load_data(out), seed)
     model = seed_network(network, data, out, seed, epochs, device).cpu()
     labels, predictions = data["main_test_labels"], []
@@ -56,17 +52,17 @@ def measure(out, device, seed, network, epochs):
 
 
 def summarise(rows):
-    """Return accuracy and changed predictions by network and shift, and FCN minus CNN of the latter, with intervals."""
+    """Return accuracy and changed predictions by network and shift, and FCN minus CNN at the last, with intervals."""
     networks, furthest = {}, {}
     for name in NETWORKS:
         values = {key: np.array([row[key] for row in select(rows, network=name)]) for key in ("accuracy", "changed")}
-        networks[name] = {key: [mean_interval(column) for column in each.T] for key, each in values.items()}
+        networks[name] = {key: mean_intervals(each) for key, each in values.items()}
         furthest[name] = values["changed"][:, -1]
     return {"networks": networks, "fcn_minus_cnn": mean_interval(np.subtract(furthest["fcn"], furthest["cnn"]))}
 
 
 def describe(summary):
-    """Return the answer in a sentence."""
+    """Return the answer, one sentence."""
     changed = {name: share_text(each["changed"][-1]) for name, each in summary["networks"].items()}
     return (
         f"Shifting all test crops by {SHIFTS[-1]} pixels changes {changed['fcn']} of the FCN's predictions and "
@@ -82,21 +78,20 @@ def tables(record):
     return table_lines(("shift (pixels)", *titles), rows)
 
 
-def shifts_figure(networks, source):
-    """Return a figure of both networks by shift; networks: of `summarise`."""
+def shifts_figure(networks):
+    """Return a figure of both networks by shift; networks: from `summarise`."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, key, title in zip(axes, ("accuracy", "changed"), ("Accuracy", "Predictions that change"), strict=True):
         for (name, each), marker in zip(networks.items(), "os", strict=True):
             draw_band(ax, SHIFTS, each[key], COLOURS[name], name.upper(), marker=marker)
         ax.set(xlabel="shift of all test crops off the centre (pixels)", ylabel="%", title=title)
-        ax.grid(alpha=0.25)
         ax.legend()
-    figure.suptitle(plots.titled("The same test pictures, shifted", source))
+    figure.suptitle("The same test pictures, shifted")
     return figure
 
 
 def confident_mistakes(logits, labels, most=6):
-    """Return (index, predicted class, probability) of the most confident wrong predictions, in descending order."""
+    """Return (index, predicted class, probability) of the most confident mistakes, in descending order."""
     probability, predicted = logits.softmax(1).max(1)
     surest = torch.where(predicted == labels, -1, probability).argsort(descending=True)[:most].tolist()
     return [(i, predicted[i].item(), probability[i].item()) for i in surest if predicted[i] != labels[i]]
@@ -104,8 +99,7 @@ def confident_mistakes(logits, labels, most=6):
 
 def mistakes_figure(confident, data):
     """Return a figure of the most confident mistakes; confident: `confident_mistakes` by network."""
-    columns = 6
-    figure, grid = plt.subplots(len(confident), columns, figsize=(12, 6.4), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(len(confident), 6, figsize=(12, 6.4), layout="constrained", squeeze=False)
     for row, (name, mistakes) in zip(grid, confident.items(), strict=True):
         for ax, (index, predicted, probability) in zip(row, mistakes, strict=False):
             true = data["class_names"][int(data["main_test_labels"][index])]
@@ -116,7 +110,7 @@ def mistakes_figure(confident, data):
         for ax in row:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-    figure.suptitle(plots.titled("The most confident mistakes", data["source"]))
+    figure.suptitle("The most confident mistakes")
     return figure
 
 
@@ -138,14 +132,14 @@ def filters_figure(cnn, data):
             ax.imshow(response, cmap="magma", vmin=0, vmax=maps.max())
     for ax in grid.flat:
         ax.axis("off")
-    figure.suptitle(plots.titled("First layer of the CNN: filters, and where they respond", data["source"]))
+    figure.suptitle("First layer of the CNN: filters, and where they respond")
     return figure
 
 
 def features_in_a_plane(features, head):
     """Project features, float32 (n, 64), onto the head's decision direction and the widest one across it: (n, 2).
 
-    The first coordinate is the difference of the two logits, so the decision line is at zero.
+    The first coordinate is the difference between the two logits: the decision line is at zero.
     """
     direction = head.weight[1] - head.weight[0]
     logit_difference = features @ direction + head.bias[1] - head.bias[0]
@@ -156,8 +150,12 @@ def features_in_a_plane(features, head):
     return torch.stack((logit_difference, across @ principal[0]), dim=1)
 
 
-def features_figure(plane, labels, class_names, source):
-    """Return a figure of test features, (n, 2), by class, with the decision line."""
+def features_figure(network, data):
+    """Return a figure of the transfer test features in a plane, by class, with the decision line of Q5's network."""
+    features, labels = predict(network[0], make_loader(data, "transfer_test"))
+    with torch.no_grad():
+        plane = features_in_a_plane(features, network[1])
+    class_names = task_names(data)["transfer"]
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     for label, (name, colour, marker) in enumerate(zip(class_names, plots.COLOURS, "os", strict=True)):
         of_class = plane[labels == label]
@@ -165,13 +163,13 @@ def features_figure(plane, labels, class_names, source):
     ax.axvline(0, color="black", linestyle="--", label="decision line")
     ax.set(xlabel=f"logit of {class_names[1]} minus the other's", ylabel="widest direction across it")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
-    figure.suptitle(plots.titled("Test features of the frozen backbone", source))
+    figure.suptitle("Test features of the frozen backbone")
     return figure
 
 
 def main():
     args = get_args()
-    data, folder = load_data(args.out), Path(args.out) / "studies"
+    data = load_data(args.out)
     num_main, num_transfer = (len(names) for names in task_names(data).values())
     networks, notes = {name: make_network(num_main) for name, make_network in NETWORKS.items()}, []
     if num_transfer == 2:
@@ -183,19 +181,13 @@ def main():
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]
     summary = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs))
 
-    main_test, transfer_test = (make_loader(data, f"{task}_test") for task in ("main", "transfer"))
-    confident = {name: confident_mistakes(*predict(networks[name], main_test)) for name in NETWORKS}
+    test_loader = make_loader(data, "main_test")
+    confident = {name: confident_mistakes(*predict(networks[name], test_loader)) for name in NETWORKS}
     figures = {"mistakes": mistakes_figure(confident, data), "filters": filters_figure(networks["cnn"], data)}
     if "transfer" in networks:
-        features, labels = predict(networks["transfer"][0], transfer_test)
-        with torch.no_grad():
-            plane = features_in_a_plane(features, networks["transfer"][1])
-        figures["features"] = features_figure(plane, labels, task_names(data)["transfer"], data["source"])
-    for name, figure in figures.items():
-        save_figure(figure, folder / f"inside_{name}.png")
-    figure = shifts_figure(summary["networks"], data["source"])
-    sentences = [describe(summary), *notes]
-    save_study(__file__, args, data, figure, sentences, shifts=SHIFTS, **summary, confident_mistakes=confident)
+        figures["features"] = features_figure(networks["transfer"], data)
+    record = {"shifts": SHIFTS, **summary, "confident_mistakes": confident}
+    save_study(__file__, args, data, shifts_figure(summary["networks"]), [describe(summary), *notes], figures, **record)
 
 
 def get_args(argv=None):

@@ -1,13 +1,13 @@
 """Why is the CNN better? Both networks on crops whose pixels are shuffled, by one permutation for all images.
 
-The FCN treats all pixels alike, so a fixed permutation takes nothing from it. The CNN's filters see neighbouring
-pixels and have the same weights at every place; once shuffled, neighbours no longer belong together and a shape no
-longer looks the same elsewhere. Seed s has the split, initial weights and crops of `make all SEED=s`.
+The FCN treats all pixels alike, so a fixed permutation does not affect it. The CNN's filters see neighbouring pixels
+and use the same weights everywhere; after shuffling, neighbours no longer belong together and a shape no longer looks
+the same elsewhere. Seed s has the split, initial weights and crops of `make all SEED=s`.
 
 Reads q1_data.pt under --out. Writes locality.json, locality.png and a file per run into {out}/studies.
 """
 
-from common import cli, plots
+from common import cli
 from common.data import load_data
 from studies.methods.runs import collect, resplit, save_study, select, study_parser
 from studies.methods.statistics import draw_seeds, judged, mean_interval, points, share_text, table_lines
@@ -22,14 +22,14 @@ PIXELS = {"as_is": "as is", "shuffled": "shuffled"}
 
 
 def shuffle_pixels(crops):
-    """Move the pixels of crops, float32 (n, 3, h, w), by one permutation, always the same; return a copy."""
+    """Return crops, float32 (n, 3, h, w), with their pixels permuted, always in the same way."""
     _, _, height, width = crops.shape
     order = torch.randperm(height * width, generator=torch.Generator().manual_seed(PERMUTATION_SEED))
     return crops.flatten(2)[:, :, order.to(crops.device)].view(crops.shape)
 
 
 def measure(out, device, seed, network, epochs):
-    """Return a network's accuracy, trained and tested on crops as they are, and on shuffled ones."""
+    """Return a network's accuracy on crops as they are, and, retrained, on shuffled ones."""
     data = resplit(load_data(out), seed)
     plain = seed_network(network, data, out, seed, epochs, device)
     other = train_on_main(network, data, epochs, seed, device, augmentations=[shuffle_pixels])
@@ -40,7 +40,7 @@ def measure(out, device, seed, network, epochs):
 
 
 def summarise(rows):
-    """Return accuracies and their change by network, CNN minus FCN by pixels, and its change, with intervals."""
+    """Return each network's accuracies and CNN minus FCN, as is and shuffled, and their changes, with intervals."""
     networks, seeds = {}, {}
     for name in NETWORKS:
         values = {key: np.array([row[key] for row in select(rows, network=name)]) for key in PIXELS}
@@ -50,13 +50,13 @@ def summarise(rows):
 
 
 def compare(values):
-    """Return the intervals of a metric, float (seeds,) as is and shuffled, and of their difference by seed."""
+    """Return the intervals of a metric, float (seeds,) for each of PIXELS, and of its change."""
     change = values["shuffled"] - values["as_is"]
     return {key: mean_interval(each) for key, each in (values | {"change": change}).items()}
 
 
 def describe(summary):
-    """Return the answer, and a sentence on what shuffling changes for each network."""
+    """Return the answer, and a sentence on the effect of shuffling on each network."""
     lead, change = summary["cnn_minus_fcn"], {name: each["change"] for name, each in summary["networks"].items()}
     return [
         f"CNN minus FCN is {judged(lead['as_is'])}, with the pixels as they are, and {judged(lead['shuffled'])}, with "
@@ -75,21 +75,20 @@ def tables(record):
     return table_lines(("network", *PIXELS.values(), "shuffled minus as is"), rows)
 
 
-def locality_figure(summary, image, source):
-    """Return a figure of all accuracies beside one galaxy, uint8 (3, h, w), as it is and with its pixels shuffled."""
+def locality_figure(summary, image):
+    """Return a figure of all accuracies beside one galaxy, uint8 (3, h, w), as is and shuffled."""
     layout = [["accuracy", *PIXELS]]
     figure, axes = plt.subplot_mosaic(layout, figsize=(10.6, 3.6), layout="constrained", width_ratios=(2.2, 1, 1))
     accuracy, rows = axes["accuracy"], [(name, key) for name in NETWORKS for key in PIXELS]
     for row, (name, key) in enumerate(rows):
         draw_seeds(accuracy, -row, summary["seeds"][name][key], summary["networks"][name][key], COLOURS[name])
     accuracy.set_yticks(-np.arange(len(rows)), [f"{name.upper()}, {PIXELS[key]}" for name, key in rows])
-    accuracy.grid(alpha=0.25, axis="x")
     top, left = ((side - 48) // 2 for side in image.shape[1:])
     crop = image[None, :, top : top + 48, left : left + 48]
     for key, picture in (("as_is", crop), ("shuffled", shuffle_pixels(crop))):
         axes[key].imshow(picture[0].permute(1, 2, 0))
         axes[key].set(title=f"one galaxy, {PIXELS[key]}", xticks=[], yticks=[])
-    figure.suptitle(plots.titled("Shuffled pixels: the same in every image", source))
+    figure.suptitle("Shuffled pixels: the same in every image")
     return figure
 
 
@@ -98,7 +97,7 @@ def main():
     data = load_data(args.out)
     runs = [{"seed": seed, "network": name} for name in ("cnn", "fcn") for seed in args.seeds]  # the longest first
     summary = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs))
-    figure = locality_figure(summary, data["main_test_images"][0], data["source"])
+    figure = locality_figure(summary, data["main_test_images"][0])
     save_study(__file__, args, data, figure, describe(summary), **summary)
 
 

@@ -1,10 +1,10 @@
 """How much do the results vary from seed to seed, and does the split or the training make them vary?
 
-For each seed, FCN, CNN and transfer are trained as in `OMP_NUM_THREADS=1 make all SEED=s`, with the same split, initial
+FCN, CNN and transfer of seed s are trained as in `OMP_NUM_THREADS=1 make all SEED=s`, with the same split, initial
 weights and crops. Three baselines use the same images: the majority class, softmax regression (one linear layer,
 trained like the FCN) and k nearest neighbours of downsampled pixels (scikit-learn, k by cross-validation on the
-training images). Each split of the first --grid seeds is also combined with each of their training seeds, to separate
-the variance between splits from the variance between training runs. --split file adds the course's split.
+training images). Each split of the first --grid seeds is combined with each of their training seeds, to separate the
+variance between splits from the variance between training runs. --split file adds the course's split, in file order.
 
 Reads q1_data.pt under --out. Writes seeds.json, seeds.png and a file per run into {out}/studies.
 """
@@ -12,9 +12,8 @@ Reads q1_data.pt under --out. Writes seeds.json, seeds.png and a file per run in
 from functools import partial
 from itertools import permutations
 
-from common import cli, plots
+from common import cli
 from common.data import load_data
-from common.galaxies.facts import CLASS_NAMES, COURSE, MAIN_CLASSES
 from common.galaxies.split import task_names
 from common.metrics import majority_accuracy
 from common.storage.checkpoint import weights_hash
@@ -40,13 +39,12 @@ TITLES = {
     "transfer_majority": "majority class, transfer",
     "transfer": "transfer",
 }
-COURSE_NAMES = {"fcn": "q2", "cnn": "q3", "transfer": "q5"}
 
 
 def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
-    """Return the results of each method by name, each with test_accuracy and more.
+    """Return the results of each method by name, dicts with test_accuracy and more.
 
-    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, only FCN and CNN are trained.
+    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, there are only FCN and CNN.
     """
     data = resplit(load_data(out), split_seed, split)
     networks = {name: seed_network(name, data, out, seed, epochs, device) for name in NETWORKS}
@@ -74,7 +72,7 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
 def nearest_neighbours(data, seed):
     """Return the metrics of k nearest neighbours on the central 48 x 48 pixels, averaged to 12 x 12.
 
-    k is chosen by five-fold cross-validation on the training images. data: Q1's dict; seed: for the folds.
+    k is chosen by five-fold cross-validation on the training images of Q1's `data`; seed: for the folds.
     """
     features, labels = {}, {}
     for subset in ("train", "test"):
@@ -108,7 +106,7 @@ def transfer_metrics(cnn_backbone, data, epochs, seed, device):
 
 
 def protocol(rows):
-    """Return, for one kind of split, each method's accuracies and losses with intervals, and CNN minus FCN."""
+    """Return each method's accuracies and losses for one kind of split, and CNN minus FCN, with intervals."""
     names = [name for name in TITLES if name in rows[0]]  # without transfer if no classes are held back
     accuracies = {name: [row[name]["test_accuracy"] for row in rows] for name in names}
     losses = {name: [row[name]["test_loss"] for row in rows] for name in names if "test_loss" in rows[0][name]}
@@ -122,7 +120,7 @@ def protocol(rows):
 
 
 def describe(protocols, variance):
-    """Return the answer, and a sentence per network on why its accuracy varies."""
+    """Return the answer, and a sentence per network on the variance of its accuracy."""
     found = protocols["stratified"]
     accuracy = found["accuracy"]
     sentences = [
@@ -141,7 +139,7 @@ def describe(protocols, variance):
 
 
 def tables(record):
-    """Return the tables of docs/studies.md: the accuracy of each method, for each kind of split."""
+    """Return the tables of docs/studies.md: the accuracy of each method, by kind of split."""
     lines = []
     for kind, found in record["protocols"].items():
         lines += ["The file's own order:" if kind == "file" else "Stratified splits, one per seed:", ""]
@@ -155,8 +153,8 @@ def tables(record):
     return lines
 
 
-def seeds_figure(protocols, course, source):
-    """Return a figure of each method's accuracies; protocols: by kind of split; course: its accuracy and loss."""
+def seeds_figure(protocols):
+    """Return a figure of each method's accuracies; protocols: by kind of split."""
     figure, ax = plt.subplots(figsize=(9, 4.6), layout="constrained")
     names = list(next(iter(protocols.values()))["accuracy"])
     rows = {name: len(names) - place for place, name in enumerate(names)}
@@ -169,13 +167,9 @@ def seeds_figure(protocols, course, source):
             label = f"{interval['mean']:.1%}" + (", file's order" if kind == "file" else "")
             ax.text(right, row + shift, f"  {label}", va="center")
             furthest = max(furthest, right)
-    for name, (accuracy, _) in course.items():
-        ax.plot(100 * accuracy, rows[name] + 0.25, "v", color="black", markersize=6)
-        ax.text(100 * accuracy, rows[name] + 0.25, "  course", va="center")
     ax.set_yticks(list(rows.values()), [TITLES[name] for name in names])
     ax.set_xlim(0, furthest + 19)
-    ax.grid(alpha=0.25, axis="x")
-    figure.suptitle(plots.titled("How much the results vary", source))
+    figure.suptitle("How much the results vary")
     return figure
 
 
@@ -188,18 +182,14 @@ def main():
     runs += [{"split": "stratified", "split_seed": split, "seed": seed} for split, seed in permutations(grid, 2)]
     rows = collect(__file__, measure, runs, args, data, epochs=args.epochs, transfer_epochs=args.transfer_epochs)
 
-    protocols = {
-        kind: protocol([row for row in select(rows, split=kind) if row["split_seed"] == row["seed"]]) for kind in kinds
-    }
+    own_splits = [row for row in rows if row["split_seed"] == row["seed"]]
+    protocols = {kind: protocol(select(own_splits, split=kind)) for kind in kinds}
+    crossed = {(row["split_seed"], row["seed"]): row for row in select(rows, split="stratified")}
     variance = {}
     for name in NETWORKS if len(grid) > 1 else ():
-        groups = [[row for seed in grid for row in select(rows, split="stratified", split_seed=split, seed=seed)]
-                  for split in grid]  # fmt: skip
-        variance[name] = variance_components([[row[name]["test_accuracy"] for row in group] for group in groups])
-    comparable = data["source"] == "galaxy10-sdss" and task_names(data)["transfer"] == list(CLASS_NAMES[MAIN_CLASSES:])
-    course = {name: COURSE[q] for name, q in COURSE_NAMES.items()} if comparable else {}
-    figure = seeds_figure(protocols, course, data["source"])
-    sentences = describe(protocols, variance)
+        accuracies = [[crossed[split, seed][name]["test_accuracy"] for seed in grid] for split in grid]
+        variance[name] = variance_components(accuracies)
+    figure, sentences = seeds_figure(protocols), describe(protocols, variance)
     save_study(__file__, args, data, figure, sentences, protocols=protocols, variance=variance)
 
 

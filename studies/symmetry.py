@@ -1,14 +1,16 @@
 """A galaxy has no right way up: what is that worth to the networks, in points and in labelled galaxies?
 
-FCN and CNN are trained with and without the eight symmetries of the square, a random one per image and epoch, and
-predict with and without averaging over the eight; on an eighth, a quarter, half and all of the training images.
-Fewer images get more epochs, so that all training runs take about the same number of steps and differ only in their
-images. Seed s has the split, initial weights and crops of `make all SEED=s`.
+FCN and CNN are trained on an eighth, a quarter, half and all of the training images, with and without the eight
+symmetries of the square, a random one per image and epoch, and predict with and without averaging over all eight.
+With fewer images there are more epochs, so that the number of steps is about the same. Seed s has the split, initial
+weights and crops of `make all SEED=s`.
 
 Reads q1_data.pt under --out. Writes symmetry.json, symmetry.png and a file per run into {out}/studies.
 """
 
-from common import cli, plots
+from itertools import product
+
+from common import cli
 from common.data import load_data
 from common.galaxies.split import stratified_split
 from common.symmetries import RandomSymmetry, transformed
@@ -38,7 +40,7 @@ class SymmetryMean(nn.Module):
 
 
 def measure(out, device, seed, network, fraction, epochs):
-    """Return a network's accuracy with each of USES, trained on 1 / `fraction` of the images, and their number."""
+    """Return a network's accuracy for each of USES, trained on 1 / `fraction` of the images, and their number."""
     data = resplit(load_data(out), seed)
     if fraction > 1:
         labels = data["main_train_labels"]
@@ -57,7 +59,7 @@ def measure(out, device, seed, network, fraction, epochs):
 
 
 def summarise(rows, fractions):
-    """Return, per network and fraction, accuracies, gains and worth of the symmetries, with intervals."""
+    """Return accuracies, gains and worth of the symmetries by network and fraction, with intervals."""
     networks = {}
     for name in NETWORKS:
         found = {"train_count": {}, "seeds": {}, "accuracy": {}, "gain": {}, "worth": {}}
@@ -74,7 +76,7 @@ def summarise(rows, fractions):
 
 
 def describe(networks):
-    """Return the answer, and a sentence per network on what the symmetries are worth in labelled galaxies."""
+    """Return the answer, and a sentence per network on the worth of the symmetries in labelled galaxies."""
     gains = {name: judged(network["gain"][1]["both"]) for name, network in networks.items()}
     sentences = [
         f"Trained on the symmetries and averaged over them, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
@@ -99,8 +101,8 @@ def tables(record):
     return lines
 
 
-def symmetry_figure(networks, source):
-    """Return a figure of accuracy against the number of training images, with and without the symmetries."""
+def symmetry_figure(networks):
+    """Return a figure of accuracy against training images, with and without the symmetries."""
     figure, axes = plt.subplots(1, len(networks), figsize=(10, 4.4), layout="constrained", sharey=True)
     for ax, (name, network) in zip(axes, networks.items(), strict=True):
         counts = list(network["train_count"].values())
@@ -111,27 +113,19 @@ def symmetry_figure(networks, source):
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.minorticks_off()
         ax.set(xlabel="training images", title=name.upper())
-        ax.grid(alpha=0.25)
         ax.legend(loc="lower right")
     axes[0].set_ylabel("test accuracy (%)")
-    figure.suptitle(plots.titled("The eight symmetries, worth labelled galaxies", source))
+    figure.suptitle("The eight symmetries, worth labelled galaxies")
     return figure
 
 
 def main():
     args = get_args()
     data = load_data(args.out)
-    # The longest first, so that no core waits for another.
-    runs = [
-        {"seed": seed, "network": name, "fraction": fraction}
-        for name in ("cnn", "fcn")
-        for seed in args.seeds
-        for fraction in args.fractions
-    ]
-    rows = collect(__file__, measure, runs, args, data, epochs=args.epochs)
-    networks = summarise(rows, args.fractions)
-    figure = symmetry_figure(networks, data["source"])
-    save_study(__file__, args, data, figure, describe(networks), networks=networks)
+    combinations = product(("cnn", "fcn"), args.seeds, args.fractions)  # the longest first: no core waits for another
+    runs = [{"seed": seed, "network": name, "fraction": fraction} for name, seed, fraction in combinations]
+    networks = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)
+    save_study(__file__, args, data, symmetry_figure(networks), describe(networks), networks=networks)
 
 
 def get_args(argv=None):

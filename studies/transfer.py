@@ -2,10 +2,10 @@
 
 Four networks with the same layers: Q3's trained backbone and an untrained one, both frozen, with scikit-learn's
 logistic regression as head (regularisation by cross-validation); the network trained from scratch; and the trained one
-with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies, in ten samples: seed s
-has the split and test images of `make all SEED=s`, the first n of its training images, and its own initial weights.
-Whole networks train for 30 epochs at Q3's learning rate; with fewer galaxies there are more epochs, so that the number
-of steps is the same.
+with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies. Seed s has the split
+and test images of `make all SEED=s`, the first n of its training images, and different initial weights. Whole networks
+train for 30 epochs with Q3's learning rate; with fewer galaxies there are more epochs, so that the number of steps is
+the same.
 
 Reads q1_data.pt and q3_cnn.pt under --out. Writes transfer.json, transfer.png and a file per run into {out}/studies.
 """
@@ -23,7 +23,7 @@ from common.storage.checkpoint import load_backbone, weights_hash
 from common.train import predict
 from q3_cnn import make_backbone
 from studies.methods.runs import collect, resplit, save_study, study_parser
-from studies.methods.statistics import draw_band, judged, mean_interval, points, share_text, table_lines
+from studies.methods.statistics import draw_band, judged, mean_intervals, points, share_text, table_lines
 from studies.methods.training import DEFAULTS, accuracy_of, head_accuracy, make_loader, train_network
 
 import matplotlib.pyplot as plt
@@ -44,13 +44,13 @@ PAIRS = (("frozen", "untrained"), ("frozen", "scratch"), ("tuned", "scratch"), (
 
 
 def sample(out, seed):
-    """Return Q1's dict, split by `seed`, with the mean and std that Q3's backbone was trained with."""
+    """Return Q1's dict, split by `seed`, with mean and std from the split of Q3's backbone."""
     original = load_data(out)
     return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
 
 
 def trained_backbone(out, force=True, expected_hash=None):
-    """Return Q3's backbone and the hash of its weights. Raises ValueError if that is not the expected one."""
+    """Return Q3's backbone and the hash of its weights. Raises ValueError if the hash is not the expected one."""
     backbone = make_backbone()
     load_backbone(backbone, Path(out) / "q3_cnn.pt", load_data(out), force)
     found_hash = weights_hash(backbone.state_dict())
@@ -60,7 +60,7 @@ def trained_backbone(out, force=True, expected_hash=None):
 
 
 def backbone_features(backbone, data, task):
-    """Return a frozen backbone's features of one crop per image, and the labels, for training and test images."""
+    """Return a backbone's features of one crop per image, and the labels: a pair for training, one for test images."""
     return [predict(backbone, make_loader(data, f"{task}_{subset}")) for subset in ("train", "test")]
 
 
@@ -85,7 +85,7 @@ def fine_tune(backbone, data, size, epochs, seed, device):
 
 
 def measure(out, device, seed, epochs, backbone, sizes):
-    """Return the accuracy of each method by size, in one sample; backbone: hash of the trained one's weights."""
+    """Return each method's accuracies by size; backbone: hash of the trained backbone's weights."""
     data, (trained, _) = sample(out, seed), trained_backbone(out, expected_hash=backbone)
     torch.manual_seed(seed)
     untrained = make_backbone()
@@ -100,20 +100,20 @@ def measure(out, device, seed, epochs, backbone, sizes):
 
 
 def summarise(rows, sizes):
-    """Return mean accuracies and paired differences by size, with intervals, and the majority class's accuracy."""
+    """Return accuracies and paired differences by size, with intervals, and the majority class's accuracy."""
     values = {name: np.array([row[name] for row in rows]) for name in LABELS}  # (samples, sizes)
     differences = {f"{first} - {second}": values[first] - values[second] for first, second in PAIRS}
     return {
         "sizes": sizes,
         "samples": len(rows),
         "majority": float(np.mean([row["majority"] for row in rows])),
-        "accuracy": {name: [mean_interval(column) for column in each.T] for name, each in values.items()},
-        "differences": {name: [mean_interval(column) for column in each.T] for name, each in differences.items()},
+        "accuracy": {name: mean_intervals(each) for name, each in values.items()},
+        "differences": {name: mean_intervals(each) for name, each in differences.items()},
     }
 
 
 def describe(record):
-    """Return the answer in a sentence."""
+    """Return the answer, one sentence."""
     whole = record["sizes"][-1]
     gain, scratch = (record["differences"][f"frozen - {other}"][-1] for other in ("untrained", "scratch"))
     return (
@@ -132,8 +132,8 @@ def tables(record):
     return lines
 
 
-def sizes_figure(record, source, classes):
-    """Return a figure of accuracy against the number of labelled galaxies; classes: how many new ones, in words."""
+def sizes_figure(record, classes):
+    """Return a figure of accuracy against labelled galaxies; classes: number of new ones, in words."""
     figure, ax = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
     sizes = record["sizes"]
     for name, intervals in record["accuracy"].items():
@@ -144,8 +144,7 @@ def sizes_figure(record, source, classes):
     ax.minorticks_off()
     ax.legend()
     ax.set(xlabel=f"labelled galaxies of the {classes} new classes", ylabel="test accuracy (%)")
-    ax.grid(alpha=0.25)
-    figure.suptitle(plots.titled("What is the pretrained backbone worth?", source))
+    figure.suptitle("What is the pretrained backbone worth?")
     return figure
 
 
@@ -160,7 +159,7 @@ def main():
     settings = {"epochs": args.epochs, "backbone": backbone, "sizes": sizes}
     rows = collect(__file__, measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
     record = summarise(rows, sizes)
-    figure = sizes_figure(record, data["source"], in_words(len(task_names(data)["transfer"])))
+    figure = sizes_figure(record, in_words(len(task_names(data)["transfer"])))
     save_study(__file__, args, data, figure, [describe(record)], **record)
 
 

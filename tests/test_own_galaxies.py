@@ -14,7 +14,6 @@ from common.galaxies.split import hold_back, task_names
 from common.galaxies.synthetic import synthetic_galaxy10
 from q3_cnn import make_backbone
 from q5_transfer import fit_optimum
-from studies import imbalance, seeds
 from studies.methods.runs import resplit
 from use.trained import load_network
 
@@ -313,19 +312,3 @@ def test_the_optimum_of_several_classes_is_scikit_learns():
     expected = np.zeros((120, 4))
     expected[:, reference.classes_] = reference.predict_proba(features)
     np.testing.assert_allclose(logits.softmax(1).numpy(), expected, atol=1e-5)
-
-
-def test_studies_count_the_classes_of_the_data():
-    rng = np.random.default_rng(0)
-    rows = []
-    for seed in range(2):
-        for method in ("none", "root", "inverse", "sampler"):
-            labels, predictions = rng.integers(0, 3, (2, 50)).tolist()
-            row = {"seed": seed, "method": method, "labels": labels, "train_counts": [5, 6, 7]}
-            rows.append(row | {"predictions": predictions, "adjusted": predictions})
-    summary = imbalance.summarise(rows)
-    assert {len(each["value"]["recall"]) for each in summary.values()} == {3}
-    metrics = {"test_accuracy": 0.5, "test_loss": 1.0, "test_count": 9}
-    found = seeds.protocol([{name: metrics for name in ("majority", "neighbours", "softmax", "fcn", "cnn")}] * 2)
-    assert "transfer" not in found["accuracy"]
-    assert len(seeds.seeds_figure({"stratified": found}, {}, "file:own").axes[0].get_yticklabels()) == 5

@@ -90,7 +90,7 @@ def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_p
 def test_classes_that_are_whole_numbers_keep_them_in_rows_and_tables(folder, tmp_path):
     names = ["1", "2", "5", "7", "11", "13", "17", "19"]
     model = save_network(tmp_path, class_names=names)
-    weights_sha256 = load_json(model.with_suffix(".json"))["weights_sha256"]
+    weights_sha256 = json.loads(model.with_suffix(".json").read_text())["weights_sha256"]
     classifier = Classifier(str(model), weights_sha256, 1, False, "cpu", 1.0, False)
     [batch] = predictions(sorted(map(str, (folder / "pictures").iterdir())), classifier)
     for record in batch.records:

@@ -7,7 +7,6 @@ from common.data import load_data
 from common.storage.artifacts import load_json, load_tensors, save_json, save_tensors
 from common.storage.checkpoint import weights_hash
 from studies import encoder
-from studies.methods import encoders
 from studies.methods.training import head_accuracy
 
 import h5py
@@ -52,7 +51,7 @@ def test_the_study_says_what_its_runs_have_measured(synthetic_run, offline, tmp_
     for path in synthetic_run[0].glob("q*"):
         (tmp_path / path.name).symlink_to(path)
     options = ("--encoder", NAME, "--encoder-size", 48, "--encoder-weights", offline[0] / "weights.pth")
-    options = (*options, "--seeds", "0,3", "--epochs", 2, "--device", "cpu", "--out", tmp_path)
+    options = (*options, "--seeds", "0", "--epochs", 2, "--device", "cpu", "--out", tmp_path)
     printed = run_well("studies/encoder.py", *options)
     record, folder = load_json(tmp_path / "studies" / "encoder.json"), tmp_path / "studies"
     assert record["answer"] in printed
@@ -65,9 +64,8 @@ def test_the_study_says_what_its_runs_have_measured(synthetic_run, offline, tmp_
     ]
     found = {}
     for task in ("main", "transfer"):
-        runs = [load_json(folder / "encoder" / f"seed-{seed}-task-{task}.json")["result"] for seed in (0, 3)]
-        found[task] = runs[0]
-        gain = 100 * np.mean([run["encoder"] - run["other"] for run in runs])
+        found[task] = load_json(folder / "encoder" / f"seed-0-task-{task}.json")["result"]
+        gain = 100 * (found[task]["encoder"] - found[task]["other"])
         assert f" {gain:+.1f} points" in record["answer"]
     assert found["main"]["other"] == load_json(tmp_path / "q3_cnn.json")["test_accuracy"]
     assert found["transfer"]["encoder"] == head_accuracy(*pairs, seed=0)
@@ -78,7 +76,7 @@ def test_the_study_says_what_its_runs_have_measured(synthetic_run, offline, tmp_
 def test_without_timm_one_line_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"^--encoder resnet18 needs timm: pip install timm$"):
-        encoders.load_encoder("resnet18")
+        encoder.load_encoder("resnet18")
 
 
 @pytest.mark.parametrize(("name", "weights"), [
@@ -86,26 +84,11 @@ def test_without_timm_one_line_names_it(monkeypatch):
 ])  # fmt: skip
 def test_weights_in_a_file_or_a_folder_need_no_network(name, weights, offline):
     folder, model = offline
-    network, config = encoders.load_encoder(name.format(folder), weights and folder / weights)
+    network, config = encoder.load_encoder(name.format(folder), weights and folder / weights)
     assert tuple(config["input_size"]) == (3, 160, 160)
     kept = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier.")}
     assert weights_hash(network.state_dict()) == weights_hash(kept)
     assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("name", [NAME, f"hf_hub:timm/{NAME}"])
-def test_a_model_in_the_hubs_cache_is_taken_where_there_is_no_network(name, offline, monkeypatch):
-    folder, model = offline
-    cached = folder / "hub" / f"models--timm--{NAME}"
-    for part in ("refs", "snapshots/0123"):
-        (cached / part).mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0123")
-    for file in ("config.json", "model.safetensors"):
-        (cached / "snapshots" / "0123" / file).symlink_to(folder / file)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
-    network, _ = encoders.load_encoder(name)
-    images = torch.randn(2, 3, 160, 160)
-    assert torch.equal(network(images), model.forward_head(model.forward_features(images), pre_logits=True))
 
 
 def test_a_model_that_timm_cannot_load_is_an_error_with_a_way_out(offline):
@@ -113,7 +96,7 @@ def test_a_model_that_timm_cannot_load_is_an_error_with_a_way_out(offline):
     save_tensors({"conv.weight": torch.zeros(3)}, folder / "other.pth")
     for name, weights in (("no_such_model", None), ("local-dir:none", None), (NAME, folder / "other.pth")):
         with pytest.raises(ValueError, match=f"^--encoder {name}: timm cannot load it .*--encoder local-dir:FOLDER$"):
-            encoders.load_encoder(name, weights)
+            encoder.load_encoder(name, weights)
 
 
 def test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution(offline, tmp_path):
@@ -126,7 +109,7 @@ def test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution(offli
     data = load_data(out)
 
     def found(name=f"local-dir:{folder}", size=64):
-        features, made_from, notes = encoders.encoder_features(name, None, size, data, out, CPU)
+        features, made_from, notes = encoder.encoder_features(name, None, size, data, out, CPU)
         return load_tensors(out / "studies" / features, "the study")["features"], made_from["pictures"], notes
 
     features, seen, notes = found()

@@ -1,6 +1,6 @@
-"""Write docs/studies.md from the records of finished studies.
+"""Write docs/studies.md, below its introduction, from the records of finished studies.
 
-Reads the JSON files in docs/studies and its subfolders; copy them there from OUT/studies, with their figures.
+Reads the JSON files in docs/studies and its subfolders: copy them there from OUT/studies, with the figures.
 """
 
 import importlib
@@ -10,22 +10,16 @@ from common import cli, plots
 from common.storage.artifacts import load_json, save_text
 
 EXAMPLES = ("cp artifacts/studies/*.json artifacts/studies/*.png docs/studies/; python -m studies.methods.page",)
-INTRODUCTION = """# The studies
-
-`make studies` answers questions that a single run cannot; `python -m studies.methods.page` writes this page from the
-JSON files in [studies](studies). Brackets are 95% confidence intervals (Student's t) for the mean over seeds; each seed
-has its own split of the same galaxies, so the intervals do not cover other galaxies. Differences are paired by seed.
-The FCN and CNN of seed s are those of `OMP_NUM_THREADS=1 make all SEED=s`, bit for bit.
-"""
+MARK = "<!-- below: written by python -m studies.methods.page -->\n"
 
 
 def studies_page(folder):
-    """Return docs/studies.md as text, from the JSON files under `folder`. Raises ValueError if there is none."""
+    """Return docs/studies.md from the JSON files under `folder`. Raises ValueError if there are none."""
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem))
     if not paths:
         raise ValueError(f"{folder} holds no JSON file of a study: copy those in OUT/studies there")
-    lines = [INTRODUCTION]
+    lines = [""]
     for path in paths:
         record, study = load_json(path), path.stem
         module = importlib.import_module(f"studies.{study}")
@@ -48,7 +42,9 @@ def get_args(argv=None):
 
 def main():
     args = get_args()
-    save_text(studies_page(Path(args.docs) / "studies"), Path(args.docs) / "studies.md")
+    page = Path(args.docs) / "studies.md"
+    introduction = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else "# The studies\n\n"
+    save_text(introduction + MARK + studies_page(Path(args.docs) / "studies"), page)
 
 
 if __name__ == "__main__":

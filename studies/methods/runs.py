@@ -1,8 +1,8 @@
-"""The runs of a study: their options, their splits, and their results, computed side by side and kept in files.
+"""Options, splits and runs of the studies; results are computed side by side and kept in files.
 
-A run is a dict of the values that identify it, such as dict(seed=0, network="cnn"). Each result has its own file,
-{out}/studies/{study}/seed-0-network-cnn.json, so an interrupted study resumes where it stopped, and a cluster's job
-array can compute one seed per job.
+A run is a dict of the values that identify it, such as dict(seed=0, network="cnn"). Its result is saved in
+{out}/studies/{study}/seed-0-network-cnn.json, so an interrupted study resumes where it stopped, and a job array on a
+cluster can compute one seed per job.
 """
 
 import json
@@ -16,7 +16,7 @@ from common.galaxies import split as splits
 from common.galaxies.facts import SUBSETS
 from common.hardware.device import choose_device
 from common.hardware.parallel import DASK_HELP, side_by_side
-from common.storage.artifacts import load_json, save_json, save_question
+from common.storage.artifacts import load_json, save_figure, save_json, save_question
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line
 from studies.methods.training import DEFAULTS, training_settings
@@ -52,17 +52,14 @@ def study_parser(description, *examples, seeds="0-4", epochs=DEFAULTS["cnn"].epo
 
 
 def resplit(data, seed, split="stratified"):
-    """Return the dict that `q1_data.py --seed SEED --split SPLIT` would make from the file `data` was made from.
+    """Return the dict that `q1_data.py --seed SEED --split SPLIT` would make from the same file, without `appearance`.
 
-    data: Q1's dict, of any split. The numbers of training images stay the same, and if the file came with its own split
-    so do the training images. `appearance` is left out.
-    Raises ValueError if mean and std were measured on another number of images than by default.
+    data: Q1's dict, with any split. The number of training images stays the same; if the file defines the split, so do
+    the training images. Raises ValueError if mean and std were not measured on the default number of images.
     """
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
         raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
-    place = np.argsort(np.concatenate([data[f"{subset}_indices"] for subset in SUBSETS]))
-    # In the order of the file, the colours of a pixel side by side.
-    images = torch.cat([data[f"{subset}_images"].permute(0, 2, 3, 1) for subset in SUBSETS])
+    images, place = in_file_order(data)
     names = splits.task_names(data)
     first_class = {"main": 0, "transfer": len(names["main"])}
     labels = [data[f"{subset}_labels"] + first_class[subset.partition("_")[0]] for subset in SUBSETS]
@@ -74,7 +71,7 @@ def resplit(data, seed, split="stratified"):
     per_subset = (*SUBSETS, "appearance")
     new = {name: value for name, value in data.items() if not name.startswith(per_subset)}
     for subset, chosen in splits.split_indices(labels, sizes, split, seed, first_class["transfer"], in_train).items():
-        new[f"{subset}_images"] = images[place[chosen]].permute(0, 3, 1, 2)
+        new[f"{subset}_images"] = images[place[chosen]]
         new[f"{subset}_labels"] = torch.from_numpy(labels[chosen]) - first_class[subset.partition("_")[0]]
         new[f"{subset}_indices"] = torch.from_numpy(chosen)
     new["fingerprint"] = splits.fingerprint(new)
@@ -82,20 +79,28 @@ def resplit(data, seed, split="stratified"):
     return new
 
 
+def in_file_order(data):
+    """Return all images of Q1's `data`, uint8 (n, 3, h, w), and int64 (n,): images[place] is in file order."""
+    place = np.argsort(np.concatenate([data[f"{subset}_indices"] for subset in SUBSETS]))
+    # The colours of a pixel side by side, as in the file: faster to crop.
+    images = torch.cat([data[f"{subset}_images"].permute(0, 2, 3, 1) for subset in SUBSETS])
+    return images.permute(0, 3, 1, 2), place
+
+
 def first_statistics(data):
-    """Return mean and std, float32 (3,) each, as q1_data.py measures them by default."""
+    """Return mean and std, float32 (3,) each, measured as in q1_data.py with the default options."""
     first = (data[f"main_train_{kind}"][:STATS_IMAGES] for kind in ("images", "labels"))
     return q1_data.channel_statistics(MyDataset(*first, RandomCrop(48)))
 
 
 def collect(study, measure, runs, args, data, **settings):
-    """Return the results of a study's runs: a list of dicts, each with the run's own values and its result.
+    """Return the results of a study's runs: a list of dicts, each with the values of the run and its result.
 
-    Missing results are computed: measure(out, device, **run, **settings) returns a dict of plain values. A result is
-    kept until the data, the settings, or the networks and their training change, see `training_settings`. On the CPU
-    each core runs a process, on a GPU one run follows another, and with --dask a cluster's workers compute. study: path
-    of its script; args: its options; data: Q1's dict. Raises ValueError, naming the run, if `measure` raises an error
-    that a user can correct, and MemoryError if a process was killed.
+    Missing results are computed: measure(out, device, **run, **settings) returns a dict of plain values. A saved result
+    is reused until the data, the settings, or the networks and their training change, see `training_settings`. On the
+    CPU, each core runs a process; on a GPU, one run follows another; with --dask, the workers of a cluster compute.
+    study: path of its script; args: its options; data: Q1's dict. Raises ValueError, naming the run, if `measure`
+    raises an error that a user can correct, and MemoryError if a process was killed.
     """
     folder = Path(args.out) / "studies" / Path(study).stem
     described = {"fingerprint": data["fingerprint"], "networks": training_settings(), "args": settings}
@@ -114,7 +119,7 @@ def collect(study, measure, runs, args, data, **settings):
 
 
 def stored_result(path, described):
-    """Return the result in a run's file, or None if there is none for these data, networks and settings."""
+    """Return the result in a run's file, or None if it is missing, damaged or for other data, networks or settings."""
     try:
         stored = load_json(path)
     except (FileNotFoundError, ValueError):
@@ -124,10 +129,7 @@ def stored_result(path, described):
 
 
 def compute_run(run_and_path, described, measure, out, device):
-    """Compute a run's result and write its file, unless another process has just written it.
-
-    Raises ValueError, naming the run, for an error that a user can correct.
-    """
+    """Compute a run's result and save it, unless another process has just done so; raise ValueError, naming the run."""
     run, path = run_and_path
     try:
         with exclusive_lock(path.parent, path.stem, timeout=-1):
@@ -139,19 +141,25 @@ def compute_run(run_and_path, described, measure, out, device):
 
 
 def select(rows, **values):
-    """Return the dicts in a list that have these values."""
+    """Return the rows, dicts, that have these values."""
     return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
-def save_study(study, args, data, figure, sentences, **record):
+def save_study(study, args, data, figure, sentences, other_figures=None, **record):
     """Print the sentences, the answer and notes; write the study's .png and .json into {out}/studies.
 
-    study: path of its script; record: further entries of the JSON.
+    study: path of its script; other_figures: dict, "filters" for {study}_filters.png; record: further entries of the
+    JSON file. The figures' titles get the name of the data.
     """
     name, folder = Path(study).stem, Path(args.out) / "studies"
     print(plots.titled(f"studies.{name}", data["source"]), *sentences, sep="\n")
     options = {key: value for key, value in vars(args).items() if key != "dask"}  # it does not change the results
     described = {"source": data["source"], "fingerprint": data["fingerprint"], "args": options}
     described |= {"answer": sentences[0], "notes": sentences[1:]}
+    other_figures = other_figures or {}
+    for each in (figure, *other_figures.values()):
+        each.suptitle(plots.titled(each.get_suptitle(), data["source"]))
     with exclusive_lock(folder, name, timeout=-1):
+        for ending, each in other_figures.items():
+            save_figure(each, folder / f"{name}_{ending}.png")
         save_question(folder, name, None, figure, described | record)

@@ -1,4 +1,4 @@
-"""Statistics over seeds: means with Student's intervals and components of variance, as text, table and figure."""
+"""Statistics over seeds: means with Student's t-intervals and components of variance, as text, tables and figures."""
 
 import numpy as np
 from scipy import stats
@@ -9,8 +9,8 @@ CONFIDENCE = 0.95
 def mean_interval(values):
     """Return the mean of a metric over seeds with its 95% t-interval: keys n, mean, sd, low, high, lowest, highest.
 
-    values: float (n,). With one value sd, low and high are NaN. The interval is for the mean over all possible seeds,
-    with the same file of galaxies.
+    values: float (n,). For a single value, sd, low and high are NaN. The interval is for the mean over all possible
+    seeds with the same file of galaxies.
     """
     values = np.asarray(values, dtype=float)
     n, mean = len(values), values.mean()
@@ -20,12 +20,17 @@ def mean_interval(values):
     return {"n": n, **{name: float(value) for name, value in summary.items()}}
 
 
+def mean_intervals(values):
+    """Return `mean_interval` of each column of `values`, float (n, columns)."""
+    return [mean_interval(column) for column in np.transpose(values)]
+
+
 def variance_components(groups):
     """Return the components of a metric's variance between and within groups, by one-way analysis of variance.
 
-    groups: float (groups, n), n values each. Keys: between_sd (0 if the estimate is negative), within_sd, and share,
-    the variance between groups over the sum of both, with its 95% interval low and high, which is exact for normal
-    values (Searle, Linear Models, 1971, ch. 9). The last three are NaN for equal values.
+    groups: float (groups, n). Keys: between_sd (0 if the estimate is negative), within_sd, and share, the variance
+    between groups divided by the sum of both, with its 95% interval low and high, which is exact for normal values
+    (Searle, Linear Models, 1971, ch. 9). The last three are NaN if all values are equal.
     """
     groups = np.asarray(groups, dtype=float)
     count, n = groups.shape
@@ -52,7 +57,7 @@ def points(interval):
 def judged(interval):
     """Return a difference as `points` does, with a remark unless its interval excludes zero.
 
-    An interval of zero width never does: equal values do not show how far others may lie.
+    An interval of zero width does not count: equal values do not show how much others may differ.
     """
     low, high = interval["low"], interval["high"]
     excludes_zero = (low > 0 or high < 0) and not np.isclose(low, high, rtol=0, atol=1e-9)
@@ -60,7 +65,7 @@ def judged(interval):
 
 
 def bounds_text(interval, digits, lowest=-np.inf, highest=np.inf):
-    """Return low and high as text, in percent and limited to `lowest` and `highest`; a single seed has no interval."""
+    """Return low and high as text, in percent, clipped to `lowest` and `highest`; a single seed has no interval."""
     bounds = np.array([interval["low"], interval["high"]], dtype=float) * 100  # a JSON record has None for NaN
     if not np.isfinite(bounds).all():
         return " (one seed, no interval)"
@@ -69,7 +74,7 @@ def bounds_text(interval, digits, lowest=-np.inf, highest=np.inf):
 
 
 def table_lines(header, rows):
-    """Return a Markdown table as a list of lines; header and each row: values of any type."""
+    """Return a Markdown table as a list of lines; header, rows: values of any type."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
 
@@ -81,17 +86,19 @@ def in_percent(intervals):
 
 
 def draw_band(ax, x, intervals, colour, label, line="-", marker="o", alpha=1.0):
-    """Draw means with the band of their intervals; x: float (n,); intervals: as many dicts of `mean_interval`."""
+    """Draw means with a band for their intervals; x: float (n,); intervals: n dicts from `mean_interval`."""
     mean, low, high = in_percent(intervals)
     ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(x, mean, line, color=colour, marker=marker, alpha=alpha, label=label)
+    ax.grid(alpha=0.25)
 
 
 def draw_seeds(ax, row, values, interval, colour):
-    """Draw a row of accuracies: a point per seed, the mean and its interval; return its right end."""
+    """Draw accuracies in one row: a point per seed, the mean and its interval; return the right end, in percent."""
     values, (mean, low, high) = 100 * np.array(values), in_percent([interval])
     ax.plot(values, np.full(len(values), row), "o", color=colour, alpha=0.35, markersize=5)
     ax.plot([low[0], high[0]], [row, row], color=colour, linewidth=2)
     ax.plot(mean, [row], "|", color=colour, markersize=14, markeredgewidth=2)
     ax.set_xlabel("test accuracy (%): a point per seed; the line is the 95% interval of their mean")
+    ax.grid(alpha=0.25, axis="x")
     return np.nanmax([values.max(), high[0]])

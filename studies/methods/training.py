@@ -33,7 +33,7 @@ DEFAULTS = {"fcn": q2_fcn.get_args([]), "cnn": q3_cnn.get_args([]), "transfer": 
 
 
 def training_settings():
-    """Return what trained networks depend on besides data, seed and epochs: learning rate, batch size and layers."""
+    """Return the settings of training besides data, seed and epochs: learning rate, batch size and a hash of layers."""
     settings = {name: {"lr": args.lr, "batch_size": args.batch_size} for name, args in DEFAULTS.items()}
     for name, make_network in NETWORKS.items():
         settings[name]["layers"] = layers_hash(make_network)
@@ -41,7 +41,7 @@ def training_settings():
 
 
 def layers_hash(make_network):
-    """Return a hash of what defines a network, and of its initial weights."""
+    """Return a hash of a network's definition and its initial weights; make_network: a function without arguments."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = make_network()
@@ -54,9 +54,9 @@ def short_hash(value):
 
 
 def make_loader(data, subset, device="cpu", augmentations=(), **options):
-    """Return the Loader of a subset of Q1's `data`, such as main_test, with Q1's transform.
+    """Return the Loader of a subset of Q1's `data`, such as main_test, with the assignment's transform.
 
-    augmentations: further transforms; options: as Loader takes them.
+    augmentations: further transforms; options: of Loader.
     """
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"]), *augmentations])
     return Loader(MyDataset(data[f"{subset}_images"], data[f"{subset}_labels"], transform), device=device, **options)
@@ -69,17 +69,17 @@ def accuracy_of(network, test_loader):
 
 
 def train_network(make_network, lr, train_loader, epochs, seed, device, criterion=None):
-    """Return a network trained as the scripts do with `--seed SEED`, bit for bit if the number of threads is the same.
+    """Return a network trained as in the scripts with `--seed SEED`: the same bits for the same number of threads.
 
-    make_network: a function; criterion: by default nn.CrossEntropyLoss().
+    make_network: a function without arguments; criterion: by default nn.CrossEntropyLoss().
     """
     torch.manual_seed(seed)
     network, criterion = make_network().to(device), (criterion or nn.CrossEntropyLoss()).to(device)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=lr, **adam_options(device))
-    whole = train_loader.dataset
-    one_image = MyDataset(whole.data[:1], whole.target[:1], whole.transform)  # nothing needs a test in every epoch
-    one_image = Loader(one_image, device=device)
+    images = train_loader.dataset
+    # `train` tests after every epoch, which studies do not need: a single image takes no time.
+    one_image = Loader(MyDataset(images.data[:1], images.target[:1], images.transform), device=device)
     train(network, criterion, optimizer, train_loader, one_image, epochs, seed, quiet=True)
     return network
 
@@ -87,7 +87,7 @@ def train_network(make_network, lr, train_loader, epochs, seed, device, criterio
 def train_on_main(name, data, epochs, seed, device, criterion=None, **options):
     """Return the network `name` of NETWORKS, trained on the main classes of Q1's `data` with its script's defaults.
 
-    options: as `make_loader` takes them, for the training images.
+    options: of `make_loader`, for the training images.
     """
     lr, batch_size = DEFAULTS[name].lr, DEFAULTS[name].batch_size
     make_network = partial(NETWORKS[name], len(task_names(data)["main"]))
@@ -96,10 +96,9 @@ def train_on_main(name, data, epochs, seed, device, criterion=None, **options):
 
 
 def seed_network(name, data, out, seed, epochs, device):
-    """Return the network `name` of NETWORKS as `train_on_main` trains it on Q1's `data`, of any split.
+    """Return the network `name` of NETWORKS, trained once for all studies by `train_on_main` on Q1's `data`.
 
-    It is trained once for all studies: the weights are kept in {out}/studies/networks, in a file whose name contains
-    everything they depend on.
+    The weights are saved in {out}/studies/networks, in a file whose name contains everything they depend on.
     """
     depends_on = f"{data['fingerprint'][:16]}-{short_hash(training_settings()[name])}-seed-{seed}-epochs-{epochs}"
     path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}-{device.type}.pt"
@@ -114,11 +113,10 @@ def seed_network(name, data, out, seed, epochs, device):
 def head_accuracy(train_pair, test_pair, seed):
     """Return the test accuracy of logistic regression on standardised features.
 
-    The pairs are features, float32 (n, d), and labels, int64 (n,). The strength of the regularisation minimises the
-    cross entropy in five folds of the training features, or as many as the rarest class allows; the folds leave out
-    classes with a single image.
+    The pairs are features, float32 (n, d), and labels, int64 (n,). The regularisation minimises the cross entropy in
+    cross-validation, in five folds or as many as the rarest class allows; classes with a single image are left out.
     """
-    # In float64: in float32 the line search can fail if features hardly differ.
+    # In float32 the line search can fail if features hardly differ.
     (features, labels), (test_features, test_labels) = (
         (features.double().numpy(), labels.numpy()) for features, labels in (train_pair, test_pair)
     )
@@ -126,7 +124,7 @@ def head_accuracy(train_pair, test_pair, seed):
     if len(classes) == 1:
         return float((test_labels == classes[0]).mean())
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    several = np.isin(labels, classes[counts > 1])  # a single image cannot be in both parts of a fold
+    several = np.isin(labels, classes[counts > 1])  # a single image cannot be in both halves
     if len(np.unique(labels[several])) > 1:
         folds = StratifiedKFold(min(counts[counts > 1].min(), 5), shuffle=True, random_state=seed)
         strengths = {"logisticregression__C": np.logspace(-4, 1, 6)}
