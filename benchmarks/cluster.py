@@ -47,6 +47,7 @@ def main():
     options = {"threads_per_worker": 1, "worker_class": "distributed.Worker", "dashboard_address": None}
     for workers in args.workers:
         with SubprocessCluster(n_workers=workers, **options) as cluster:
+            cluster.wait_for_workers(workers)
             rates[f"Dask workers: {workers}"] = rate(files, classifier, cluster.scheduler_address)
             overhead = task_overhead(files, cluster.scheduler_address)
     record = {"pictures_per_second": rates, "task_overhead_ms": overhead, "load": os.getloadavg(), "args": vars(args)}

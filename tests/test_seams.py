@@ -66,6 +66,10 @@ def test_what_defines_a_run_is_told_apart_and_is_the_same_in_another_process(tmp
     things += [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), focal_loss]
     things += [transforms.Compose([*CROP, *extra]) for extra in ([], [RandomSymmetry()], [Darker()])]
     things += [transforms.Compose([RandomCrop(47), CROP[1]])]
+    things += [
+        lambda crops: crops + 1,
+        lambda crops: crops + 2,
+    ]
     assert len(set(map(definition, things))) == len(things)
     code = "from test_seams import *; print(definition(focal_loss), definition(transforms.Compose([*CROP, Darker()])))"
     paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
