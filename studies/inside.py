@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 SHIFTS = (0, 1, 2, 3, 4, 6, 8, 10)  # pixels from the centre; 10 is the most that images of 69 pixels allow
+BARE = {"xticks": [], "yticks": [], "frame_on": False}  # axes of pictures
 
 
 def crop_at(data, right, down):
@@ -99,7 +100,8 @@ def confident_mistakes(logits, labels, most=6):
 
 def mistakes_figure(confident, data):
     """Return a figure of the most confident mistakes; confident: `confident_mistakes` by network."""
-    figure, grid = plt.subplots(len(confident), 6, figsize=(12, 6.4), layout="constrained", squeeze=False)
+    options = {"figsize": (12, 6.4), "layout": "constrained", "squeeze": False, "subplot_kw": BARE}
+    figure, grid = plt.subplots(len(confident), 6, **options)
     for row, (name, mistakes) in zip(grid, confident.items(), strict=True):
         for ax, (index, predicted, probability) in zip(row, mistakes, strict=False):
             true = data["class_names"][int(data["main_test_labels"][index])]
@@ -107,9 +109,6 @@ def mistakes_figure(confident, data):
             text = f"{name.upper()}, {probability:.0%} sure:\n{plots.wrap_name(data['class_names'][predicted])}"
             ax.set_title(text, fontsize=9.5, color=plots.TEST_COLOUR)
             ax.set_xlabel(f"is {plots.wrap_name(true)}", fontsize=9.5)
-        for ax in row:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
     figure.suptitle("The most confident mistakes")
     return figure
 
@@ -120,7 +119,7 @@ def filters_figure(cnn, data):
     shown = [torch.nonzero(labels == label).flatten()[0].item() for label in labels.unique()[[0, -2, -1]]]
     with torch.no_grad():
         responses = cnn[0][:2](crops[shown])
-    figure, grid = plt.subplots(len(shown) + 1, 9, figsize=(12, 5.8), layout="constrained")
+    figure, grid = plt.subplots(len(shown) + 1, 9, figsize=(12, 5.8), layout="constrained", subplot_kw=BARE)
     grid[0, 0].text(0.5, 0.5, "filters\n(5 x 5)", ha="center", va="center")
     weights = cnn[0][0].weight.detach()
     for ax, kernel in zip(grid[0, 1:], weights / weights.abs().max() / 2 + 0.5, strict=True):
@@ -130,8 +129,6 @@ def filters_figure(cnn, data):
         row[0].set_title(plots.wrap_name(data["class_names"][int(labels[index])]), fontsize=9.5)
         for ax, response in zip(row[1:], maps, strict=True):
             ax.imshow(response, cmap="magma", vmin=0, vmax=maps.max())
-    for ax in grid.flat:
-        ax.axis("off")
     figure.suptitle("First layer of the CNN: filters, and where they respond")
     return figure
 

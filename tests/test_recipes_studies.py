@@ -49,7 +49,7 @@ def test_a_new_study_is_a_copy_and_a_line_of_the_makefile_and_trains_the_network
     folder = tmp_path / "artifacts" / "studies"
     record = load_json(folder / "mine.json")
     assert printed.splitlines()[:2] == ["studies.mine · SYNTHETIC galaxies", record["answer"]]
-    assert {path.name for path in folder.glob("*.*")} == {"mine.json", "mine.png"}
+    assert {path.name for path in folder.glob("mine.*")} == {"mine.json", "mine.png"}
     run_in(tmp_path, sys.executable, "q3_cnn.py", *TINY)
     expected = load_json(tmp_path / "artifacts" / "q3_cnn.json")
     assert expected["args"]["lr"] == 0.004

@@ -4,9 +4,10 @@ import signal
 from argparse import Namespace
 
 from common.data import load_data
-from studies.methods.runs import collect, number_list, resplit
+from studies.methods.runs import collect, number_list, resplit, save_study
 from studies.methods.training import DEFAULTS, training_settings
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import run_well, write_galaxy10
@@ -90,6 +91,19 @@ def test_with_one_core_allotted_no_other_process_computes(tmp_path, two_processe
     finally:
         os.sched_setaffinity(0, allotted)
     assert {result["process"] for result in results} == {os.getpid()}
+
+
+def test_all_figures_of_a_study_name_the_data_in_their_titles(tmp_path):
+    figures = [plt.figure() for _ in range(2)]
+    for figure in figures:
+        figure.suptitle("Title")
+    args, data = Namespace(out=str(tmp_path), dask="tcp://a:1"), {"source": "synthetic", "fingerprint": "data"}
+    save_study("mine.py", args, data, figures[0], ["Answer.", "Note."], {"other": figures[1]}, entry=1)
+    assert {figure.get_suptitle() for figure in figures} == {"Title · SYNTHETIC galaxies"}
+    assert {path.name for path in (tmp_path / "studies").glob("mine*")} == {"mine.json", "mine.png", "mine_other.png"}
+    record = json.loads((tmp_path / "studies" / "mine.json").read_text())
+    assert (record["answer"], record["notes"], record["entry"]) == ("Answer.", ["Note."], 1)
+    assert record["args"] == {"out": str(tmp_path)}
 
 
 def test_lists_of_seeds():

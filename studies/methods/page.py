@@ -14,7 +14,7 @@ MARK = "<!-- below: written by python -m studies.methods.page -->\n"
 
 
 def studies_page(folder):
-    """Return docs/studies.md from the JSON files under `folder`. Raises ValueError if there are none."""
+    """Return the sections of docs/studies.md from the JSON files under `folder`. Raises ValueError without any."""
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem))
     if not paths:
