@@ -219,6 +219,7 @@ def test_what_does_not_fit_is_counted_and_left_out_and_the_field_is_the_middle(o
 
 
 def test_ids_may_be_paths_within_the_folder_or_with_it(tmp_path, monkeypatch):
+    ensure_running()
     monkeypatch.chdir(tmp_path)
     for name in [f"pictures/{copy}{index}.jpg" for copy in ("", "copy/") for index in range(4)]:  # in two folders
         Path(name).parent.mkdir(parents=True, exist_ok=True)
