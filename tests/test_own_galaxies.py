@@ -218,6 +218,7 @@ def test_what_does_not_fit_is_counted_and_left_out_and_the_field_is_the_middle(o
 
 
 def test_ids_may_be_paths_within_the_folder_or_with_it(tmp_path, monkeypatch):
+    ensure_running()
     monkeypatch.chdir(tmp_path)
     for name in [f"pictures/{copy}{index}.jpg" for copy in ("", "copy/") for index in range(4)]:  # in two folders
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -233,8 +234,8 @@ def test_ids_may_be_paths_within_the_folder_or_with_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("change", "options", "sentence"), [
-    (lambda rows: [*rows, [*rows[0][:3], "disk", "train"]], (),
-     rf"lines 2 \({OBJID}\) and 42 .*jpg is both irregular test and disk train: leave one row for"),
+    (lambda rows: [*rows, [*rows[0][:4], "train"]], (),
+     rf"lines 2 \({OBJID}\) and 42 .*jpg is both irregular test and irregular train: leave one row for"),
     (list, ("--class", "morphology"), "has no column morphology: name one with --class"),
     (list, ("--id", "ra"), "no row names one of the 40 pic.*; name another"),
     (list, ("--class", "ra"), "40 different classes, such as"),

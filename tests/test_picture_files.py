@@ -50,7 +50,8 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "._c.png").touch()
     (tmp_path / "cut.jpg").write_bytes(b"no picture")  # it should be one, so it is not left out
-    assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg"])
+    Image.new("1", (12_000, 9_000)).save(tmp_path / "large", "PNG")  # which is not read, and named for that
+    assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg", "large"])
     counts = capsys.readouterr().err.strip().removeprefix(f"{tmp_path}: left out: ").split(", ")
     assert sorted(counts) == ["2 hidden", "5 no pictures"]
     read = dict(read_pictures(find_pictures([tmp_path]), 69))

@@ -25,7 +25,7 @@ def pairs(path, *columns, **options):
     "label\tID\nround\t100008\nspiral\t100023\nnull\t100038\n",
     '\ufeff#Table1\nname,class\n100008, "round" \n 100023 ,"spiral"\n100038,NA\n',
     'sep=;\n\nfile;class\n100008;"round"\n100023;spiral\n100038;""\n',
-    "id,class\n100008.0,round\n100023.0,spiral\n100038.0,nan\n",
+    "CLASS,id,class\nx,100008.0,round\ny,100023.0,spiral\nz,100038.0,nan\n",
 ])  # fmt: skip
 def test_a_csv_table_in_any_form_gives_the_same_rows(text, tmp_path):
     assert pairs(write(tmp_path / "t.csv", text)) == ROWS
@@ -121,10 +121,11 @@ def test_compressed_cubes_and_composed_accents_have_the_same_name(tmp_path):
 
 def test_the_exact_name_comes_first_and_ids_of_hdf5_rows_next(tmp_path):
     names = ["a/1.jpg", "b/1.jpg", "2.png", "c/m31.v2.jpg", "x.h5[3]", "y/x.h5[4]", "y/x.h5[5]", "z.jpg"]
-    rows = ["a/1.jpg,p", "b/1.jpg,q", "1.jpg,r", "2.jpg,s", "m31.v2,t", "x.h5[3],u", "x[4],v", "NGC 1/2,w", "7,x"]
-    ids = {"x.h5[3]": "7", "y/x.h5[4]": "NGC 9", "y/x.h5[5]": "NGC 1/2"}
+    rows = ["a/1.jpg,p", "b/1.jpg,q", "1.jpg,r", "2.jpg,s", "m31.v2,t", "x.h5[3],u", "x[4],v", "NGC 1/2,w", "7,x", ",y"]
+    ids = {"x.h5[3]": "7", "y/x.h5[4]": "NGC 9", "y/x.h5[5]": "NGC 1/2", "z.jpg": ""}
     assert match(tmp_path, rows, names, ids) == dict(zip(names, "pqstuvw", strict=False))
     assert match(tmp_path, ["a/1.jpg,p"], ["a/1.jpg", "b/1.jpg"]) == {"a/1.jpg": "p"}
+    assert match(tmp_path, ["1.jpg,p", "1.PNG,q"], ["a/1.JPG", "a/1.png"]) == {"a/1.JPG": "p", "a/1.png": "q"}
 
 
 def test_rows_that_agree_are_all_returned_and_a_picture_may_occur_twice(tmp_path):
