@@ -34,6 +34,7 @@ HERE = Path(__file__).parent
 PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgrader")
 COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+MARKING_MODULES = ("__init__", "isolation", "judge", "marking", "moodle", "notes", "repair", "watch")
 MARKING_IMAGES = 1500, 20  # synthetic ones, of the file that submissions are marked with, and the least of a class
 # On a phone long lines scroll instead of being cut off, and printed numbers do not break.
 NARROW = (
@@ -222,14 +223,22 @@ def make_skeleton(out):
     print(Path(out) / "skeleton.ipynb")
 
 
-def make_course(out):
-    """Write course/ into `out`: nbgrader's configuration, the source notebook, and the file for marking."""
+def make_course(out, force=False):
+    """Write course/ into `out`: nbgrader's configuration, the source notebook, and the file for marking.
+
+    Raises ValueError for a course that exists, in which a teacher may have changed something, unless `force` is given.
+    """
     import nbformat
 
     course = Path(out) / "course"
+    if course.exists() and not force:
+        raise ValueError(f"{course} exists: --force replaces its source, settings and marking.h5, and no submission")
     save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
-    for name in ("nbgrader_config.py", "marking.py", "judge.py"):
-        shutil.copy(HERE / name, course / name)
+    (course / "course").mkdir(exist_ok=True)
+    for path in HERE.glob("*.py"):
+        if path.stem in MARKING_MODULES:
+            shutil.copy(path, course / "course")
+    shutil.copy(HERE / "nbgrader_config.py", course)
     write_synthetic(course / "marking.h5", MARKING_IMAGES[0], 0, MARKING_IMAGES[1])
     print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")
 
@@ -242,7 +251,7 @@ def main():
     elif args.make == "skeleton":
         make_skeleton(args.out)
     else:
-        make_course(args.out)
+        make_course(args.out, args.force)
 
 
 def get_args(argv=None):
@@ -252,6 +261,7 @@ def get_args(argv=None):
     parser.add_argument("--data", type=cli.path, metavar="PATH", help=help)
     help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
     parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)
+    parser.add_argument("--force", action="store_true", help="replace a course that exists")
     cli.add_out_and_seed(parser)
     return parser.parse_args(argv)
 

@@ -1,70 +1,33 @@
-"""The parts of nbgrader that the course replaces, by nbgrader_config.py: collecting from Moodle, and running.
-
-This file lies in the course's folder, beside the configuration.
-"""
+"""The steps of nbgrader's autograde that the course replaces: running a submission and saving its marks."""
 
 import asyncio
-import atexit
 import os
-import re
 import shutil
 import site
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
+
+from course.isolation import IsolatedKernel, choose_engine
+from course.notes import notes
 
 import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbgrader.converters import Autograde
-from nbgrader.plugins import FileNameCollectorPlugin
 from nbgrader.preprocessors import Execute, SaveAutoGrades
 from nbgrader.preprocessors.execute import UnresponsiveKernelError
 from nbgrader.utils import is_grade
-from traitlets import Dict, Integer, Unicode
-
-
-class OneNotebook(FileNameCollectorPlugin):
-    """Collect one notebook per student, whatever its name; of several, the "galaxies" with the highest number."""
-
-    def collect(self, submitted_file):
-        """Return what the pattern finds in a path, or None for a file that is not collected."""
-        found = super().collect(submitted_file)
-        if found is None:
-            return None
-        # Everything that Moodle has of this student begins with the same words, up to the student's number.
-        start = re.match(self.named_regexp, submitted_file).end("student_id")
-        folder, _, name = submitted_file[:start].rpartition("/")
-        candidates = [path for path in Path(folder).rglob("*.ipynb") if str(path).startswith(f"{folder}/{name}_")]
-        candidates = [path for path in candidates if re.match(self.named_regexp, str(path))]
-        best = max(candidates, key=lambda path: ("galaxies" in path.stem.lower(), copy_number(path), str(path)))
-        if Path(submitted_file) != best:
-            self.log.warning("%s is left out: of %s, %s is collected", submitted_file, found["student_id"], best.name)
-            return None
-        return found
-
-
-def copy_number(path):
-    """Return the number of a browser's copy: 2 of "galaxies (2).ipynb", 0 of "galaxies.ipynb"."""
-    number = re.search(r"\((\d+)\)$", path.stem)
-    return int(number[1]) if number else 0
-
+from traitlets import Dict, Integer, List, Unicode
 
 # What starts the watch over a notebook, in the kernel and before its first cell.
 START = """
 import sys
 
 sys.path.insert(0, {folder!r})
-__import__("judge").start(get_ipython().user_ns, {file!r})
+from course.judge import start
+
+start(get_ipython().user_ns, {file!r})
 """
-undecided = []  # lines, for the end
-
-
-@atexit.register
-def list_undecided():
-    """Print what the tests could not decide."""
-    if undecided:
-        print("Undecided, for you to decide in formgrader:", *undecided, sep="\n", file=sys.stderr)
+JUDGE = ("__init__.py", "judge.py", "watch.py")  # what the kernel imports
+KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")  # environment variables
 
 
 class Stopped(Exception):
@@ -72,7 +35,7 @@ class Stopped(Exception):
 
 
 class MarkingRun(Execute):
-    """Run a submission in a folder that is thrown away, and end it when it loops, deletes its files or prints too much.
+    """Run a submission isolated, and end it when it loops, ends Python, deletes its files or prints too much.
 
     It gets a copy of the data for marking as Galaxy10.h5. Afterwards the cells that are not marked show the student's
     own output again, beside the errors of this run: the descriptions are about that output. What a marked cell writes
@@ -81,46 +44,71 @@ class MarkingRun(Execute):
 
     data = Unicode(help="the HDF5 file that submissions are run on").tag(config=True)
     environment = Dict(help="variables of the environment of the run").tag(config=True)
+    engines = List(["bwrap", "docker", "podman"], help="what may isolate a run, the first that works").tag(config=True)
     max_output = Integer(10_000_000, help="bytes that a submission may print").tag(config=True)
 
     def preprocess(self, nb, resources):
         """Run a notebook. Raises UnresponsiveKernelError, after a line that says why, when the run was ended."""
-        import matplotlib  # here: of nbgrader's commands only this one needs it
-
         names = resources["nbgrader"]
+        outputs = [cell.get("outputs") for cell in nb.cells]
         self.printed, self.reason, self.cell = 0, None, nb.cells[0]
         with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            # As deep as in the course, so that "../.." is a folder that is thrown away too.
-            folder = Path(temporary) / "course" / "autograded" / names["student"] / names["assignment"]
-            shutil.copytree(resources["metadata"]["path"], folder)
-            shutil.copy(self.data, folder / "Galaxy10.h5")
-            startup = Path(temporary) / "ipython" / "profile_default" / "startup" / "watch.py"
-            startup.parent.mkdir(parents=True)
-            startup.write_text(START.format(folder=temporary, file=str(folder / "Galaxy10.h5")))
-            shutil.copy(Path(__file__).with_name("judge.py"), temporary)
-            self.files = [path for path in folder.rglob("*") if path.is_file()]
-            kept = {"PYTHONUSERBASE": site.getuserbase(), "MPLCONFIGDIR": matplotlib.get_cachedir()}
-            kept["IPYTHONDIR"] = str(Path(temporary) / "ipython")
-            variables = {"HOME": temporary, **kept, **self.environment}
+            self.folder = Path(temporary)
+            folder = self.fill_folder(names, resources["metadata"]["path"])
             inside = resources | {"metadata": resources["metadata"] | {"path": str(folder)}}
             try:
-                with patch.dict(os.environ, variables):
-                    nb, _ = super().preprocess(nb, inside)
+                nb, _ = super().preprocess(nb, inside)
             except (CellTimeoutError, DeadKernelError, Stopped) as error:
+                reasons = {
+                    CellTimeoutError: f"took longer than {self.timeout} seconds",
+                    DeadKernelError: "ended Python, or took all memory",
+                }
+                reason = self.reason or reasons.get(type(error), str(error))
                 first_line = self.cell.source.strip().partition("\n")[0]
-                self.log.error(
-                    "The submission of %s is not marked: a cell %s. The cell begins with: %s",
-                    *(names["student"], self.reason or self.describe(error), first_line),
-                )
+                reason = f"a cell {reason}. The cell begins with: {first_line}"
+                self.log.error("%s is not marked: %s", names["student"], reason)
+                notes["Not marked"].append(f"{names['student']}: {reason}")
                 raise UnresponsiveKernelError from None
-        self.show_own_output(nb, names)
+        self.show_own_output(nb, outputs, names["student"])
         return nb, resources
 
-    def describe(self, error):
-        """Return in a few words what ended a run."""
-        if isinstance(error, CellTimeoutError):
-            return f"took longer than {self.timeout} seconds"
-        return str(error) if isinstance(error, Stopped) else "ended Python, or took all memory"
+    def fill_folder(self, names, submission):
+        """Fill the temporary folder; return the folder in it in which the submission runs.
+
+        It is as deep as in the course: without isolation "../.." is to be a folder that is thrown away too.
+        """
+        import matplotlib  # here: of nbgrader's commands only this one needs it
+
+        folder = self.folder / "run" / "autograded" / names["student"] / names["assignment"]
+        shutil.copytree(submission, folder)
+        shutil.copy(self.data, folder / "Galaxy10.h5")
+        self.files = [path for path in folder.rglob("*") if path.is_file()]
+        shutil.copytree(matplotlib.get_cachedir(), self.folder / "matplotlib")
+        (self.folder / "course").mkdir()
+        for path in Path(__file__).parent.glob("*.py"):
+            if path.name in JUDGE:
+                shutil.copy(path, self.folder / "course")
+        startup = self.folder / "ipython" / "profile_default" / "startup" / "watch.py"
+        startup.parent.mkdir(parents=True)
+        startup.write_text(START.format(folder=str(self.folder), file=str(folder / "Galaxy10.h5")))
+        return folder
+
+    def create_kernel_manager(self):
+        """Return the manager of a kernel that is isolated if possible."""
+        variables = {name: os.environ[name] for name in KEPT if name in os.environ}
+        variables |= {"HOME": str(self.folder), "IPYTHONDIR": str(self.folder / "ipython"), "USER": "student"}
+        variables |= {"PYTHONUSERBASE": site.getuserbase(), "MPLCONFIGDIR": str(self.folder / "matplotlib")}
+        variables |= {"NBGRADER_EXECUTION": "autograde", **self.environment}
+        self.km = IsolatedKernel(
+            config=self.config,
+            kernel_name=self.nb.metadata.get("kernelspec", {}).get("name", "python3"),
+            transport="ipc" if os.name == "posix" else "tcp",
+            connection_file=str(self.folder / "kernel.json"),
+            engine=choose_engine(tuple(self.engines)),
+            folder=str(self.folder),
+            variables=variables,
+        )
+        return self.km
 
     def preprocess_cell(self, cell, resources, index):
         """Run a cell. Raises Stopped when files are missing after it."""
@@ -130,6 +118,13 @@ class MarkingRun(Execute):
         if missing:
             raise Stopped(f"deleted {', '.join(missing)}")
         return cell, resources
+
+    def on_cell_executed(self, **options):
+        """Look at the reply to a cell. Raises Stopped after exit(), which ends Python a moment later."""
+        super().on_cell_executed(**options)
+        payload = options["execute_reply"]["content"].get("payload", [])
+        if any(each.get("source") == "ask_exit" for each in payload):
+            raise Stopped("ended Python")
 
     def process_message(self, msg, cell, cell_index):
         """Take a message of the kernel; end the kernel when it has printed too much."""
@@ -143,26 +138,21 @@ class MarkingRun(Execute):
             return None
         return super().process_message(msg, cell, cell_index)
 
-    def show_own_output(self, nb, names):
-        """Put the output of the submitted notebook back where nothing is marked; elsewhere keep what the test says."""
-        coursedir = self.parent.parent.coursedir
-        folder = coursedir.format_path(coursedir.submitted_directory, names["student"], names["assignment"])
-        submitted = nbformat.read(Path(folder) / f"{names['notebook']}.ipynb", as_version=4)
-        own = {identity(cell): cell.outputs for cell in submitted.cells if cell.cell_type == "code"}
-        for cell in nb.cells:
-            if cell.cell_type != "code":
-                continue
-            if is_grade(cell):
+    def show_own_output(self, nb, outputs, student):
+        """Put the submitted outputs back where nothing is marked; elsewhere keep what the test says."""
+        for cell, own in zip(nb.cells, outputs, strict=True):
+            errors = errors_of(cell)
+            if cell.cell_type == "code" and is_grade(cell):
                 cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
-                for error in errors_of(cell):
+                for error in errors:
                     error.traceback = [f"{error.ename}: {error.evalue}"]
                     if error.ename == "Undecided":
-                        undecided.append(f"{names['student']} {identity(cell)}: {error.evalue}")
-            elif own.get(identity(cell)):
-                errors = errors_of(cell)
-                note = "When this was marked, on a small synthetic file, the cell failed:\n"
-                notes = [nbformat.v4.new_output("stream", name="stdout", text=note)] if errors else []
-                cell.outputs = own[identity(cell)] + notes + errors
+                        name = cell.metadata["nbgrader"]["grade_id"]
+                        notes["Undecided, for you to decide in formgrader"].append(f"{student} {name}: {error.evalue}")
+            elif own:
+                text = "When this was marked, on a small synthetic file, the cell failed:\n"
+                note = [nbformat.v4.new_output("stream", name="stdout", text=text)] if errors else []
+                cell.outputs = own + note + errors
 
 
 class SaveMarks(SaveAutoGrades):
@@ -179,13 +169,3 @@ class SaveMarks(SaveAutoGrades):
 def errors_of(cell):
     """Return the errors that a cell has ended in."""
     return [each for each in cell.get("outputs", []) if each.output_type == "error"]
-
-
-def identity(cell):
-    """Return what tells a cell from others: nbgrader's name for it, or its text."""
-    return cell.metadata.get("nbgrader", {}).get("grade_id") or cell.source
-
-
-# What autograde does with a submission, with these steps in place of nbgrader's.
-OURS = {Execute: MarkingRun, SaveAutoGrades: SaveMarks}
-STEPS = [OURS.get(step, step) for step in Autograde.class_traits()["autograde_preprocessors"].default()]

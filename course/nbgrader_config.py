@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
@@ -9,7 +10,12 @@ sys.path.insert(0, str(here))
 # nbgrader starts alembic by its name, which lies beside this Python, also where the environment is not activated.
 os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
 
-from marking import STEPS, OneNotebook  # noqa: E402
+from course.marking import MarkingRun, SaveMarks  # noqa: E402
+from course.moodle import MoodleExport, OneNotebook  # noqa: E402
+from course.repair import Repair, RestoreTests  # noqa: E402
+
+from nbgrader import preprocessors as steps  # noqa: E402
+from nbgrader.converters import Autograde  # noqa: E402
 
 c = get_config()  # noqa: F821 (of nbgrader)
 c.CourseDirectory.course_id = "phys-467"
@@ -17,13 +23,16 @@ c.CourseDirectory.root = str(here)
 c.ClearSolutions.code_stub = {"python": "# your code here"}
 c.ClearSolutions.text_stub = "Your answer here."
 
-# Moodle's names, with folders or without: "Ada Lovelace_123456_assignsubmission_file_/work/galaxies (1).ipynb". The
-# notebook is called like the assignment, whatever the student has called it; copies made by programs are left out.
+# Collecting and feedback begin anew each time; autograde marks what is new or has changed.
 c.ZipCollectApp.collector_plugin = OneNotebook
-c.FileNameCollectorPlugin.named_regexp = (
-    r".*/(?P<file_id>[^/]+)/extracted/(?!.*(?:\.ipynb_checkpoints|__MACOSX)/)"
-    r"(?:.*/)?[^/]*_(?P<student_id>\d+)_assignsubmission_file"
-)
+c.ZipCollectApp.force = c.ExtractorPlugin.force = c.GenerateFeedback.force = True
+c.ExportApp.plugin_class = MoodleExport
+
+c.Autograde.sanitize_preprocessors = [Repair, steps.OverwriteKernelspec, RestoreTests, steps.CheckCellMetadata]
+ours = {steps.Execute: MarkingRun, steps.SaveAutoGrades: SaveMarks}
+theirs = Autograde.class_traits()["autograde_preprocessors"].default()
+c.Autograde.autograde_preprocessors = [ours.get(step, step) for step in theirs]
+warnings.filterwarnings("ignore", module="nbgrader.api")  # of its use of SQLAlchemy
 
 # What a submission is marked with: a small synthetic file, two epochs, the CPU.
 c.MarkingRun.data = str(here / "marking.h5")
@@ -34,8 +43,6 @@ c.MarkingRun.environment = {
     "MPLBACKEND": "agg",
     "CUDA_VISIBLE_DEVICES": "",
 }
-c.Autograde.autograde_preprocessors = STEPS
-c.Autograde.create_student = True
 c.ExecutePreprocessor.timeout = 60  # seconds per cell; the slowest one of the solution takes about one
 c.ExecutePreprocessor.interrupt_on_timeout = False  # a cell that never ends ends that submission
 c.ExecutePreprocessor.iopub_timeout = 30  # seconds for what a cell has printed to arrive, on a busy machine

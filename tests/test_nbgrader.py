@@ -1,10 +1,15 @@
-"""The course from end to end by nbgrader's own commands: Moodle's zip, runs that misbehave, marks, feedback, export."""
+"""The course from end to end by nbgrader's commands: Moodle's zips, runs that misbehave, marks, feedback, export."""
 
 import csv
 import json
+import os
+import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -12,172 +17,468 @@ pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt
 pytest.importorskip("nbgrader", reason="pip install -r requirements-teaching.txt")
 
 from course.build import make_course, make_skeleton
+from course.isolation import IsolatedKernel, by_bubblewrap, choose_engine, isolate
 
 import nbformat
-from conftest import made_once, run_well
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from conftest import error_of, made_once, run
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-# Each command as `nbgrader ...` would run it, in a process of its own that has nbgrader imported already.
+# Runs each command, a line of JSON, as `nbgrader ...` would, in a process that has nbgrader imported already.
 NBGRADER = """
 import json, os, sys
+import matplotlib
 from nbgrader.apps import NbGraderApp
 import nbgrader.apps.autogradeapp, nbgrader.converters
 from sqlalchemy import Engine, event
 # nbgrader writes its database, and waits for the disk, once for every cell of every student.
 event.listen(Engine, "connect", lambda connection, _: connection.execute("pragma synchronous = off"))
-for command in json.loads(sys.argv[1]):
+for line in sys.stdin:
+    folder, log, command = json.loads(line)
     if os.fork() == 0:
+        os.chdir(folder)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         NbGraderApp.launch_instance(command)
         sys.exit(0)
     print("status", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
-LOOP, DELETE, PRINT = "while True: pass", "import shutil\nshutil.rmtree('../..')", "print('x' * 20_000_000)"
-FULL = "200001"  # the number of the student with a complete notebook
+ENDED = {  # the student's number, the first line of a cell that ends its run, and the reason
+    "100001": ("while True: pass", "took longer than 5 seconds"),
+    "100002": ("import shutil\nshutil.rmtree('../..')", "deleted galaxies.ipynb, timestamp.txt, Galaxy10.h5"),
+    "100003": ("print('x' * 20_000_000)", "printed more than 10,000,000 bytes"),
+    "100004": ("exit()", "ended Python"),
+}
+FULL, CHANGED, REGRADED, FORKS = "200001", "200002", "200003", "100009"
+WELL = "import os\nprint('well', os.environ.get('SECRET'))"
+FORK = "import os\nwhile True: os.fork()"
+WORKSHEET = """Identifier,Full name,Email address,Status,Grade,Maximum Grade,Last modified (grade)
+Participant {full},Max Frisch,max@epfl.ch,Submitted,,20.00,-
+Participant {changed},"Zoë de la Tour",zoe@epfl.ch,Submitted,,20.00,-
+Participant 300001,Not There,not@epfl.ch,No submission,,20.00,-
+"""
+# Try to get at the files that are named, and at a server of the teacher; print what succeeded.
+ATTACK = """
+import os, socket, sys
+got = []
+for path in sys.argv[2:]:
+    for mode in ("rb", "ab"):
+        try:
+            open(path, mode)
+            got.append(mode)
+        except OSError:
+            pass
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
+    got.append("network")
+except OSError:
+    pass
+print(*got)
+"""
+needs_bubblewrap = pytest.mark.skipif(not choose_engine(("bwrap",)), reason="bubblewrap is not here, or does not work")
 
 
-def nbgrader(course, *commands):
-    """Run nbgrader's commands in the course's folder; return what each exited with, and all that they said."""
-    command = [sys.executable, "-c", NBGRADER, json.dumps([each.split() for each in commands])]
-    done = subprocess.run(
-        command, cwd=course, capture_output=True, text=True, errors="replace", timeout=300, check=False
-    )
-    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("status")], done.stderr
+@pytest.fixture(scope="session")
+def nbgrader(tmp_path_factory):
+    """A function that runs a command of nbgrader in a folder and returns its exit status and what it said."""
+    log = tmp_path_factory.mktemp("nbgrader") / "log"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, "-c", NBGRADER], env=os.environ | {"SECRET": "of the teacher"}, **pipes
+    ) as server:
 
+        def run(folder, command):
+            server.stdin.write(json.dumps([str(folder), str(log), command.split()]) + "\n")
+            server.stdin.flush()
+            status = next(line for line in server.stdout if line.startswith("status"))
+            return int(status.split()[1]), log.read_text(errors="replace")
 
-def written(course):
-    """A student's notebook: all solutions, a progress bar, texts, output of their own; and without one locked cell."""
-    solved = {cell.metadata.nbgrader.grade_id: cell.source for cell in read(course / "source")["cells"]}
-    book = nbformat.read(course.parent / "skeleton.ipynb", as_version=4)
-    for cell in book.cells:
-        name = cell.metadata.nbgrader.grade_id
-        if cell.metadata.nbgrader.solution and cell.cell_type == "code":
-            cell.source = solved[name].replace(
-                "for batch, target in train_loader:", "for batch, target in tqdm(train_loader):"
-            )
-        elif cell.metadata.nbgrader.solution:
-            cell.source += "\n\nMy answer."
-        if name == "predict_train":
-            cell.source = f"from tqdm import tqdm\n{cell.source}"
-        if name == "cnn_training_comparison":
-            cell.outputs = [new_output("stream", name="stdout", text="CNN 81.8%, my own output")]
-    book.cells = [cell for cell in book.cells if cell.metadata.nbgrader.grade_id != "q1_labels"]
-    book.cells.insert(0, new_code_cell("%env GALAXY10_FILE=/content/drive/Galaxy10.h5"))
-    return nbformat.writes(book)
+        yield run
 
 
 def read(folder):
     return nbformat.read(folder / "galaxies" / "galaxies.ipynb", as_version=4)
 
 
-def small(source, *more):
-    """A notebook of one cell, and more."""
+def grade_id(cell):
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
+def change_source(course):
+    """As a teacher: more points for a test, a text in another language, a question of a text, a solution and a test."""
+    book = read(course / "source")
+    [test] = [cell for cell in book.cells if grade_id(cell) == "q1_read"]
+    test.metadata.nbgrader.points = 1.0
+    book.cells[0].source = "# Reconnaître les galaxies"
+    marks = {"schema_version": 3, "task": False}
+    solution = marks | {"grade": False, "locked": False, "solution": True, "grade_id": "q6"}
+    test = marks | {"grade": True, "locked": True, "solution": False, "grade_id": "q6_test", "points": 1}
+    book.cells += [
+        new_markdown_cell("## Question 6"),
+        new_code_cell("### BEGIN SOLUTION\nanswer = 42\n### END SOLUTION", metadata={"nbgrader": solution}),
+        new_code_cell(
+            "### BEGIN HIDDEN TESTS\nassert answer == 42, 'not 42'\n### END HIDDEN TESTS", metadata={"nbgrader": test}
+        ),
+    ]
+    nbformat.write(book, course / "source" / "galaxies" / "galaxies.ipynb")
+
+
+def written(course):
+    """A student's notebook: all solutions, a progress bar, texts, output of their own; and without one locked cell."""
+    solved = {grade_id(cell): cell.source for cell in read(course / "source").cells}
+    book = read(course / "release")
+    for cell in book.cells:
+        marks = cell.metadata.get("nbgrader", {})
+        if marks.get("solution") and cell.cell_type == "code":
+            cell.source = solved[grade_id(cell)].replace(
+                "for batch, target in train_loader:", "for batch, target in tqdm(train_loader):"
+            )
+        elif marks.get("solution"):
+            cell.source += "\n\nMy answer."
+        if grade_id(cell) == "predict_train":
+            cell.source = f"from tqdm import tqdm\n{cell.source}"
+        if grade_id(cell) == "cnn_training_comparison":
+            cell.outputs = [new_output("stream", name="stdout", text="CNN 81.8%, my own output")]
+    book.cells = [cell for cell in book.cells if grade_id(cell) != "q1_labels"]
+    book.cells.insert(0, new_code_cell("%env GALAXY10_FILE=/content/drive/Galaxy10.h5"))
+    book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}  # as Colab writes it
+    return nbformat.writes(book)
+
+
+def small(source):
+    """A notebook of one cell."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    return nbformat.writes(new_notebook(cells=[new_code_cell(source), *more], metadata=kernel))
+    return nbformat.writes(new_notebook(cells=[new_code_cell(source, id="own")], metadata=kernel))
+
+
+def answering(course, answer):
+    """The released notebook with an answer to the teacher's question, and in the other cells nothing of use."""
+    book = read(course / "release")
+    for cell in book.cells:
+        if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("solution"):
+            cell.source = f"answer = {answer}" if grade_id(cell) == "q6" else "1 + 1"
+    return nbformat.writes(book)
+
+
+def download(course, name, time, files):
+    """Write a zip of Moodle's; files: the content by "name_number/path"."""
+    archive = course / "downloaded" / "galaxies" / "archive"
+    archive.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive / name, "w") as moodle:
+        for path, content in files.items():
+            moodle.writestr(path.replace("/", "_assignsubmission_file_/", 1), content)
+    os.utime(archive / name, (time, time))
+    return archive
 
 
 @pytest.fixture(scope="session")
-def marked(tmp_path_factory):
-    """A course after marking, and what the commands said."""
+def marked(tmp_path_factory, nbgrader):
+    """A course at the end of a term, and what the commands said."""
 
     def make(folder):
         make_skeleton(folder)
-        make_course(folder)
-        course = folder / "course"
-        archive = course / "downloaded" / "galaxies" / "archive"
-        archive.mkdir(parents=True)
-        released = nbformat.read(folder / "skeleton.ipynb", as_version=4).cells
-        [layers] = [cell for cell in released if cell.metadata.nbgrader.grade_id == "q2_layers"]
-        moodle = "{}_{}_assignsubmission_file"
-        files = {
-            f"{moodle.format('Ada Lovelace', 100001)}/galaxies.ipynb": small(LOOP),
-            f"{moodle.format('Émilie du Châtelet', 100002)}_Copy of galaxies.ipynb": small(DELETE),
-            f"{moodle.format('Grace Hopper', 100003)}_/galaxies (1).ipynb": small(PRINT),
-            f"{moodle.format('Grace Hopper', 100003)}_/galaxies.ipynb": small("'an older one'"),
-            f"{moodle.format('Jean-Luc', 100004)}_/work/work/galaxies.ipynb": small("print('well')", layers),
-            f"{moodle.format('Jean-Luc', 100004)}_/work/.ipynb_checkpoints/galaxies-checkpoint.ipynb": "damaged",
-            f"__MACOSX/{moodle.format('Jean-Luc', 100004)}_/work/._galaxies.ipynb": "damaged",
-            f"{moodle.format('No Notebook', 100005)}_/report.pdf": "a report",
-            f"{moodle.format('Max Frisch', FULL)}_/galaxies.ipynb": written(course),
-        }
-        with zipfile.ZipFile(archive / "PHYS-467-assignment 3.zip", "w") as moodles:
-            for name, content in files.items():
-                moodles.writestr(name, content)
-        said = {"collecting": nbgrader(course, "generate_assignment galaxies", "zip_collect galaxies")}
-        submitted = [str(path.relative_to(course)) for path in sorted(course.glob("submitted/**/*.*"))]
-        own = course / "submitted" / FULL / "galaxies" / "galaxies.ipynb"
-        said["repair"] = run_well("course/repair.py", own, "--release", folder / "skeleton.ipynb")
-        said["marking"] = nbgrader(
-            course,
-            "autograde galaxies --student=1* --ExecutePreprocessor.timeout=5",
-            f"autograde galaxies --student={FULL}",
-            "generate_feedback galaxies",
-            "export --to grades.csv",
-        )
-        return said | {"submitted": submitted}
+        with patch("course.build.MARKING_IMAGES", (400, 12)):
+            make_course(folder)
+        course, said = folder / "course", {}
+        change_source(course)
+        nbgrader(course, "generate_assignment galaxies")
+        download(course, "assignment 3.zip", 1_000_000, first_files(course))
+        said["first"] = nbgrader(course, "zip_collect galaxies")
+        said["times"] = [collected(course)]
+        judge = (course / "course" / "judge.py").read_text()
+        (course / "course" / "judge.py").write_text("def start(*_):\n    pass\n")  # and no torch
+        said["ended"] = nbgrader(course, "autograde galaxies --student=1* --ExecutePreprocessor.timeout=5")
+        said["marked"] = nbgrader(course, "autograde galaxies --student=2*")
+        (course / "course" / "judge.py").write_text(judge)
+        archive = download(course, "assignment 3 (1).zip", 2_000_000, second_files(course))
+        sheet = "\ufeff" + WORKSHEET.format(full=FULL, changed=CHANGED)
+        (archive / "Grades.csv").write_text(sheet, encoding="utf-8")
+        said["second"] = nbgrader(course, "zip_collect galaxies")
+        said["times"].append(collected(course))
+        said["changed"] = nbgrader(course, "autograde galaxies --student=2*")
+        said["regraded"] = nbgrader(course, f"autograde galaxies --student={REGRADED} --force")
+        mark_by_hand(course, CHANGED)
+        said["feedback"] = nbgrader(course, "generate_feedback galaxies")
+        said["export"] = nbgrader(course, "export")
+        return said
 
     folder, said = made_once(tmp_path_factory, "course", make)
     return folder / "course", said
 
 
-def test_the_release_is_the_skeleton_and_has_no_solution_and_no_hidden_test(marked):
+def collected(course):
+    """Return when the notebooks were collected, by student."""
+    return {path.parts[-3]: path.read_text() for path in course.glob("submitted/*/galaxies/timestamp.txt")}
+
+
+def first_files(course):
+    files = {f"Bad Luck_{number}/galaxies.ipynb": small(source) for number, (source, _) in ENDED.items()}
+    files |= {f"Fork Bomb_{FORKS}/galaxies.ipynb": small(FORK)} if choose_engine(("bwrap",)) else {}
+    return files | {
+        "Bad Luck_100003/galaxies (1).ipynb": files.pop("Bad Luck_100003/galaxies.ipynb"),
+        "Bad Luck_100003/galaxies.ipynb": small("'an older one'"),
+        f"Jean-Luc_{REGRADED}/work/work/Copy of galaxies.ipynb": b"\xef\xbb\xbf" + small(WELL).encode(),
+        f"Jean-Luc_{REGRADED}/work/.ipynb_checkpoints/galaxies-checkpoint.ipynb": "a copy",
+        f"__MACOSX/Jean-Luc_{REGRADED}_assignsubmission_file_/work/._galaxies.ipynb": "a copy",
+        f"Zoë de la Tour_{CHANGED}/galaxies.ipynb": answering(course, 41),
+        "Pdf_300002/report.pdf": "a report",
+        "Script_300003/galaxies.py": "print()",
+        "Damaged_300004/galaxies.ipynb": "{",
+        "unnamed/galaxies.ipynb": small("print()"),
+    }
+
+
+def second_files(course):
+    return {
+        f"Max Frisch_{FULL}/galaxies.ipynb": written(course),
+        f"Zoë de la Tour_{CHANGED}/galaxies.ipynb": answering(course, 42),
+        f"Jean-Luc_{REGRADED}/Copy of galaxies.ipynb": b"\xef\xbb\xbf" + small(WELL).encode(),
+    }
+
+
+def mark_by_hand(course, student):
+    """As in formgrader: decide all that waits for the teacher, without points."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
+        for grade in gradebook.find_submission("galaxies", student).notebooks[0].grades:
+            if grade.needs_manual_grade:
+                grade.manual_score, grade.needs_manual_grade = 0, False
+        gradebook.db.commit()
+
+
+def notes(said):
+    """Return what stands at the end of a command's log, by heading."""
+    found, heading = {}, None
+    for line in said[1].splitlines():
+        if line.endswith(":") and not line.startswith("["):
+            heading = found.setdefault(line[:-1], [])
+        elif heading is not None:
+            heading.append(line)
+    return found
+
+
+def scores(course, student):
+    """Return a student's points by test."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
+        grades = gradebook.find_submission("galaxies", student).notebooks[0].grades
+        return {grade.name: grade.score for grade in grades}
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_the_release_is_the_skeleton_with_the_teachers_changes_and_has_no_solution_and_no_hidden_test(marked):
     course, _ = marked
     release = read(course / "release")
     skeleton = nbformat.read(course.parent / "skeleton.ipynb", as_version=4)
-    assert [cell.source for cell in release.cells] == [cell.source for cell in skeleton.cells]
+    assert [cell.source for cell in release.cells[1:-3]] == [cell.source for cell in skeleton.cells[1:]]
     text = nbformat.writes(release)
     assert "HIDDEN" not in text
     assert "SOLUTION" not in text
-    assert sum(cell.source.endswith("# your code here") for cell in release.cells) == 16
+    assert sum(cell.source.endswith("# your code here") for cell in release.cells) == 17
     assert sum("Your answer here." in cell.source for cell in release.cells) == 7
     assert next(cell for cell in release.cells if "Your name" in cell.source).metadata.get("editable", True)
 
 
-def test_moodles_names_in_all_their_forms_are_collected_one_notebook_each(marked):
+def test_a_course_that_exists_is_kept_without_force(marked):
+    course, _ = marked
+    done = run("course/build.py", "course", "--out", course.parent)
+    assert error_of(done).startswith(f"error: {course} exists: --force replaces its source")
+    assert read(course / "source").cells[0].source == "# Reconnaître les galaxies"
+
+
+def test_one_notebook_of_each_student_is_collected_and_the_others_are_listed(marked):
     course, said = marked
-    assert said["submitted"] == [
-        *(f"submitted/{number}/galaxies/galaxies.ipynb" for number in range(100001, 100005)),
-        f"submitted/{FULL}/galaxies/galaxies.ipynb",
-    ]
-    codes, messages = said["collecting"]
-    assert codes == ["0", "0"]
-    assert "of 100003, galaxies (1).ipynb is collected" in messages
+    assert said["first"][0] == 0
     assert "20_000_000" in (course / "submitted" / "100003" / "galaxies" / "galaxies.ipynb").read_text()
-    assert "well" in (course / "submitted" / "100004" / "galaxies" / "galaxies.ipynb").read_text()
+    assert "well" in (course / "submitted" / REGRADED / "galaxies" / "galaxies.ipynb").read_text()
+    assert read(course / "autograded" / REGRADED).cells[0].outputs[0].text == "well None\n"
+    assert notes(said["first"]) == {
+        "Not collected": [
+            "assignment 3/unnamed_assignsubmission_file_/galaxies.ipynb: no participant's number in its name",
+            "Damaged (300004): galaxies.ipynb, damaged",
+            "Pdf (300002): report.pdf, no notebook",
+            "Script (300003): galaxies.py, no notebook",
+        ],
+        "Left out": ["Bad Luck (100003): galaxies.ipynb, as galaxies (1).ipynb is collected"],
+    }
 
 
-def test_a_run_that_misbehaves_is_ended_with_a_message_and_the_next_are_marked(marked):
+def test_a_second_zip_brings_new_students_and_resubmissions_and_a_worksheet_says_who_is_missing(marked):
     course, said = marked
-    codes, messages = said["marking"]
-    for number, reason, line in (
-        ("100001", "took longer than 5 seconds", LOOP),
-        ("100002", "deleted galaxies.ipynb, Galaxy10.h5", "import shutil"),
-        ("100003", "printed more than 10,000,000 bytes", PRINT),
-    ):
-        sentence = f"The submission of {number} is not marked: a cell {reason}. The cell begins with: {line}"
-        assert sentence in messages
-        assert f"There was an error processing assignment 'galaxies' for student '{number}'" in messages
-        assert not (course / "autograded" / number / "galaxies").exists()
-    assert "100004" not in "".join(line for line in messages.splitlines() if "ERROR" in line)
-    assert (course / "autograded" / "100004" / "galaxies" / "galaxies.ipynb").exists()
-    assert "Undecided, for you to decide in formgrader:\n100004 q2_layers: fcn is missing\n" in messages
-    assert codes[0] != "0"
-    assert codes[1:] == ["0", "0", "0"]
+    assert said["second"][0] == 0
+    assert "answer = 42" in (course / "submitted" / CHANGED / "galaxies" / "galaxies.ipynb").read_text()
+    assert (course / "submitted" / FULL / "galaxies" / "galaxies.ipynb").exists()
+    assert notes(said["second"])["Missing"] == ["Not There (300001)"]
+    before, after = said["times"]
+    assert before[REGRADED] == after[REGRADED]
+    assert before[CHANGED] < after[CHANGED]
+    log = said["changed"][1]
+    assert f"Updating existing assignment: {course}/autograded/{CHANGED}" in log
+    assert f"Skipping existing assignment: {course}/autograded/{REGRADED}" in log
+
+
+def test_a_run_that_misbehaves_is_ended_with_a_reason_and_the_next_are_marked(marked):
+    course, said = marked
+    assert said["ended"][0] != 0
+    assert [line for line in notes(said["ended"])["Not marked"] if FORKS not in line] == [
+        f"{number}: a cell {reason}. The cell begins with: {source.splitlines()[0]}"
+        for number, (source, reason) in ENDED.items()
+    ]
+    assert not list(course.glob("autograded/1*/galaxies"))
+    assert said["marked"][0] == said["changed"][0] == said["regraded"][0] == 0
     assert (course / "marking.h5").exists()
 
 
-def test_a_repaired_notebook_of_the_solution_gets_all_points_but_those_marked_by_hand(marked):
+@needs_bubblewrap
+def test_a_submission_that_forks_without_end_is_ended(marked):
+    _, said = marked
+    assert [line for line in notes(said["ended"])["Not marked"] if FORKS in line]
+
+
+def test_the_log_has_no_warnings_that_mean_nothing(marked):
+    _, said = marked
+    assert [line for line in said["marked"][1].splitlines() if "arning" in line.lower()] == []
+
+
+def test_points_follow_the_teachers_source_and_a_resubmission(marked):
     course, said = marked
-    assert said["repair"].endswith("galaxies.ipynb: put back q1_labels.\n")
-    with open(course / "grades.csv") as file:
-        grades = {row["student_id"]: (float(row["score"]), float(row["max_score"])) for row in csv.DictReader(file)}
-    assert grades.pop(FULL) == (13.5, 20)
-    assert grades == dict.fromkeys(("100001", "100002", "100003", "100004"), (0, 20))
+    full = scores(course, FULL)
+    assert sum(full.values()) == 13.5 + 0.5 + 1
+    assert (full["q1_read"], full["q6_test"]) == (1, 1)
+    assert scores(course, CHANGED)["q6_test"] == 1
+    assert f"{FULL}: put back q1_labels" in notes(said["changed"])["Repaired"]
 
 
-def test_the_feedback_shows_the_students_own_output_beside_the_points(marked):
+def test_what_is_undecided_is_listed(marked):
+    _, said = marked
+    undecided = notes(said["changed"])["Undecided, for you to decide in formgrader"]
+    assert f"{CHANGED} q2_layers: fcn is missing" in undecided
+    assert not any(FULL in line for line in undecided)
+
+
+def test_one_submission_is_regraded(marked):
+    course, said = marked
+    assert said["regraded"][1].count("Autograding") == 1
+    [test] = [cell for cell in read(course / "autograded" / REGRADED).cells if grade_id(cell) == "q2_layers"]
+    assert test.outputs[0].evalue == "fcn is missing, and a cell of the question is empty"  # and no longer the stub's
+
+
+def test_the_table_for_moodle_has_the_worksheets_rows_and_grades_of_all_that_is_marked(marked):
+    course, said = marked
+    header, *rows = table(course / "grades.csv")
+    expected = list(csv.reader(WORKSHEET.format(full=FULL, changed=CHANGED).splitlines()))
+    assert header == expected[0]
+    assert [row[4] for row in rows] == ["", "1", ""]
+    assert [row[:4] + row[5:] for row in rows] == [row[:4] + row[5:] for row in expected[1:]]
+    assert notes(said["export"]) == {"Without a grade, as not all is marked": [f"Max Frisch ({FULL})"]}
+
+
+def test_a_table_says_how_many_have_lost_the_points_of_each_test(marked):
     course, _ = marked
-    page = (course / "feedback" / FULL / "galaxies" / "galaxies.html").read_text()
-    assert "(Score: 13.5 / 20.0)" in page
+    header, *rows = table(course / "tests.csv")
+    rows = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert rows["q6_test"]["lost points"] == "1"
+    assert rows["q6_test"]["most frequent error"] == "name 'answer' is not defined"
+    assert rows["q1_text"]["undecided"] == "1"
+
+
+def test_the_feedback_shows_the_students_own_output_and_goes_to_moodle_in_one_zip(marked):
+    course, _ = marked
+    with zipfile.ZipFile(course / "feedback.zip") as feedback:
+        names = sorted(feedback.namelist())
+        page = feedback.read(f"Max Frisch_{FULL}_assignsubmission_file/galaxies.html").decode()
+    assert names == [
+        f"Jean-Luc_{REGRADED}_assignsubmission_file/galaxies.html",
+        f"Max Frisch_{FULL}_assignsubmission_file/galaxies.html",
+        f"Zoë de la Tour_{CHANGED}_assignsubmission_file/galaxies.html",
+    ]
+    assert "(Score: 15.0 / 21.5)" in page
     assert "CNN 81.8%, my own output" in page
     assert "My answer." in page
     assert "test accuracy 0." not in page.split("CNN 81.8%")[1].split("Compare the two networks")[0]
+
+
+def test_a_class_on_jupyterhub_hands_in_by_nbgraders_exchange(marked, nbgrader, tmp_path):
+    course, _ = marked
+    exchange, student = tmp_path / "exchange", tmp_path / "student"
+    exchange.mkdir(mode=0o777)
+    exchange.chmod(0o777)
+    student.mkdir()
+    options = f"--Exchange.root={exchange} --course=phys-467"
+    assert nbgrader(course, f"release_assignment galaxies {options}")[0] == 0
+    assert nbgrader(student, f"fetch_assignment galaxies {options}")[0] == 0
+    assert nbgrader(student, f"submit galaxies {options}")[0] == 0
+    assert nbgrader(course, f"collect galaxies {options}")[0] == 0
+    [collected] = [path for path in course.glob("submitted/*/galaxies") if not path.parts[-2].isdigit()]
+    assert {path.name for path in collected.iterdir()} >= {"galaxies.ipynb", "timestamp.txt"}
+
+
+@pytest.fixture
+def listening():
+    """The port of a server on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@needs_bubblewrap
+@pytest.mark.parametrize(("engine", "expected"), [("bwrap", ""), (None, "rb ab rb ab network")])
+def test_isolated_code_reaches_no_file_of_the_course_and_no_network(engine, expected, listening):
+    with tempfile.TemporaryDirectory() as course, tempfile.TemporaryDirectory() as folder:
+        Path(course).chmod(0o755)
+        files = Path(course, "solution.ipynb"), Path(course, "gradebook.db")
+        for file in files:
+            file.write_text("of the teacher")
+            file.chmod(0o666)  # so that isolation alone protects them, not their permissions
+        command = [sys.executable, "-c", ATTACK, str(listening), *map(str, files)]
+        command = isolate(engine, command, Path(folder), folder, {})
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
+
+
+def test_bubblewrap_is_asked_for_no_network_no_other_folder_and_limits():
+    command = by_bubblewrap(["python", "-m", "kernel"], Path("/tmp/a"), is_root=False)
+    assert command[:3] == ["bwrap", "--die-with-parent", "--unshare-all"]
+    writable = [command[i + 1] for i, word in enumerate(command) if word == "--bind"]
+    assert writable == ["/tmp/a"]
+    assert command[-6:] == ["/tmp/a", "prlimit", "--nproc=256", f"--data={8 * 2**30}", *command[-3:]][-6:]
+    as_root = by_bubblewrap(["python"], Path("/tmp/a"), is_root=True)
+    assert "--unshare-net" in as_root
+    assert "--reuid=65534" in as_root
+
+
+def test_a_container_runs_the_kernel_without_network_and_is_removed_at_the_end(tmp_path, monkeypatch):
+    (tmp_path / "docker").write_text(f"""#!/bin/sh
+echo "$@" >> {tmp_path}/log
+[ "$1" = rm ] && exit
+while [ "$1" != galaxy-marking ]; do shift; done
+shift 2
+exec {sys.executable} "$@"
+""")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert choose_engine(("no such program", "docker")) == "docker"
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = IsolatedKernel(
+            engine="docker", folder=folder, variables={"A": "b", "PATH": os.environ["PATH"]}, transport="ipc",
+            connection_file=f"{folder}/kernel.json",
+        )  # fmt: skip
+        client = NotebookClient(
+            new_notebook(cells=[new_code_cell("6 * 7")]), km=kernel, resources={"metadata": {"path": folder}}
+        )
+        client.execute(cleanup_kc=True)
+    assert client.nb.cells[0].outputs[0].data["text/plain"] == "42"
+    _, started, *removed = (tmp_path / "log").read_text().splitlines()
+    name = Path(folder).name
+    assert started.startswith(f"run --rm --name={name} --network=none --pids-limit=256 --memory={8 * 2**30} --user=")
+    assert f"--volume={folder}:{folder} --workdir={folder} --env=A=b galaxy-marking python -m ipykernel" in started
+    assert set(removed) == {f"rm --force {name}"}
+
+
+def test_a_warning_says_when_nothing_isolates(caplog):
+    assert choose_engine(("no such program",)) is None
+    assert "Student code runs as you" in caplog.text

@@ -1,0 +1,180 @@
+"""Moodle's files: collect its zips with `nbgrader zip_collect`, write what it imports with `nbgrader export`.
+
+The grading worksheet, a CSV file of Moodle beside the zips, gives names and says who is missing.
+"""
+
+import csv
+import re
+import zipfile
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from course.marking import errors_of
+from course.notes import notes
+
+import nbformat
+from nbgrader.api import Gradebook
+from nbgrader.plugins import ExportPlugin, FileNameCollectorPlugin
+
+# Moodle's folders, or with other settings its files, begin with "Ada Lovelace_123456_assignsubmission_file". The number
+# is Moodle's identifier of the participant in this assignment, not the student number.
+MOODLE_NAME = re.compile(r"(?:^|/)(?P<name>[^/_]+)_(?P<number>\d+)_assignsubmission_file")
+COPIES = re.compile(r"(^|/)(\.|__MACOSX)")  # made by programs: .ipynb_checkpoints, ._galaxies.ipynb
+NAME, GRADE = ("Full name", "Nom complet"), ("Grade", "Note")  # columns of the worksheet
+
+
+def read_worksheet(archive):
+    """Return the header and, by participant's number, the rows of the newest CSV file in a folder, or nothing."""
+    for path in sorted(archive.glob("*.csv"), key=lambda path: path.stat().st_mtime)[-1:]:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header, *rows = csv.reader(file)
+        return header, {re.sub(r"\D", "", row[0]): row for row in rows if row}
+    return [], {}
+
+
+def column(header, names):
+    """Return the index in a header of the column that has one of `names`, or None."""
+    return next((index for index, name in enumerate(header) if name in names), None)
+
+
+def is_notebook(path):
+    """Return whether a file is a notebook. Removes a byte order mark at its beginning."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        nbformat.reads(text, as_version=4)
+    except Exception:  # of many kinds
+        return False
+    path.write_text(text, encoding="utf-8", newline="")
+    return True
+
+
+def priority(path):
+    """Return what orders a student's notebooks in a zip: whether they are called galaxies, and a browser's number."""
+    number = re.search(r"\((\d+)\)$", path.stem)
+    return "galaxies" in path.stem.lower(), int(number[1]) if number else 0, str(path)
+
+
+class OneNotebook(FileNameCollectorPlugin):
+    """Collect one notebook per student, whatever its name, from the zip that was downloaded last."""
+
+    def collect(self, submitted_file):
+        """Return what nbgrader needs to know of a file that is collected, and None for the others."""
+        return self.chosen.get(submitted_file)
+
+    @cached_property
+    def chosen(self):
+        """What is collected, by path. Writes names into the gradebook, and lists what is not collected."""
+        coursedir = self.parent.coursedir
+        downloaded = Path(coursedir.root, "downloaded", coursedir.assignment_id)
+        header, rows = read_worksheet(downloaded / "archive")
+        names, files = sort_files(downloaded)
+        names = {number: row[column(header, NAME) or 0] for number, row in rows.items()} | names
+        chosen = {}
+        for number, paths in files.items():
+            who = f"{names[number]} ({number})"
+            notebooks = sorted((path for path in paths if path.suffix == ".ipynb"), key=priority)
+            if not notebooks or not is_notebook(notebooks[-1]):
+                found = ", ".join(path.name for path in paths)
+                notes["Not collected"].append(f"{who}: {found}, {'damaged' if notebooks else 'no notebook'}")
+            else:
+                chosen[str(notebooks[-1])] = self.describe(number, notebooks[-1])
+                for path in notebooks[:-1]:
+                    notes["Left out"].append(f"{who}: {path.name}, as {notebooks[-1].name} is collected")
+        notes["Missing"] += [f"{names[number]} ({number})" for number in rows if number not in files]
+        with Gradebook(coursedir.db_url, coursedir.course_id) as gradebook:
+            for number, name in names.items():
+                first, _, last = name.rpartition(" ")
+                email = next((cell for cell in rows.get(number, []) if "@" in cell), None)
+                gradebook.update_or_create_student(number, first_name=first, last_name=last, email=email)
+        return chosen
+
+    def describe(self, number, path):
+        """Return what nbgrader needs to know of a notebook. autograde marks it again if its time is newer."""
+        coursedir = self.parent.coursedir
+        before = Path(coursedir.format_path(coursedir.submitted_directory, number, coursedir.assignment_id))
+        notebook, time = before / f"{coursedir.assignment_id}.ipynb", before / "timestamp.txt"
+        is_same = notebook.exists() and time.exists() and notebook.read_bytes() == path.read_bytes()
+        timestamp = time.read_text() if is_same else datetime.now(UTC).isoformat(" ")
+        return {"student_id": number, "file_id": coursedir.assignment_id, "timestamp": timestamp}
+
+
+def sort_files(downloaded):
+    """Return the participants' names and files, by number: of each, the files of the last download that has any."""
+    times = {path.stem: path.stat().st_mtime for path in (downloaded / "archive").iterdir()}
+    names, files, latest = {}, defaultdict(list), defaultdict(float)
+    for path in sorted((downloaded / "extracted").rglob("*")):
+        relative = path.relative_to(downloaded / "extracted").as_posix()
+        if path.is_dir() or path.suffix == ".csv" or COPIES.search(relative):
+            continue
+        found = MOODLE_NAME.search(relative)
+        if found is None:
+            notes["Not collected"].append(f"{relative}: no participant's number in its name")
+            continue
+        number, time = found["number"], times.get(relative.partition("/")[0], 0)
+        names[number] = found["name"]
+        if time > latest[number]:
+            latest[number], files[number] = time, []
+        if time == latest[number]:
+            files[number].append(path)
+    return names, files
+
+
+class MoodleExport(ExportPlugin):
+    """Write grades.csv and feedback.zip for Moodle, and tests.csv: how many have lost the points of each test."""
+
+    def export(self, gradebook):
+        """Write the three files into the course's folder."""
+        assignment, root = (self.assignment or ["galaxies"])[0], Path(self.parent.coursedir.root)
+        submissions = {each.student.id: each for each in gradebook.assignment_submissions(assignment)}
+        grades = grade_rows(submissions, *read_worksheet(root / "downloaded" / assignment / "archive"))
+        pages = {path.parts[-3]: path for path in root.glob(f"autograded/*/{assignment}/*.ipynb")}
+        marked = [(submissions[student], nbformat.read(path, as_version=4)) for student, path in pages.items()]
+        for name, rows in (("grades.csv", grades), ("tests.csv", test_rows(marked))):
+            with open(root / name, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(rows)
+        with zipfile.ZipFile(root / "feedback.zip", "w", zipfile.ZIP_DEFLATED) as feedback:
+            for page in root.glob(f"feedback/*/{assignment}/*.html"):
+                student = submissions[page.parts[-3]].student
+                feedback.write(page, f"{full_name(student)}_{student.id}_assignsubmission_file/{page.name}")
+        self.log.info("Written: grades.csv, tests.csv and feedback.zip")
+
+
+def full_name(student):
+    """Return a student's name, or number where no name is known."""
+    return f"{student.first_name or ''} {student.last_name or ''}".strip() or student.id
+
+
+def grade_rows(submissions, header, rows):
+    """Return the worksheet, or without one a table like it, with a grade for each submission that is wholly marked."""
+    if not rows:
+        header = ["Identifier", "Full name", "Grade"]
+        rows = {number: [number, full_name(each.student), ""] for number, each in submissions.items()}
+    if (place := column(header, GRADE)) is None:
+        raise ValueError("the grading worksheet has no column Grade: download it with Moodle in English")
+    for number, row in rows.items():
+        submission = submissions.get(number)
+        is_marked = submission and not submission.needs_manual_grade
+        row[place] = f"{submission.score:g}" if is_marked else ""
+        if submission and not is_marked:
+            notes["Without a grade, as not all is marked"].append(f"{full_name(submission.student)} ({number})")
+    return [header, *rows.values()]
+
+
+def test_rows(marked):
+    """Return, for each test, how many have lost points, how many are undecided, and the most frequent error.
+
+    marked: pairs of a submission and its notebook.
+    """
+    lost, undecided, errors = Counter(), Counter(), defaultdict(Counter)
+    for submission, book in marked:
+        for grade in submission.notebooks[0].grades:
+            undecided[grade.name] += grade.needs_manual_grade
+            lost[grade.name] += not grade.needs_manual_grade and grade.score < grade.max_score
+        for cell in book.cells:
+            name = cell.metadata.get("nbgrader", {}).get("grade_id")
+            errors[name].update(error.evalue for error in errors_of(cell))
+    usual = {name: found.most_common(1)[0][0] for name, found in errors.items() if found}
+    header = ["test", "submissions", "lost points", "undecided", "most frequent error"]
+    return [header, *([n, len(marked), lost[n], undecided[n], usual.get(n, "")] for n in sorted(undecided))]
