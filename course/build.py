@@ -228,7 +228,7 @@ def make_course(out):
 
     course = Path(out) / "course"
     save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
-    for name in ("nbgrader_config.py", "marking.py", "judge.py"):
+    for name in ("nbgrader_config.py", "marking.py", "judge.py", "watch.py"):
         shutil.copy(HERE / name, course / name)
     write_synthetic(course / "marking.h5", MARKING_IMAGES[0], 0, MARKING_IMAGES[1])
     print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")

@@ -55,7 +55,7 @@ START = """
 import sys
 
 sys.path.insert(0, {folder!r})
-__import__("judge").start(get_ipython().user_ns, {file!r})
+__import__("course.judge").judge.start(get_ipython().user_ns, {file!r})
 """
 undecided = []  # lines, for the end
 
@@ -97,7 +97,9 @@ class MarkingRun(Execute):
             startup = Path(temporary) / "ipython" / "profile_default" / "startup" / "watch.py"
             startup.parent.mkdir(parents=True)
             startup.write_text(START.format(folder=temporary, file=str(folder / "Galaxy10.h5")))
-            shutil.copy(Path(__file__).with_name("judge.py"), temporary)
+            (Path(temporary) / "course" / "__init__.py").touch()
+            for name in ("judge.py", "watch.py"):
+                shutil.copy(Path(__file__).with_name(name), Path(temporary) / "course")
             self.files = [path for path in folder.rglob("*") if path.is_file()]
             kept = {"PYTHONUSERBASE": site.getuserbase(), "MPLCONFIGDIR": matplotlib.get_cachedir()}
             kept["IPYTHONDIR"] = str(Path(temporary) / "ipython")
