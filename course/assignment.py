@@ -133,7 +133,7 @@ def check_question_1():
 check_question_1()
 
 # %% points=0.5 id="q1_read"
-# Marked, half a point: images and labels are those of the file.
+# Marked, half a point: images and labels as in the file.
 ### BEGIN HIDDEN TESTS
 _mark("q1_read")
 ### END HIDDEN TESTS
@@ -157,7 +157,7 @@ _mark("q1_labels")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_statistics"
-# Marked, half a point: mean and std are those of random crops of training images.
+# Marked, half a point: mean and std of random crops of training images.
 ### BEGIN HIDDEN TESTS
 _mark("q1_statistics")
 ### END HIDDEN TESTS
@@ -274,7 +274,7 @@ _mark("q2_training_images")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_history"
-# Marked, half a point: the losses are means over all images, and the accuracy is that on the test images.
+# Marked, half a point: fcn_history has the mean losses, and the accuracy on the test images, of this training.
 ### BEGIN HIDDEN TESTS
 _mark("q2_history")
 ### END HIDDEN TESTS
@@ -311,7 +311,7 @@ _mark("q2_history")
 # *(1 point) Why would a convolutional network do better with pictures?*
 #
 # ### BEGIN SOLUTION
-# **Full (1):** two reasons that are about pictures. "The same few weights are used at every place, so what is learned in
+# **Full (1):** two reasons about pictures. "The same few weights are used at every place, so what is learned in
 # one place is recognised in all. Each filter sees neighbouring pixels, which belong together." Or: "Pooling forgives
 # small shifts." The evidence is in docs/studies.md, *locality*: with shuffled pixels the CNN loses half of its lead.
 #
@@ -368,7 +368,7 @@ _mark("q3_optimizer")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_training"
-# Marked, half a point: the network was trained for all epochs.
+# Marked, half a point: the network was trained for all epochs, and cnn_history belongs to this training.
 ### BEGIN HIDDEN TESTS
 _mark("q3_training")
 ### END HIDDEN TESTS
@@ -483,13 +483,13 @@ _mark("q5_head")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_optimizer"
-# Marked, half a point: Adam has trained the head alone, on transfer_train.
+# Marked, half a point: Adam trained only the head, on transfer_train, and transfer_history belongs to this training.
 ### BEGIN HIDDEN TESTS
 _mark("q5_optimizer")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_backbone"
-# Marked, half a point: the backbone is the one that question 3 has trained.
+# Marked, half a point: the backbone was trained in question 3.
 ### BEGIN HIDDEN TESTS
 _mark("q5_backbone")
 ### END HIDDEN TESTS

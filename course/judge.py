@@ -114,13 +114,13 @@ def check_read(run):
     pairs = {tuple(map(id, pair)): pair for pair in pairs if pair[0] is not None and pair[1] is not None}
     if not pairs:
         raise Undecided("images and labels are missing")
-    wrong = "labels are not those of the images"
+    wrong = "labels do not belong to the images"
     for images, labels in pairs.values():
         if not len(run.label_of) == len(images) == len(labels):
             continue
         found = keys(images)
         if set(found) != set(run.label_of):
-            wrong = "images are not those of the file"
+            wrong = "images differ from the images in the file"
         elif [run.label_of[key] for key in found] == as_numbers(labels).tolist():
             return
     raise Lost(wrong)
@@ -151,7 +151,7 @@ def check_labels(run):
         if not set(labels) <= set(range(8 if name.startswith("main") else 2)):
             raise Lost(f"{name} has the labels {sorted(set(labels))}")
         if wrong := sum(a != b for a, b in zip(labels, expected, strict=True)):
-            raise Lost(f"{wrong} of {len(expected)} labels of {name} are not those of their images")
+            raise Lost(f"{wrong} of {len(expected)} labels of {name} do not belong to their images")
 
 
 def check_statistics(run):

@@ -64,7 +64,7 @@ def fit_numbers(source, counts, epochs):
         if re.search(r"transfer|split|\b1?425\b", line, re.IGNORECASE):
             here[1000] = transfer_train
         if re.search(r"epoch|train\w*\(", line, re.IGNORECASE):
-            here[50] = epochs
+            here[20 if "transfer" in line.lower() else 50] = epochs
         return re.sub(r"(?<![\w.])\d[\d_]*(?![\w.])", lambda n: str(here.get(int(n[0]), n[0])), line)
 
     return "".join(map(fit, source.splitlines(keepends=True)))
@@ -189,6 +189,8 @@ class Watch(TorchFunctionMode):
         super().__exit__(*error)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if len(args) == 1 and not kwargs and func is not torch.Tensor.cuda:
+            return func(*args)  # most calls, of attributes such as shape
         args, kwargs = tuple(map(on_cpu, args)), {key: on_cpu(value) for key, value in (kwargs or {}).items()}
         if func is torch.Tensor.cuda:
             return args[0]
@@ -223,8 +225,9 @@ class Watch(TorchFunctionMode):
 
     def after_forward(self, module, args, outputs):
         """Keep what a network made of a batch. Its parts end before it, so that the whole comes last."""
-        is_network = torch.is_tensor(outputs) and outputs.ndim == 2 and next(module.parameters(), None) is not None
-        if not self.is_active or not is_network or not args or not args[0].any():  # the students' checks give zeros
+        if not self.is_active or not args or not torch.is_tensor(args[0]) or not torch.is_tensor(outputs):
+            return
+        if outputs.ndim != 2 or next(module.parameters(), None) is None or not args[0].any():  # as the checks' zeros
             return
         known = self.batches.get(args[0], self.batch)
         if known[1] is None or len(known[1]) != len(outputs):
@@ -235,16 +238,17 @@ class Watch(TorchFunctionMode):
 
     def before_step(self, optimizer, args, kwargs):
         """Keep the step of an optimizer, and the state of its network before the first one."""
-        if self.is_active:
-            self.optimizers |= {id(optimizer): optimizer}
-            if self.forward:
-                module, after = self.forward.module, gradients(self.forward.module)
-                if self.forward.parameters not in self.start:
-                    state = {key: value.clone() for key, value in module.state_dict().items()}
-                    self.start[self.forward.parameters] = state
-                self.forward.optimizer, self.forward.rate = optimizer, float(optimizer.param_groups[0]["lr"])
-                self.forward.moved = {key for key, state in after.items() if state != self.before.get(key)}
-            self.forward = None
+        if not self.is_active:
+            return
+        self.optimizers |= {id(optimizer): optimizer}
+        forward, self.forward = self.forward, None
+        if forward:
+            if forward.parameters not in self.start:
+                state = forward.module.state_dict()
+                self.start[forward.parameters] = {key: value.clone() for key, value in state.items()}
+            forward.optimizer, forward.rate = optimizer, float(optimizer.param_groups[0]["lr"])
+            after = gradients(forward.module)
+            forward.moved = {key for key, version in after.items() if version != self.before.get(key)}
 
     def after_cell(self, source, error=None):
         """Keep the values of names that are often used again, and whether the cell is empty or has failed."""
@@ -288,8 +292,7 @@ class Watch(TorchFunctionMode):
         if self.error:
             raise Undecided(f"no training of {name} was seen; a cell has ended in {self.error}")
         own = ids(self.get(name).parameters())
-        if any(
-            ids(p for group in each.param_groups for p in group["params"]) <= own for each in self.optimizers.values()
-        ):
+        given = [[p for group in each.param_groups for p in group["params"]] for each in self.optimizers.values()]
+        if any(ids(each) <= own for each in given):
             raise Undecided(f"an optimizer has changed {name}, but on which images could not be seen")
         raise Lost(f"{name} was not trained: no optimizer has made a step for its parameters")
