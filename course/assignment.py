@@ -34,12 +34,17 @@ def need(*names):
         assert name in globals(), f"{name} is missing: was it renamed? Otherwise its cell has not run."
 
 
-def output_of(network):
-    """Return the shape of what a network makes of two crops as text, or the error that it raises."""
-    try:
-        return f"outputs of shape {tuple(network(torch.zeros(2, 3, 48, 48, device=device)).shape)}"
-    except Exception as error:
-        return f"an error ({error})"
+def check_network(name, network, classes, history, epochs):
+    """Look for mistakes in a network and in the history of its training."""
+    with torch.no_grad():
+        outputs = network(torch.zeros(2, 3, 48, 48, device=device))
+    assert tuple(outputs.shape) == (2, classes), f"{name} gives outputs of {tuple(outputs.shape)}, not (2, {classes})"
+    is_softmax = torch.allclose(outputs.sum(1), torch.ones(2, device=device)) and (outputs >= 0).all()
+    assert not is_softmax, (
+        f"nn.CrossEntropyLoss gets the softmax of the logits of {name}, and contains a softmax already"
+    )
+    for values in history.values() if isinstance(history, dict) else ():
+        assert len(values) == epochs, f"{name} was trained for {len(values)} epochs, not {epochs}"
 
 
 # %% [markdown]
@@ -98,40 +103,37 @@ def output_of(network):
 def check_question_1():
     """Look for mistakes in question 1."""
     need("images", "labels", "main_train", "main_test", "transfer_train", "transfer_test", "mean", "std")
-    assert images.ndim == 4 and images.shape[1] == 3, (
-        "images must be (n, 3, 69, 69): run the cell that permutes them once"
-    )
-    sizes = {"main": (MAIN_TRAIN, int(is_main.sum())), "transfer": (TRANSFER_TRAIN, int((~is_main).sum()))}
-    for task, (train_size, total) in sizes.items():
-        train_set, test_set = globals()[f"{task}_train"], globals()[f"{task}_test"]
-        assert len(train_set) == train_size, f"{task}_train has {len(train_set):,} images, not {train_size:,}"
-        assert len(train_set) + len(test_set) == total, (
-            f"{task}_train and {task}_test do not add up to {total:,} images"
-        )
-        pixels = [
-            {hash(torch.as_tensor(image).numpy().tobytes()) for image in getattr(each, "data", [])}
-            for each in (train_set, test_set)
-        ]
-        shared = len(pixels[0] & pixels[1])
-        assert shared <= len(test_set) / 100, f"{shared:,} images are both in {task}_train and in {task}_test"
-        targets = [torch.as_tensor(train_set[index][1]) for index in range(len(train_set))]
-        classes = {int(target.argmax() if target.ndim else target) for target in targets}
-        assert classes <= set(range(8 if task == "main" else 2)), f"{task}_train has the labels {sorted(classes)}"
-    crop, _ = main_train[0]
-    assert tuple(crop.shape) == (3, 48, 48), f"main_train[0] gives a crop of {tuple(crop.shape)}, not (3, 48, 48)"
-    assert abs(crop.mean()) < 3, (
-        f"a crop has a mean of {crop.mean():.0f}: does the transform end in transforms.Normalize?"
-    )
     need("main_train_loader", "main_test_loader", "transfer_train_loader", "transfer_test_loader")
-    batch, _ = next(iter(main_train_loader))
-    assert tuple(batch.shape) == (64, 3, 48, 48), f"a batch is {tuple(batch.shape)}, not (64, 3, 48, 48)"
+    main, transfer = int(is_main.sum()), int((~is_main).sum())
+    sizes = {"main_train": MAIN_TRAIN, "main_test": main - MAIN_TRAIN}
+    sizes |= {"transfer_train": TRANSFER_TRAIN, "transfer_test": transfer - TRANSFER_TRAIN}
+    pixels = {}
+    for name, size in sizes.items():
+        dataset, loader = globals()[name], globals()[f"{name}_loader"]
+        assert len(dataset) == size, f"{name} has {len(dataset):,} images, not {size:,}"
+        pixels[name] = {hash(torch.as_tensor(image).numpy().tobytes()) for image in getattr(dataset, "data", [])}
+        crops, targets = zip(*(dataset[index] for index in range(min(size, 300))), strict=True)
+        shape = tuple(crops[0].shape)
+        assert shape == (3, 48, 48), f"{name}[0] gives a crop of {shape}, not (3, 48, 48)"
+        means = torch.stack(crops).mean((0, 2, 3))
+        assert (means.abs() < 2).all(), f"the crops of {name} are not normalised: their means are {means.tolist()}"
+        classes = {int(target.argmax() if target.ndim else target) for target in map(torch.as_tensor, targets)}
+        assert classes <= set(range(8 if "main" in name else 2)), f"{name} has the labels {sorted(classes)}"
+        batch, _ = next(iter(loader))
+        assert len(batch) == min(64, size), f"{name}_loader gives batches of {len(batch)} images, not 64"
+        if isinstance(loader, DataLoader):
+            is_shuffled = not isinstance(loader.sampler, torch.utils.data.SequentialSampler)
+            assert is_shuffled == ("train" in name), f"{name}_loader is {'' if is_shuffled else 'not '}shuffled"
+    for task in ("main", "transfer"):
+        shared = len(pixels[f"{task}_train"] & pixels[f"{task}_test"])
+        assert shared <= sizes[f"{task}_test"] / 100, f"{shared} images are both in {task}_train and in {task}_test"
     print("The checks of question 1 pass.")
 
 
 check_question_1()
 
 # %% points=0.5 id="q1_read"
-# Marked, half a point: images and labels are those of the file.
+# Marked, half a point: images and labels as in the file.
 ### BEGIN HIDDEN TESTS
 _mark("q1_read")
 ### END HIDDEN TESTS
@@ -155,7 +157,7 @@ _mark("q1_labels")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_statistics"
-# Marked, half a point: mean and std are those of random crops of training images.
+# Marked, half a point: mean and std of random crops of training images.
 ### BEGIN HIDDEN TESTS
 _mark("q1_statistics")
 ### END HIDDEN TESTS
@@ -224,12 +226,12 @@ _mark("q1_test_loader")
 # %% id="q2_check"
 def check_question_2():
     """Look for mistakes in question 2."""
-    need("train", "fcn", "fcn_optimizer", "fcn_history")
-    parameters = sum(parameter.numel() for parameter in fcn.parameters())
-    assert parameters == 442952, f"fcn has {parameters:,} parameters, not 442,952"
-    assert "(2, 8)" in output_of(fcn), f"fcn makes {output_of(fcn)} of two crops, not 8 logits each: (2, 8)"
-    for name, values in fcn_history.items() if isinstance(fcn_history, dict) else ():
-        assert len(values) == EPOCHS, f"fcn_history has {len(values)} {name}, not one for each epoch"
+    need("fcn", "fcn_history")
+    shapes = [tuple(each.shape) for each in fcn.parameters() if each.ndim == 2]
+    assert sorted(shapes) == [(8, 64), (64, 6912)], (
+        f"the linear layers of fcn have weights of {shapes}, not [(64, 6912), (8, 64)]"
+    )
+    check_network("fcn", fcn, 8, fcn_history, EPOCHS)
     print("The checks of question 2 pass.")
 
 
@@ -272,7 +274,7 @@ _mark("q2_training_images")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q2_history"
-# Marked, half a point: the losses are means over all images, and the accuracy is that on the test images.
+# Marked, half a point: fcn_history has the mean losses, and the accuracy on the test images, of this training.
 ### BEGIN HIDDEN TESTS
 _mark("q2_history")
 ### END HIDDEN TESTS
@@ -309,7 +311,7 @@ _mark("q2_history")
 # *(1 point) Why would a convolutional network do better with pictures?*
 #
 # ### BEGIN SOLUTION
-# **Full (1):** two reasons that are about pictures. "The same few weights are used at every place, so what is learned in
+# **Full (1):** two reasons about pictures. "The same few weights are used at every place, so what is learned in
 # one place is recognised in all. Each filter sees neighbouring pixels, which belong together." Or: "Pooling forgives
 # small shifts." The evidence is in docs/studies.md, *locality*: with shuffled pixels the CNN loses half of its lead.
 #
@@ -322,15 +324,14 @@ _mark("q2_history")
 # %% id="q3_check"
 def check_question_3():
     """Look for mistakes in question 3."""
-    need("cnn_backbone", "classifier_head", "cnn", "cnn_optimizer", "cnn_history")
-    parameters = [sum(parameter.numel() for parameter in part.parameters()) for part in (cnn_backbone, classifier_head)]
-    assert parameters == [178096, 520], f"backbone and head have {parameters} parameters, not 178,096 and 520"
-    assert "(2, 64)" in output_of(cnn_backbone), (
-        f"cnn_backbone makes {output_of(cnn_backbone)} of two crops, not 64 features each: (2, 64)"
+    need("cnn", "cnn_history")
+    shapes = [tuple(each.shape) for each in cnn.parameters() if each.ndim == 4]
+    assert sorted(shapes) == [(8, 3, 5, 5), (16, 8, 5, 5)], (
+        f"the convolutions of cnn have weights of {shapes}, not [(8, 3, 5, 5), (16, 8, 5, 5)]"
     )
-    assert "(2, 8)" in output_of(cnn), f"cnn makes {output_of(cnn)} of two crops, not 8 logits each: (2, 8)"
-    for name, values in cnn_history.items() if isinstance(cnn_history, dict) else ():
-        assert len(values) == EPOCHS, f"cnn_history has {len(values)} {name}, not one for each epoch"
+    parameters = sum(parameter.numel() for parameter in cnn.parameters())
+    assert parameters == 178616, f"cnn has {parameters:,} parameters, not 178,616"
+    check_network("cnn", cnn, 8, cnn_history, EPOCHS)
     print("The checks of question 3 pass.")
 
 
@@ -367,7 +368,7 @@ _mark("q3_optimizer")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q3_training"
-# Marked, half a point: the network was trained for all epochs.
+# Marked, half a point: the network was trained for all epochs, and cnn_history belongs to this training.
 ### BEGIN HIDDEN TESTS
 _mark("q3_training")
 ### END HIDDEN TESTS
@@ -405,11 +406,8 @@ def check_question_4():
     """Look for mistakes in question 4."""
     need("fcn_confusion", "cnn_confusion", "train_counts")
     for name, matrix in (("fcn_confusion", fcn_confusion), ("cnn_confusion", cnn_confusion)):
-        assert np.shape(matrix) == (8, 8), f"{name} is {np.shape(matrix)}, not (8, 8)"
-        count = int(np.asarray(matrix).sum())
-        assert count == len(main_test), (
-            f"{name} counts {count:,} images, not each of the {len(main_test):,} test images once"
-        )
+        total = float(np.asarray(matrix).sum())
+        assert total == len(main_test), f"{name} adds up to {total:,.0f}, but main_test has {len(main_test):,} images"
     print("The checks of question 4 pass.")
 
 
@@ -459,23 +457,14 @@ _mark("q4_counts")
 # %% id="q5_check"
 def check_question_5():
     """Look for mistakes in question 5."""
-    need("transfer_head", "transfer_model", "transfer_optimizer", "transfer_history")
-    assert "(2, 2)" in output_of(transfer_model), (
-        f"transfer_model makes {output_of(transfer_model)} of two crops, not 2 logits each: (2, 2)"
-    )
-    trainable = [parameter for parameter in transfer_model.parameters() if parameter.requires_grad]
-    assert trainable, "no parameter of transfer_model can change: only the backbone is to be frozen"
-    for parameter in transfer_model.parameters():
-        parameter.grad = None
-    transfer_model(torch.zeros(2, 3, 48, 48, device=device)).sum().backward()
-    changing = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.grad is not None)
-    assert changing == 130, (
-        f"{changing:,} parameters get gradients, not only the 130 of the head: is the backbone frozen?"
-    )
-    given = sum(parameter.numel() for group in transfer_optimizer.param_groups for parameter in group["params"])
-    assert given == 130, f"transfer_optimizer has {given:,} parameters, not the 130 of the head"
-    for name, values in transfer_history.items() if isinstance(transfer_history, dict) else ():
-        assert len(values) == TRANSFER_EPOCHS, f"transfer_history has {len(values)} {name}, not one for each epoch"
+    need("transfer_model", "transfer_history")
+    check_network("transfer_model", transfer_model, 2, transfer_history, TRANSFER_EPOCHS)
+    trainable = sum(parameter.numel() for parameter in transfer_model.parameters() if parameter.requires_grad)
+    assert trainable, "the head is frozen too"
+    assert trainable == 130, f"the backbone is not frozen: {trainable - 130:,} of its parameters have gradients"
+    groups = getattr(globals().get("transfer_optimizer"), "param_groups", [])
+    given = sum(parameter.numel() for group in groups for parameter in group["params"])
+    assert given in (0, 130), f"the optimizer of transfer_model has {given:,} parameters; it was to have 130"
     print("The checks of question 5 pass.")
 
 
@@ -494,13 +483,13 @@ _mark("q5_head")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_optimizer"
-# Marked, half a point: Adam has trained the head alone, on transfer_train.
+# Marked, half a point: Adam trained only the head, on transfer_train, and transfer_history belongs to this training.
 ### BEGIN HIDDEN TESTS
 _mark("q5_optimizer")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q5_backbone"
-# Marked, half a point: the backbone is the one that question 3 has trained.
+# Marked, half a point: the backbone was trained in question 3.
 ### BEGIN HIDDEN TESTS
 _mark("q5_backbone")
 ### END HIDDEN TESTS

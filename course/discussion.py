@@ -13,10 +13,10 @@ GALAXY10 = "Galaxy10 SDSS by Henry Leung and Jo Bovy (https://zenodo.org/records
 LOCALITY = Path(__file__).parents[1] / "docs" / "studies" / "locality.json"
 PARAMETERS = {"fcn": 442_952, "cnn": 178_616}
 THANKS = {
-    "Galaxy10.h5": f"The pictures are those of {GALAXY10}, from the Sloan Digital Sky Survey, with labels of Galaxy "
+    "Galaxy10.h5": f"The pictures come from {GALAXY10}: Sloan Digital Sky Survey, with labels from Galaxy "
     "Zoo 2 (Willett et al. 2013, MNRAS 435, 2835).",
     "SYNTHETIC galaxies": f"The galaxies are SYNTHETIC, generated with the class names and counts of {GALAXY10}.",
-    "efigi10.h5": "The pictures are those of the EFIGI catalogue (Baillard et al. 2011, A&A 532, A74), from the Sloan "
+    "efigi10.h5": "The pictures come from the EFIGI catalogue (Baillard et al. 2011, A&A 532, A74), from the Sloan "
     f"Digital Sky Survey, in the form of {GALAXY10}.",
 }
 
@@ -44,7 +44,7 @@ def discussions(results):
         (main, "\n\n".join(listed(describe_confusion(record, name)) for name in record["models"])),
         (transfer, f"{describe_curves({'history': results['transfer']})} {describe_transfer(results)}"),
     ]
-    thanks = THANKS.get(results["data"], f"The pictures are those of {results['data']}, in the form of {GALAXY10}.")
+    thanks = THANKS.get(results["data"], f"The pictures come from {results['data']}, in the form of {GALAXY10}.")
     return [f"### Discussion of this run: {run}\n\n{text}" for run, text in discussions] + [
         f"## Acknowledgements\n\n{thanks}"
     ]
@@ -78,10 +78,10 @@ def describe_transfer(results):
     between = interval(metrics.accuracy_interval(round(accuracy * count), count))
     return (
         f"The head ends at {percent(accuracy)} on {count:,} test images (95% interval {between}); always predicting "
-        f"the majority class reaches {percent(control['majority'])}. Of all linear heads the one with the lowest "
-        f"training loss, by scikit-learn, reaches {percent(control['trained'])} on features of the trained backbone "
-        f"and {percent(control['untrained'])} on those of an untrained one: to this head, training the backbone on "
-        f"other classes was worth {points(control['trained'], control['untrained'])}."
+        f"the majority class reaches {percent(control['majority'])}. The linear head with the lowest training loss, "
+        f"fitted by scikit-learn, reaches {percent(control['trained'])} on features of the trained backbone and "
+        f"{percent(control['untrained'])} with an untrained backbone: for this head, training the backbone on other "
+        f"classes was worth {points(control['trained'], control['untrained'])}."
     )
 
 
@@ -108,7 +108,7 @@ def off(values, expected):
 
 
 def describe_accuracy(matrix, results):
-    """Return a sentence on the accuracy of a confusion matrix, beside that of the majority class."""
+    """Return a sentence that compares the accuracy of a confusion matrix with the majority class."""
     correct, count = int(np.trace(matrix)), int(matrix.sum())
     return (
         f"The test accuracy is {percent(correct / count)} on {count:,} images (95% interval "

@@ -1,10 +1,12 @@
-"""The marks of the course: what right variants and known mistakes of each question cost."""
+"""The marks of the course: what right variants and known mistakes of each question cost.
 
+The right notebook runs once. Before the first cell that a case changes the process forks, and its copy runs the rest
+with the case's changes: a case of question 4 trains nothing.
+"""
+
+import json
 import os
 import re
-import sys
-import urllib.request
-from unittest.mock import patch
 
 import pytest
 
@@ -12,92 +14,108 @@ pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt
 
 from common.galaxies.synthetic import write_synthetic
 from course.build import source_cells
-from course.judge import Undecided, Watch, fit_numbers, stand_in
+from course.judge import Judge
+from course.watch import Undecided, fit_numbers, stand_in
 
-import h5py
 import matplotlib.pyplot as plt
+import torch
 
 BY_HAND = 6.5
-# From here to there the pictures are drawn; most runs skip that, which takes half of the time.
-PICTURE = re.compile(r"figure, .*?plt\.show\(\)", re.DOTALL)
+CELLS = [cell for cell in source_cells() if cell.cell_type == "code"]
+NAMES = [cell.metadata["nbgrader"]["grade_id"] for cell in CELLS]
+SOURCES = [cell.source for cell in CELLS]
+SOLUTIONS = [cell.metadata["nbgrader"]["solution"] for cell in CELLS]
+MARKED = [cell.metadata["nbgrader"]["grade_id"] for cell in CELLS if cell.metadata["nbgrader"]["grade"]]
+# Pictures and the control of question 5 are for the right notebook: they take time, and no test looks at them.
+SLOW = re.compile(r"figure, .*?plt\.show\(\)|torch.manual_seed\(SEED\)\nuntrained_backbone.*", re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def marking(tmp_path_factory):
-    """A folder with a small file, and the environment in which a submission is marked."""
-    folder = tmp_path_factory.mktemp("marking")
-    write_synthetic(folder / "marking.h5", 400, 0, least=12)
-    before, place = dict(os.environ), os.getcwd()
-    os.environ |= {"GALAXY10_FILE": str(folder / "marking.h5"), "GALAXY10_EPOCHS": "2", "MPLBACKEND": "Agg"}
-    os.chdir(folder)
-    yield folder
-    os.chdir(place)
-    os.environ.clear()
-    os.environ.update(before)
+def play(run, numbers, changes=(), draw=False):
+    """Run cells with `changes` to their solutions, (old, new) pairs; return what those that fail said, by cell.
 
-
-@pytest.fixture(scope="module")
-def cells():
-    """The cells of the assignment with solutions and tests."""
-    return source_cells()
-
-
-def failures(cells, changes=(), leave_out=(), draw=False):
-    """Run the notebook's cells with `changes` to its solutions, (old, new) pairs; return what those that fail said, by cell.
-
-    leave_out: words of the solutions that are not handed in.
+    New is None for a cell that is left empty.
     """
-    failed, names, changes = {}, {"__name__": "__main__"}, list(changes)
-    file, epochs = os.environ["GALAXY10_FILE"], int(os.environ["GALAXY10_EPOCHS"])
-    with Watch(names, file) as run:
-        names["_mark"] = run.mark
-        for cell in cells:
-            if cell.cell_type != "code":
-                continue
-            options, source = cell.metadata["nbgrader"], cell.source
-            if options["solution"]:
-                for old, new in list(changes):
-                    if old in source:
-                        source = source.replace(old, new)
-                        changes.remove((old, new))
-                if any(words in source for words in leave_out):
-                    source = "# your code here"
-                if not draw:
-                    source = PICTURE.sub("pass", source)
-            try:
-                exec(compile(fit_numbers(source, run.counts, epochs), options["grade_id"], "exec"), names)
-            except BaseException as error:  # the error itself would keep all that its cell can see
-                failed[options["grade_id"]] = f"{'undecided: ' * isinstance(error, Undecided)}{error}"
-            run.after_cell(source)
-    plt.close("all")
-    names.clear()
+    failed, changes = {}, list(changes)
+    for number in numbers:
+        source = SOURCES[number]
+        if SOLUTIONS[number]:
+            for old, new in [change for change in changes if change[0] in source]:
+                source = "# your code here" if new is None else source.replace(old, new)
+                changes.remove((old, new))
+            source = source if draw else SLOW.sub("pass", source)
+        error = None
+        try:
+            exec(compile(fit_numbers(source, run.counts, 2), NAMES[number], "exec"), run.names)
+        except (Exception, SystemExit) as raised:
+            error = raised
+            failed[NAMES[number]] = f"{'undecided: ' * isinstance(error, Undecided)}{error}"
+        run.after_cell(source, error)
     assert not changes, f"nothing to change: {changes}"
     return failed
 
 
-def lost(cells, failed):
-    """Return the marked ones of the cells that failed."""
-    return [cell.metadata["nbgrader"]["grade_id"] for cell in cells if cell.metadata["nbgrader"]["grade"]
-            and cell.metadata["nbgrader"]["grade_id"] in failed]  # fmt: skip
+def play_as_marked(run, number, changes):
+    """Run the cells from `number` on, with all that marking replaces, as `play` does."""
+    stand_in("marking.h5")
+    return play(run, range(number, len(CELLS)), changes)
 
 
-def test_the_solution_runs_without_a_failure_and_passes_its_own_checks(cells, marking, capsys):
-    assert failures(cells, draw=True) == {}
-    printed = capsys.readouterr().out
-    assert all(f"The checks of question {number} pass." in printed for number in range(1, 6))
+def in_copy(function, *args):
+    """Return what a function returns in a copy of this process."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.write(write, json.dumps(function(*args)).encode())
+        except BaseException as error:
+            os.write(write, json.dumps({"failed": repr(error)}).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read) as pipe:
+        text = pipe.read()
+    os.wait()
+    return json.loads(text)
 
 
-def test_the_untouched_skeleton_loses_all_points_of_the_tests(cells, marking):
-    marked = [cell for cell in cells if cell.cell_type == "code" and cell.metadata["nbgrader"]["grade"]]
-    failed = failures(cells, leave_out=("",))
-    assert lost(cells, failed) == [cell.metadata["nbgrader"]["grade_id"] for cell in marked]
-    assert not any(each.startswith("undecided") for each in failed.values())
-    assert str(failed["q3_check"]) == "cnn_backbone is missing: was it renamed? Otherwise its cell has not run."
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What the failed cells said in the right notebook, "", and in each case."""
+    folder, threads = tmp_path_factory.mktemp("marking"), torch.get_num_threads()
+    write_synthetic(folder / "marking.h5", 180, 0, least=12)
+    cases = {name: changes for name, (_, changes) in CASES.items()} | WITHOUT
+    results = {}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.chdir(folder)
+        for name, value in {"GALAXY10_FILE": "marking.h5", "GALAXY10_EPOCHS": "2", "MPLBACKEND": "Agg"}.items():
+            environment.setenv(name, value)
+        torch.set_num_threads(1)  # the threads of a library do not survive a fork
+        with Judge({"__name__": "__main__"}, "marking.h5") as run:
+            run.names["_mark"] = run.mark
+            results[""] = {}
+            for number, (source, is_solution) in enumerate(zip(SOURCES, SOLUTIONS, strict=True)):
+                if is_solution:
+                    for name in cases.keys() - results.keys():
+                        if any(old in source for old, _ in cases[name]):
+                            results[name] = in_copy(play_as_marked, run, number, cases[name])
+                results[""] |= play(run, [number], draw=True)
+        torch.set_num_threads(threads)
+        plt.close("all")
+        run.names.clear()
+    return results
 
 
-def test_the_points_are_those_of_the_assignment(cells):
+def outcome(failed):
+    """Return the tests that gave no points, those that are undecided with a question mark."""
+    return [name + "?" * failed[name].startswith("undecided") for name in MARKED if name in failed]
+
+
+def test_the_solution_gets_all_points_and_passes_its_own_checks(results):
+    assert results[""] == {}
+
+
+def test_the_points_are_those_of_the_assignment():
     points, by_hand = {}, 0
-    for cell in cells:
+    for cell in source_cells():
         options = cell.metadata["nbgrader"]
         if options["grade"]:
             question = options["grade_id"][:2]
@@ -135,8 +153,11 @@ class Net(nn.Module):
 cnn_backbone = Net()
 """
 # Independent variants run together, in one notebook.
-VARIANTS = {
-    "a GPU that is a CPU, one-hot labels, a head in nn.Sequential, names used again, cross_entropy as a function": [
+FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"
+# What each case loses, undecided tests with a question mark, and its changes to the solution.
+CASES = {
+    # Right variants, several in a notebook.
+    "a GPU that is a CPU, one-hot labels, a head in nn.Sequential, names used again, cross_entropy as a function": ([], [
         (f"{FCN}).to(device)", f"{FCN}).cuda()"), (f"{STACK}.to(device)", f"{STACK}.to('cuda')"),
         ("batch.to(device), target.to(device)", "batch.cuda(), target.to('cuda:0', non_blocking=True)"),
         ("main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)",
@@ -149,8 +170,8 @@ VARIANTS = {
         ('print("a batch:"', 'images, labels = next(iter(main_train_loader))\nprint("a batch:"'),
         ("del crops", "mean, std = crops.mean(), crops.std()\ndel crops"),
         ("loss = criterion(", "loss = nn.functional.cross_entropy("),
-    ],
-    "Subset, shuffled in place, -1 to 1, epochs in a loop outside, a flat nn.Sequential, numbers written out": [
+    ]),
+    "Subset, shuffled in place, -1 to 1, epochs in a loop outside, a flat nn.Sequential, numbers written out": ([], [
         (COUNT, "order = torch.randperm(len(images))\nimages[:], labels[:] = images[order], labels[order]\n"
                 f"is_main, images = labels < 8, images / 127.5 - 1\n{COUNT}"),
         ("main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)",
@@ -164,8 +185,8 @@ VARIANTS = {
         ("show_curves(fcn_history, ", "0 and show_curves(fcn_history, "),
         ('(("FCN", fcn_history), ("CNN", cnn_history))', "()"),
         (STACK, "nn.Sequential(*cnn_backbone, classifier_head)"), (TRANSFER, "nn.Sequential(*cnn_backbone, transfer_head)"),
-    ],
-    "networks as classes with one ReLU, another signature, keys and order, NLLLoss, no labels=, gradients cleared last": [
+    ]),
+    "networks as classes with one ReLU, another signature, keys and order, NLLLoss, no labels=, gradients cleared last": ([], [
         ("cnn_backbone = make_backbone()\nclassifier_head", f"{CLASS}classifier_head"),
         ("def train(model, optimizer, train_loader, test_loader, epochs):",
          "def train(train_loader, test_loader, model, optimizer, criterion, epochs=50):"),
@@ -182,22 +203,22 @@ VARIANTS = {
         ("confusion_matrix(target, logits.argmax(1), labels=range(8))", "confusion_matrix(target, logits.argmax(1))"),
         ("train_counts = torch.bincount(main_train.target, minlength=8)",
          "train_counts = np.unique(main_train.target, return_counts=True)\nshort_names = []"),
-    ],
-    "divided by 255 from the start, split at random, one crop for a batch, means over batches, requires_grad_": [
+    ]),
+    "divided by 255 from the start, split at random, one crop for a batch, means over batches, requires_grad_": ([], [
         ("counts = torch.bincount(labels", "images = images / 255\ncounts = torch.bincount(labels"),
         (", stratify=labels[indices], random_state=SEED", ""),
         ("loss_sum += loss.detach() * len(target)", "loss_sum += loss.detach()"), ("count += len(target)", "count += 1"),
         ("for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False",
          "cnn_backbone.requires_grad_(False)"),
-    ],
-    "split in the file's order, accuracy in percent, a copy of the backbone": [
+    ]),
+    "split in the file's order, accuracy in percent, a copy of the backbone": ([], [
         ("return train_test_split(indices, train_size=train_size, stratify=labels[indices], random_state=SEED)",
          "return indices[:train_size], indices[train_size:]"),
         ("(logits.argmax(1) == target).float().mean().item()", "100 * (logits.argmax(1) == target).float().mean().item()"),
         ("nn.Sequential(cnn_backbone, transfer_head)",
          "nn.Sequential(__import__('copy').deepcopy(cnn_backbone), transfer_head)"),
-    ],
-    "a matrix counted by hand, histories of tensors, mean and std as lists, networks as classes": [
+    ]),
+    "a matrix counted by hand, histories of tensors, mean and std as lists, networks as classes": ([], [
         ("cnn_confusion = count_confusion(cnn, main_test_loader)",
          "logits, target = predict(cnn, main_test_loader)\ncnn_confusion = torch.zeros(8, 8, dtype=int)\n"
          "for true, found in zip(target, logits.argmax(1)):\n    cnn_confusion[true, found] += 1\n"
@@ -211,33 +232,22 @@ VARIANTS = {
          "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
          "        self.a, self.b = nn.Linear(6912, 64), nn.Linear(64, 8)\n\n"
          "    def forward(self, x):\n        return self.b(self.a(x.flatten(1)).relu())\n\n\nfcn = Net().to(device)"),
-    ],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("names", VARIANTS)
-def test_right_variants_get_all_points(names, cells, marking):
-    assert failures(cells, VARIANTS[names]) == {}
-
-
-def test_what_colab_always_has_is_there(cells, marking):
-    changes = [
-        (COUNT, "import seaborn as sns\nfrom torchsummary import summary\nfrom google.colab import drive\n"
-                "drive.mount('/content/drive')\nimport urllib.request\n"
+    ]),
+    "what Colab always has": ([], [
+        (COUNT, "import pandas as pd\nimport seaborn as sns\nfrom torchsummary import summary\n"
+                "from google.colab import drive\ndrive.mount('/content/drive')\nimport urllib.request\n"
                 f"urllib.request.urlretrieve(DATA_URL, 'again.h5')\n{COUNT}"),
         ("h5py.File(DATA_FILE", "h5py.File('/content/drive/MyDrive/Galaxy10.h5'"),
         ("print(fcn, f", "summary(fcn, (3, 48, 48))\nprint(fcn, f"),
-    ]  # fmt: skip
-    network = patch.multiple(urllib.request, urlretrieve=None, urlopen=None)
-    with patch.dict(sys.modules), patch.object(h5py, "File", h5py.File), network:
-        stand_in(os.environ["GALAXY10_FILE"])
-        assert failures(cells, changes) == {}
-
-
-FROZEN = "for parameter in cnn_backbone.parameters():\n    parameter.requires_grad = False"
-MISTAKES = {
+    ]),
+    "the optimizer made for train, a network trained under another name": ([], [
+        (FCN_TRAINING, f"net, fcn = fcn, None\n{FCN_TRAINING.replace('train(fcn', 'train(net')}\nfcn = net"),
+        ("transfer_optimizer = torch", "transfer_optimizer = lambda: torch"),
+        (TRANSFER_TRAINING, TRANSFER_TRAINING.replace("transfer_optimizer", "transfer_optimizer()")),
+    ]),
+    # Mistakes.
     "statistics of uncropped images": (["q1_statistics"], [("crop(image.float())", "image.float()")]),
-    "labels 8 and 9 kept": (["q1_labels"], [("labels[transfer_train_indices] - 8", "labels[transfer_train_indices]"),
+    "labels 8 and 9 kept": (["q1_labels", "q5_optimizer?"], [("labels[transfer_train_indices] - 8", "labels[transfer_train_indices]"),
                                             ("labels[transfer_test_indices] - 8", "labels[transfer_test_indices]")]),
     "wrong sizes": (["q1_sizes"], [("split(is_main, MAIN_TRAIN)", "split(is_main, MAIN_TRAIN - 50)")]),
     "overlapping sets": (["q1_disjoint"], [("main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)",
@@ -306,77 +316,69 @@ MISTAKES = {
     "both matrices of the FCN": (["q4_matrices"], [("count_confusion(cnn, ", "count_confusion(fcn, ")]),
     "a schedule": (["q2_optimizer"], [("print(fcn, f", "s = torch.optim.lr_scheduler.StepLR(fcn_optimizer, 10)\nprint(fcn, f")]),
     "class weights": (["q2_logits"], [("nn.CrossEntropyLoss()", "nn.CrossEntropyLoss(weight=torch.arange(1.0, 9)[: len(model[-1].bias)])")]),
+    "steps on test images too": (["q2_training_images"], [
+        ("        logits, target = predict(model, test_loader)",
+         "        for batch, target in test_loader:\n            optimizer.zero_grad()\n"
+         "            criterion(model(batch), target).backward()\n            optimizer.step()\n"
+         "        logits, target = predict(model, test_loader)")]),
+    "one step per epoch": (["q2_training_images"], [
+        ("            optimizer.step()\n", ""), ("        logits, target = predict(model, test_loader)",
+                                                "        optimizer.step()\n        logits, target = predict(model, test_loader)")]),
+    "the last batch logged, and the CNN's history invented": (["q2_history", "q3_training"], [
+        ("float(loss_sum / count)", "float(loss)"), (CNN_TRAINING, f"{CNN_TRAINING}\ncnn_history = {INVENTED}")]),
+    "an invented history of the transfer": (["q5_optimizer"], [
+        ("show_curves(transfer_history", f"transfer_history = {INVENTED}\nshow_curves(transfer_history")]),
+    # What a test cannot see.
+    "a loss of the student's": (["q2_logits?"], [
+        ("criterion(model(batch), target)", "-model(batch).log_softmax(1).gather(1, target[:, None]).mean()")]),
+    "an exception in a network that a test gives other images": (["q2_layers?", "q2_relu?", "q2_logits?"], [
+        (f"fcn = nn.Sequential(nn.Flatten(), {FCN})", "class Strict(nn.Sequential):\n    def forward(self, x):\n"
+         "        assert len(x) != 4, 'four'\n        return super().forward(x)\n\n\n"
+         f"fcn = Strict(nn.Flatten(), {FCN})")]),
+    "parts of a network trained in another one": (["q5_optimizer?"], [
+        (TRANSFER_TRAINING, TRANSFER_TRAINING.replace("transfer_model,", "nn.Sequential(cnn_backbone, transfer_head),"))]),
+    "nothing handed in": (MARKED, [(source, None) for source, is_solution in zip(SOURCES, SOLUTIONS, strict=True) if is_solution]),
 }  # fmt: skip
 # What the tests say, and a teacher would repeat.
 REASONS = {
-    "test loader shuffled": "main_test_loader is shuffled",
     "batch means divided by the number of images":
-        "train_loss in fcn_history is a sum of means of batches, divided by the number of images",
-    "test loss of training images": "test_loss in fcn_history is of the training images",
-    "backward on test images": "backward is also called for images of main_test",
-    "padding": "convolution 1 has a stride of (1, 1) and a padding of (2, 2), not 1 and 0",
+        "fcn_history does not have the train_loss of its epochs, means over all images: ",
+    "test loss of training images": "fcn_history does not have the test_loss of its epochs, means over all images: ",
+    "backward on test images": "backward is also called for fcn on the test set",
+    "steps on test images too": "fcn is trained on the images of the test set",
+    "padding": "convolution 1 makes 48 x 48 pixels of 48 x 48: it was to have no padding, and a stride of 1",
     "both matrices of the FCN": "cnn_confusion is the matrix of fcn",
-    "one epoch": "the number of training steps of fcn is 6; 2 epochs have 12",
-    "softmax in train": "nn.CrossEntropyLoss gets the softmax of the logits of fcn, and has a softmax already",
+    "softmax in train": "nn.CrossEntropyLoss gets the softmax of the logits of fcn, and contains a softmax already",
 }  # fmt: skip
-
-
-# What the student's own check of the question says, where it can find the mistake.
-SEEN = {
-    "labels 8 and 9 kept": "transfer_train has the labels [8, 9]",
-    "wrong sizes": "main_train has 282 images, not 332",
-    "overlapping sets": "43 images are both in main_train and in main_test",
-    "not normalised": ": does the transform end in transforms.Normalize?",
-    "32 hidden units": "fcn has 221,480 parameters, not 442,952",
-    "kernel 3": "backbone and head have [214960, 520] parameters, not 178,096 and 520",
-    "matrix of training images": "cnn_confusion counts 332 images, not each of the 43 test images once",
-    "backbone not frozen": "178,226 parameters get gradients, not only the 130 of the head: is the backbone frozen?",
-    "all parameters given to Adam": "transfer_optimizer has 178,226 parameters, not the 130 of the head",
-    "a head of 8": "transfer_model makes outputs of shape (2, 8) of two crops, not 2 logits each: (2, 2)",
+# The student's own check says the same sentence.
+SEEN = (
+    "labels 8 and 9 kept", "wrong sizes", "overlapping sets", "test loader shuffled", "training loader not shuffled",
+    "transfer loader not shuffled", "32 hidden units", "softmax in the FCN", "one epoch", "kernel 3",
+    "matrix of training images", "backbone not frozen", "all parameters given to Adam", "a head of 8",
+)  # fmt: skip
+# Cells that are missing, by question.
+WITHOUT = {
+    "q1": [("transform = transforms.Compose", None), ("main_train_loader =", None)],
+    "q2": [("def train(", "def my_train("), ("fcn = nn.Sequential(", "my_fcn = nn.Sequential(")],
+    "q3": [("def make_backbone", None), ("cnn_history = train", None)],
+    "q4": [("cnn_confusion = ", None), ("train_counts =", None)],
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_loses_its_own_points_and_no_others(name, cells, marking):
-    points, changes = MISTAKES[name]
-    failed = failures(cells, changes)
-    assert lost(cells, failed) == points
-    assert not any(failed[each].startswith("undecided") for each in points)
-    assert name not in REASONS or failed[points[0]] == REASONS[name]
-    said = failed.get(f"{points[0][:2]}_check", "")
-    assert said.endswith(SEEN.get(name, ""))
-
-
-UNSEEN = {
-    "a loss of the student's": (["q2_logits", "q2_history"], [("criterion(model(batch), target)",
-        "-model(batch).log_softmax(1).gather(1, target[:, None]).mean()")]),
-    "an exception in a network that a test gives other images": (["q2_layers", "q2_relu", "q2_logits"], [
-        (f"fcn = nn.Sequential(nn.Flatten(), {FCN})", "class Strict(nn.Sequential):\n    def forward(self, x):\n"
-         "        assert len(x) != 16, 'sixteen'\n        return super().forward(x)\n\n\n"
-         f"fcn = Strict(nn.Flatten(), {FCN})")]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", UNSEEN)
-def test_what_a_test_cannot_see_is_undecided(name, cells, marking):
-    points, changes = UNSEEN[name]
-    failed = failures(cells, changes)
-    assert set(points) <= set(failed)
-    assert all(failed[each].startswith("undecided: ") for each in lost(cells, failed))
-
-
-WITHOUT = {
-    "q1": ([], ("transform = transforms.Compose", "main_train_loader =", "first_crops")),
-    "q2": ([("def train(", "def my_train("), ("fcn = nn.Sequential(", "my_fcn = nn.Sequential(")], ()),
-    "q3": ([("untrained_backbone, control = make_backbone()", "raise SystemExit\nmake_backbone()")],
-           ("def make_backbone", "cnn_history = train")),
-    "q4": ([], ("cnn_confusion", "train_counts =")),
-}  # fmt: skip
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_loses_its_own_points_and_no_others(name, results):
+    failed, (points, _) = results[name], CASES[name]
+    assert outcome(failed) == points
+    if name in REASONS:
+        assert failed[points[0]].startswith(REASONS[name])
+    if name in SEEN:
+        assert failed[f"{points[0][:2]}_check"] == failed[points[0]]
+    elif not points:
+        assert failed == {}
 
 
 @pytest.mark.parametrize("question", WITHOUT)
-def test_a_question_that_failed_costs_no_points_of_another(question, cells, marking):
-    changes, leave_out = WITHOUT[question]
-    found = lost(cells, failures(cells, changes, leave_out))
-    assert len(found) >= 2
-    assert {cell[:2] for cell in found} == {question}
+def test_a_missing_question_costs_no_points_of_another(question, results):
+    found = [name for name in outcome(results[question]) if not name.endswith("?")]
+    assert {name[:2] for name in found} <= {question}
+    assert outcome(results[question])
