@@ -126,7 +126,7 @@ def inputs(args, files):
     """Yield a (path, description) pair for every file that is read."""
     yield from files_of(args.model)
     if args.truth:
-        yield args.truth, "that of --truth"
+        yield args.truth, "the table of --truth"
     if "-" in args.pictures:
         yield "/dev/stdin", "the list on stdin"
     yield from ((file, f"the picture {file}") for file in files)

@@ -1,1 +1,1 @@
-"""What a trained network is used for: its answers on new pictures, its export, and the page to play with."""
+"""Use of trained networks: predictions on new pictures, export, and a page to play with."""

@@ -109,7 +109,7 @@ def trained_on(record):
 
 
 def describe_classes(record):
-    """Return a sentence on the classes that a network knows, and those of its data that it cannot predict."""
+    """Return a sentence on the classes that a network knows, and the classes of its data that it cannot predict."""
     names, counts = record["class_names"], record.get("train_counts") or [1] * len(record["class_names"])
     known = [name for name, count in zip(names, counts, strict=True) if count]
     unknown = [name for name in names if name not in known] + record.get("other_class_names", [])
