@@ -11,7 +11,6 @@ import threading
 
 from common import cli
 from common.galaxies.pictures import picture_id
-from common.storage.artifacts import load_json
 from use import output
 from use.pieces import Classifier, predictions
 from use.rows import Rows
