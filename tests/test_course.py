@@ -82,7 +82,7 @@ def in_copy(function, *args):
 def results(tmp_path_factory, request):
     """What the failed cells said in the right notebook, "", and in each case that is to be tested."""
     folder, threads = tmp_path_factory.mktemp("marking"), torch.get_num_threads()
-    write_synthetic(folder / "marking.h5", 180, 0, least=12)
+    write_synthetic(folder / "marking.h5", 150, 0, least=12)
     chosen = {
         each for item in request.session.items if hasattr(item, "callspec") for each in item.callspec.params.values()
     }
