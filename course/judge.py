@@ -51,7 +51,6 @@ class Judge(Watch):
         """Run a test. Raises Lost or Undecided; whatever else goes wrong in it is Undecided too."""
         if test[:2] != self.question:
             self.question, self.is_blank, self.has_blank = test[:2], self.has_blank, False
-        self.is_active = False
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -63,8 +62,6 @@ class Judge(Watch):
             if self.is_blank:
                 raise Lost(f"{reason}, and a cell of the question is empty") from None
             raise Undecided(reason) from None
-        finally:
-            self.is_active = True
 
     def is_new(self, name, fault):
         """Return whether a fault of `train` was not yet found for a network before `name`."""

@@ -161,7 +161,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, names, file):
         super().__init__()
-        self.names, self.is_active = names, True
+        self.names = names
         self.values = []  # of names that are often used again, after each cell
         self.batches, self.batch, self.iterations = WeakIdKeyDictionary(), (None, None, None), 0
         self.forwards, self.forward, self.before = [], None, {}
@@ -194,12 +194,12 @@ class Watch(TorchFunctionMode):
         args, kwargs = tuple(map(on_cpu, args)), {key: on_cpu(value) for key, value in (kwargs or {}).items()}
         if func is torch.Tensor.cuda:
             return args[0]
-        if self.is_active and self.forward and func is torch.Tensor.backward:
+        if self.forward and func is torch.Tensor.backward:
             self.forward.has_backward, self.before = True, gradients(self.forward.module)
             left = [p.grad for p in self.forward.module.parameters() if p.grad is not None]
             self.forward.has_leftover = any(bool(grad.any()) for grad in left)
         result = func(*args, **kwargs)
-        if self.is_active and self.forward and func in (F.cross_entropy, F.nll_loss) and result.requires_grad:
+        if self.forward and func in (F.cross_entropy, F.nll_loss) and result.requires_grad:
             options = {name: kwargs.get(name) for name in ("weight", "label_smoothing")}
             options = {name: value for name, value in options.items() if torch.is_tensor(value) or value}
             self.forward.loss = Loss(func.__name__, args[0].detach().clone(), options)
@@ -218,14 +218,14 @@ class Watch(TorchFunctionMode):
         self.iterations += 1
         number = self.iterations
         for batch in batches:
-            if self.is_active and isinstance(batch, (list, tuple)) and len(batch) == 2:
+            if isinstance(batch, (list, tuple)) and len(batch) == 2:
                 self.batch = known[0] if known else None, as_numbers(batch[1]), number
                 self.batches[batch[0]] = self.batch
             yield batch
 
     def after_forward(self, module, args, outputs):
         """Keep what a network made of a batch. Its parts end before it, so that the whole comes last."""
-        if not self.is_active or not args or not torch.is_tensor(args[0]) or not torch.is_tensor(outputs):
+        if not args or not torch.is_tensor(args[0]) or not torch.is_tensor(outputs):
             return
         if outputs.ndim != 2 or next(module.parameters(), None) is None or not args[0].any():  # as the checks' zeros
             return
@@ -238,8 +238,6 @@ class Watch(TorchFunctionMode):
 
     def before_step(self, optimizer, args, kwargs):
         """Keep the step of an optimizer, and the state of its network before the first one."""
-        if not self.is_active:
-            return
         self.optimizers |= {id(optimizer): optimizer}
         forward, self.forward = self.forward, None
         if forward:
