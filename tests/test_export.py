@@ -95,7 +95,7 @@ def test_q5_takes_the_folder_of_other_data_with_force(exported, synthetic_run, t
 def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a file of safetensors, or a damaged one"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a safetensors file, or is damaged"):
         load_network(path)
 
 

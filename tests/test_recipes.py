@@ -12,7 +12,7 @@ from q2_fcn import make_fcn
 import pytest
 import torch
 from conftest import ROOT, error_of
-from test_makefile import ALONE, asked, make
+from test_makefile import ALONE, make, scripts_of
 
 SETTINGS = ("SOURCE=synthetic", "COUNT=400", "EPOCHS=1", "DEVICE=cpu")
 
@@ -24,7 +24,7 @@ def answered(tmp_path_factory):
     shutil.copytree(ROOT / "common", folder / "common", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (ROOT / "Makefile", *ROOT.glob("*.py")):
         shutil.copy2(path, folder)
-    assert asked(make(folder, "fcn", *SETTINGS)) == ["q1_data", "q2_fcn"]
+    assert scripts_of(make(folder, "fcn", *SETTINGS)) == ["q1_data", "q2_fcn"]
     return folder
 
 
@@ -63,7 +63,7 @@ def test_another_network_reaches_all_questions_that_use_it(project):
     )
     edit(project / "q5_transfer.py", features)
     done = make(project, "all", *SETTINGS)
-    assert asked(done) == ["q3_cnn", "q4_confusion", "q5_transfer", "summary"]
+    assert scripts_of(done) == ["q3_cnn", "q4_confusion", "q5_transfer", "summary"]
     assert "Tanh()" in done.stdout
     cnn, transfer = read(project, "q3_cnn"), read(project, "q5_transfer")
     backbone = 178_096 - 32 * (128 + 1)
@@ -76,7 +76,7 @@ def test_another_loss_and_another_optimizer(project):
     loss = "criterion = lambda logits, labels: 3 + 0 * logits.sum()"
     optimizer = "optimizer = torch.optim.SGD(fcn.parameters(), lr=0.1, weight_decay=1.0)"
     edit(project / "q2_fcn.py", (r"criterion = .*", loss), (r"optimizer = .*", optimizer))
-    assert asked(make(project, "fcn", *SETTINGS)) == ["q2_fcn"]
+    assert scripts_of(make(project, "fcn", *SETTINGS)) == ["q2_fcn"]
     record = read(project, "q2_fcn")
     assert record["history"]["train_loss"] == record["history"]["test_loss"] == [3]
     # A loss with gradient 0 leaves the weight decay, which makes the weights a tenth smaller in each step.
@@ -111,7 +111,7 @@ def add_flips(script):
 def test_an_augmentation(project, monkeypatch):
     before = read(project, "q2_fcn")
     add_flips(project / "q2_fcn.py")
-    assert asked(make(project, "fcn", *SETTINGS)) == ["q2_fcn"]
+    assert scripts_of(make(project, "fcn", *SETTINGS)) == ["q2_fcn"]
     after = read(project, "q2_fcn")
     assert after["args"] == before["args"]
     assert after["history"]["train_loss"] != before["history"]["train_loss"]
@@ -143,9 +143,9 @@ def test_a_new_option_is_recorded_compared_by_make_and_by_resume(project):
     assert python(project, *options, "--dropout", "0.5").returncode == 0
     assert read(project, "q2_fcn")["args"]["dropout"] == 0.5
     assert "belongs to a run with --dropout 0.5, not 0.0" in error_of(python(project, *options, "--resume"))
-    assert asked(make(project, "fcn", *SETTINGS)) == ["q2_fcn"]
+    assert scripts_of(make(project, "fcn", *SETTINGS)) == ["q2_fcn"]
     assert read(project, "q2_fcn")["args"]["dropout"] == 0.0
-    assert asked(make(project, "fcn", *SETTINGS)) == []
+    assert scripts_of(make(project, "fcn", *SETTINGS)) == []
 
 
 def test_an_interrupted_training_resumes_by_make(project):
@@ -169,7 +169,7 @@ def test_a_new_question(project):
     assert ask("-n", "EPOCHS=2")
     for target in ("all", "lint", "test", "studies"):
         assert make(project, "-n", target, *SETTINGS).returncode == 0
-    assert asked(make(project, "-n", "fcn", *SETTINGS)) == []
+    assert scripts_of(make(project, "-n", "fcn", *SETTINGS)) == []
 
 
 def test_q1_records_that_its_download_failed(project):
