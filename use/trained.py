@@ -103,18 +103,20 @@ def are_colours(values, low):
 
 
 def trained_on(record):
-    """Return a phrase that names the training data of a network."""
+    """Return a phrase that names the training data of a network, with their number if the record has it."""
+    count = f"{sum(record['train_counts']):,} images of " if record.get("train_counts") else ""
     remark = ", so its predictions say nothing about real ones" if record["source"] == "synthetic" else ""
-    return source_title(record["source"]) + remark
+    return count + source_title(record["source"]) + remark
 
 
 def describe_classes(record):
-    """Return a sentence on the classes that a network knows, and the classes of its data that it cannot predict."""
+    """Return sentences on the classes that a network can and cannot predict, and its record's note, if any."""
     names, counts = record["class_names"], record.get("train_counts") or [1] * len(record["class_names"])
     known = [name for name, count in zip(names, counts, strict=True) if count]
     unknown = [name for name in names if name not in known] + record.get("other_class_names", [])
     sentence = f"It knows {len(known)} classes: {'; '.join(known)}."
-    return sentence + (f" It never learned, and cannot recognize: {'; '.join(unknown)}." if unknown else "")
+    sentence += f" It never learned, and cannot recognize: {'; '.join(unknown)}." if unknown else ""
+    return f"{sentence} {record['note']}" if record.get("note") else sentence
 
 
 def files_of(path):
