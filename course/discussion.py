@@ -36,13 +36,13 @@ def discussions(results):
     main, transfer = (f"{run}, {plural(len(results[name]['test_loss']), 'epoch')}" for name in ("cnn", "transfer"))
     discussions = [
         (run, describe_balance(results)),
-        (main, f"{describe_curves({'history': results['fcn']})} {describe_accuracy(matrices[0], results)}"),
+        (main, f"{describe_overfitting(results['fcn'])} {describe_accuracy(matrices[0], results)}"),
         (
             main,
             "\n\n".join((describe_both_curves(results), describe_comparison(comparison), *evidence)),
         ),
         (main, "\n\n".join(listed(describe_confusion(record, name)) for name in record["models"])),
-        (transfer, f"{describe_curves({'history': results['transfer']})} {describe_transfer(results)}"),
+        (transfer, f"{describe_overfitting(results['transfer'])} {describe_transfer(results)}"),
     ]
     thanks = THANKS.get(results["data"], f"The pictures come from {results['data']}, in the form of {GALAXY10}.")
     return [f"### Discussion of this run: {run}\n\n{text}" for run, text in discussions] + [
@@ -50,19 +50,31 @@ def discussions(results):
     ]
 
 
+def describe_overfitting(history):
+    """Return the sentences on a history's curves, with a verdict on overfitting for ten epochs or more."""
+    text = describe_curves({"history": history})
+    if "overfitting" in text or len(history["test_loss"]) < 10:
+        return text
+    return f"{text} The test loss has not risen clearly above its lowest average, so there is no clear overfitting yet."
+
+
 def describe_both_curves(results):
     """Return sentences on the CNN's curves, beside the FCN's."""
     losses = results["fcn"]["test_loss"]
     return (
-        f"{describe_curves({'history': results['cnn']})} For comparison, the FCN's test loss is lowest, "
+        f"{describe_overfitting(results['cnn'])} For comparison, the FCN's test loss is lowest, "
         f"{min(losses):.3f}, after epoch {np.argmin(losses) + 1} and ends at {losses[-1]:.3f}."
     )
 
 
 def describe_evidence():
-    """Return a sentence with what the study of shuffled pixels has found, and on which data."""
+    """Return a sentence with the result of the study of shuffled pixels, and its data."""
     study = load_json(LOCALITY)
-    return f"That study, on {source_title(study['source'])}: {study['answer']}"
+    lead = {key: 100 * study["cnn_minus_fcn"][key]["mean"] for key in ("as_is", "shuffled")}
+    return (
+        f"The study agrees: on {source_title(study['source'])}, with shuffled pixels, the CNN's mean lead is "
+        f"{lead['shuffled']:.1f} points instead of {lead['as_is']:.1f}."
+    )
 
 
 def listed(text):
@@ -78,10 +90,10 @@ def describe_transfer(results):
     between = interval(metrics.accuracy_interval(round(accuracy * count), count))
     return (
         f"The head ends at {percent(accuracy)} on {count:,} test images (95% interval {between}); always predicting "
-        f"the majority class reaches {percent(control['majority'])}. The linear head with the lowest training loss, "
-        f"fitted by scikit-learn, reaches {percent(control['trained'])} on features of the trained backbone and "
-        f"{percent(control['untrained'])} with an untrained backbone: for this head, training the backbone on other "
-        f"classes was worth {points(control['trained'], control['untrained'])}."
+        f"the majority class reaches {percent(control['majority'])}. As a control, "
+        f"unregularised logistic regression (scikit-learn) reaches {percent(control['trained'])} on the trained "
+        f"backbone's features and {percent(control['untrained'])} on an untrained backbone's: training the backbone on "
+        f"other classes was worth {points(control['trained'], control['untrained'])}."
     )
 
 
@@ -94,7 +106,7 @@ def describe_balance(results):
     return (
         f"The most frequent class, {names[most]}, has {counts[most]:,} training images, the rarest, {names[least]}, "
         f"{counts[least]:,}: a ratio of {counts[most] / counts[least]:,.1f}."
-        + (f" There are none of {'; '.join(missing)}." if missing else "")
+        + (f" {'; '.join(missing)}: no images in this data set." if missing else "")
         + " Rare classes hardly count in the loss, and the accuracy says little about them: always predicting "
         f"{names[most]} is already correct on {percent(majority_accuracy(results))} of the test images.\n\n"
         f"After normalising, the means of the training crops are within {off(results['normalised_mean'], 0)} of 0 and "

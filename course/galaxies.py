@@ -35,7 +35,7 @@ print(f"torch {torch.__version__}, computing on {device}")
 # %% [markdown]
 # The settings. The random seed decides the split, the initial weights and all crops. Variables of the environment
 # change them without an edit: `GALAXY10_FILE` names the data file if it is not next to this notebook, `GALAXY10_URL`
-# another mirror, and `GALAXY10_EPOCHS` shortens the training runs for a first try.
+# another mirror, and `GALAXY10_EPOCHS` shortens all three training runs for a first try.
 
 # %% settings
 SEED = int(os.environ.get("GALAXY10_SEED", 0))

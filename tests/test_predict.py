@@ -202,7 +202,9 @@ def test_the_networks_of_the_chain_say_which_classes_they_know(synthetic_run, na
     path = synthetic_run[0] / f"{name}.pt"
     _, record, found = load_network(path)
     sentence = predict.describe_network(path, found, record)
-    assert sentence.startswith(f"{path}: the network of {name}.py, trained on SYNTHETIC galaxies")
+    images = f"{sum(record['train_counts']):,} images of SYNTHETIC galaxies"
+    assert sentence.startswith(f"{path}: the network of {name}.py, trained on {images}")
+    assert predict.describe_network(path, found, record | {"note": "For trying."}).endswith(" For trying.")
     known, unknown = ("; ".join(CLASS_NAMES[label] for label in labels) for labels in (known, unknown))
     count = len(record["class_names"])
     assert f"It knows {count} classes: {known}. It never learned, and cannot recognize: {unknown}." in sentence
