@@ -27,7 +27,7 @@ from use.ensemble import CROPS
 from use.explain import explain
 from use.pieces import Classifier, predictions
 from use.rows import Rows
-from use.trained import describe_classes, files_of, load_network, trained_on
+from use.trained import describe_classes, files_of, load_network, training_images
 from use.truth import describe_shares, describe_truth, read_truth
 
 import numpy as np
@@ -134,7 +134,7 @@ def inputs(args, files):
 
 def describe_network(path, name, record):
     """Return a sentence about the network and its data."""
-    sentence = f"{path}: the network of {name}.py, trained on {trained_on(record)}"
+    sentence = f"{path}: the network of {name}.py, trained on {training_images(record)}"
     if "test_accuracy_interval" in record:
         bounds = interval(record["test_accuracy_interval"])
         sentence += f"; test accuracy {record['test_accuracy']:.1%} (95% interval {bounds})"

@@ -15,7 +15,7 @@ from common.storage.artifacts import save_text
 from common.storage.checkpoint import check_origin, weights_hash
 from use.ensemble import CROP_SIZE, CropEnsemble
 from use.output import template
-from use.trained import describe_classes, load_network, trained_on
+from use.trained import describe_classes, load_network, training_images
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def page(data, networks, records, number):
         crop=CROP_SIZE,
         synthetic=data["source"] == "synthetic",
         record=record,
-        data=trained_on(record),
+        data=training_images(record),
         fcn="fcn" in networks,
         accuracy=describe_accuracies(records),
         classes=describe_classes(record),

@@ -103,10 +103,15 @@ def are_colours(values, low):
 
 
 def trained_on(record):
-    """Return a phrase that names the training data of a network, with their number if the record has it."""
-    count = f"{sum(record['train_counts']):,} images of " if record.get("train_counts") else ""
+    """Return a phrase that names the training data of a network."""
     remark = ", so its predictions say nothing about real ones" if record["source"] == "synthetic" else ""
-    return count + source_title(record["source"]) + remark
+    return source_title(record["source"]) + remark
+
+
+def training_images(record):
+    """Return `trained_on`'s phrase with the number of images, if the record has it."""
+    counts = record.get("train_counts")
+    return (f"{sum(counts):,} images of " if counts else "") + trained_on(record)
 
 
 def describe_classes(record):
