@@ -36,8 +36,7 @@ def write_onnx(network, record, path):
     Input: crops, uint8 (n, 48, 48, 3), any n. Outputs, float32: logits and probabilities (n, classes), and features
     (n, 64), the input of the last layer.
     """
-    import onnx.inliner
-    import onnx.version_converter
+    import onnx
 
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -53,9 +52,7 @@ def write_onnx(network, record, path):
             dynamo=True,
             verbose=False,
         )
-    # torch 2.6 writes opset 18, and calls functions of its own library.
-    model = onnx.inliner.inline_local_functions(program.model_proto)
-    model = onnx.version_converter.convert_version(model, OPSET)
+    model = program.model_proto
     model.ir_version = IR_VERSION
     for key in ("class_names", "source", "image_size", "weights_sha256"):
         value = record.get(key)
