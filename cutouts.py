@@ -7,7 +7,9 @@ id and, with --split-column, split.
 """
 
 import hashlib
+import re
 import reprlib
+from collections import Counter
 from pathlib import Path
 
 from common import cli
@@ -28,6 +30,7 @@ EXAMPLES = (
     "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # which says train or test",
 )
 MOST_NAMED = 10  # pictures that cannot be read
+FITS = re.compile(r"\.(fits?|fts)(\.(gz|bz2|fz))?$", re.IGNORECASE)
 
 
 def labelled_pictures(folder, table, id_column, class_column, split_column):
@@ -45,11 +48,13 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
     names = {str(path if has_folder else path.relative_to(folder)): path for path in paths}
     matched = match_rows(table, rows, list(names), remedy="; name another column of ids with --id")
     with_picture = sum(map(len, matched.values()))
+    ids_without_class = {name_forms(row.id)[-1] for row in all_rows if not row.class_name}
+    unmatched = [name for name in names if name not in matched]
     counts = {
         ("row", "without a class"): len(all_rows) - len(rows),
         ("row", "without a picture"): len(rows) - with_picture,
         ("row", "repeated"): with_picture - len(matched),
-        ("picture", "without a row"): len(paths) - len(matched),
+        ("picture", "without a row"): sum(name_forms(name)[-1] not in ids_without_class for name in unmatched),
     }
     left_out = "; ".join(f"{plural(count, noun)} {why}" for (noun, why), count in counts.items() if count)
     print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {left_out}" if left_out else ""))
@@ -58,6 +63,10 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
     if split_column and others:
         found = reprlib.repr(sorted(others))
         raise ValueError(f"{table}: {split_column} must be train or test for each picture, not {found}")
+    fits = sum(bool(FITS.search(path.name)) for path, _ in pairs)
+    if 0 < fits < len(pairs):
+        reason = "their stretch and colours differ, so use one form for all pictures"
+        say(folder, f"{fits:,} of {len(pairs):,} pictures are FITS, the others are not: {reason}")
     return sorted(pairs, key=lambda pair: pair[1].line)
 
 
@@ -71,6 +80,16 @@ def find_classes(table, rows):
         found = f"{len(names):,} different classes, such as {reprlib.repr(sorted(names))}, of {len(rows):,} pictures"
         raise ValueError(f"{table}: {found}: name the column of the classes with --class")
     return sorted(names, key=lambda name: (0, int(name), name) if WHOLE_NUMBER.fullmatch(name) else (1, 0, name))
+
+
+def describe_classes(table, class_names, rows):
+    """Print the number of pictures of each class and, on stderr, classes that differ only in case."""
+    counts = Counter(printable(row.class_name) for row in rows)
+    print(f"Classes: {'; '.join(f'{name} ({counts[name]:,})' for name in class_names)}")
+    same = Counter(name.lower() for name in class_names)
+    alike = [name for name in class_names if same[name.lower()] > 1]
+    if alike:
+        say(table, f"classes that differ only in case are different classes: {'; '.join(alike)}")
 
 
 def write_pictures(images, pairs, field):
@@ -107,6 +126,7 @@ def main():
     pairs = labelled_pictures(folder, args.table, args.id, vars(args)["class"], args.split_column)
     rows = [row for _, row in pairs]
     class_names = find_classes(args.table, rows)
+    describe_classes(args.table, class_names, rows)
     with create_hdf5(args.to) as file:
         file["class_names"] = class_names
         file["ans"] = [class_names.index(printable(row.class_name)) for row in rows]

@@ -76,7 +76,7 @@ def main():
                     explain(args.explain, row, found, classifier, record)
                 if getattr(stdout or sys.stdout, "lost", None) and not outputs and not args.explain:
                     sys.exit(141)  # the status of a program that SIGPIPE ends
-            shares, agreement = summarise(rows, class_names, args.temperature)
+            shares, agreement, repeated = summarise(rows, class_names, args.temperature)
             sentences, views = [about, *agreement.splitlines()[:1]], classifier.views
             makers = {"--json": output.write_json_list, "--features": output.write_features}
             makers["--html"] = partial(output.write_sheet, class_names=class_names, about=sentences, views=views)
@@ -89,8 +89,11 @@ def main():
 
         print(shares)
         if rows.trained:
-            print(f"{len(rows.trained):,} of these pictures are training images of this network: not counted below.")
+            meaning = "not counted below" if agreement else "their probabilities are too optimistic"
+            print(f"{len(rows.trained):,} of these pictures are training images of this network: {meaning}.")
         print(agreement, end="\n" if agreement else "")
+        if repeated and (outputs or stdout):
+            print(f"ids of several pictures: {repeated:,}; a join by id repeats their rows", file=sys.stderr)
         if rows.errors:
             print(describe_errors(rows.errors, len(files)), file=sys.stderr)
             sys.exit(2)
@@ -177,22 +180,28 @@ def append_batches(batches, rows, columns, stdout):
 
 
 def summarise(rows, class_names, temperature):
-    """Return two texts: the shares of the classes, and the agreement with true classes, empty if there are none."""
+    """Return two texts and a number: shares of the classes, agreement with true classes, and ids of several pictures.
+
+    Without true classes the agreement is empty.
+    """
     numbers = {name: number for number, name in enumerate(class_names)}
     counts, sums = np.zeros(len(numbers), int), np.zeros(len(numbers))
-    probabilities, labels = array("d"), array("q")
+    probabilities, labels, hashes = array("d"), array("q"), array("q")  # 8 bytes for each id
     for row, record in enumerate(output.read_records(rows.part)):
+        hashes.append(hash(record["id"]))
         counts[numbers[record["class_name"]]] += 1
         sums += record["probabilities"]
         if record.get("truth_name") and row not in rows.trained:
             probabilities.extend(record["probabilities"])
             labels.append(numbers[record["truth_name"]])
     shares = describe_shares(counts, sums / max(rows.count, 1), class_names)
+    _, occurrences = np.unique(np.array(hashes), return_counts=True)
+    repeated = np.count_nonzero(occurrences > 1)
     if not labels:
-        return shares, ""
+        return shares, "", repeated
     known = np.array(probabilities).reshape(-1, len(numbers))
     others = rows.count - len(rows.trained) - len(labels)
-    return shares, describe_truth(known, np.array(labels), class_names, others, temperature)
+    return shares, describe_truth(known, np.array(labels), class_names, others, temperature), repeated
 
 
 def provenance(classifier, name, record):

@@ -43,6 +43,18 @@ def test_a_cube_is_made_a_picture_by_lupton(tmp_path):
     assert picture[:9, :9].min() > picture[-9:, :9].max()
 
 
+def test_pixels_without_a_value_are_counted_and_a_cube_of_them_is_refused(tmp_path, capsys):
+    cube = make_cube()
+    cube[1, :48, :60] = np.nan  # 48 x 48 of them in the square of 96 x 96 that is kept
+    path = write(tmp_path / "a.fits", cube)
+    holes = read(path)
+    assert capsys.readouterr().err == (f"{path}: 2,304 of 27,648 pixel values (8.3%) are NaN or infinite, set to 0\n")
+    assert np.array_equal(holes, read(write(tmp_path / "b.fits", np.nan_to_num(cube))))
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match="has only pixels that are NaN or infinite"):
+        read(write(tmp_path / "c.fits", np.full_like(cube, np.nan)))
+
+
 @pytest.mark.parametrize(("stored", "cards"), [
     ("i2", {"BSCALE": 2**-15, "BZERO": 0.5, "BLANK": -32768}), ("u2", {}), ("f8", {})])  # fmt: skip
 def test_pixels_of_any_type_and_scale_give_the_picture_of_the_same_cube_as_floats(tmp_path, stored, cards):

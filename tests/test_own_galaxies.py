@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
@@ -179,14 +181,35 @@ def test_the_answers_of_the_page_join_with_a_catalogue_in_any_format_and_stack(p
     monkeypatch.chdir(folder)
     names = sorted(path.stem for path in Path("more").iterdir())
     join, stack = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    for kind, dtype in (("csv", int), ("fits", int), ("ecsv", str)):
-        catalogue = Table.read("table.csv")
-        catalogue["objid"] = catalogue["objid"].astype(dtype)
-        catalogue.write(f"catalogue.{kind}")
-        found = {}
-        exec(join.replace("table.csv", f"catalogue.{kind}"), found)
-        assert found["joined"]["objid"].tolist() == names
-        assert found["joined"]["class_name_1"].astype(str).tolist() == [row[3] for row in rows if row[0] in names]
+    catalogue = Table.read("table.csv")
+    catalogue.write("catalogue.csv")
+    catalogue.write("numbers.fits")
+    catalogue["objid"] = catalogue["objid"].astype(str)
+    catalogue.write("texts.ecsv")
+    catalogue["objid"] = [f"000{objid}" for objid in catalogue["objid"]]  # whose pictures have these names
+    catalogue.write("zeros.csv")
+    answers = Table.read("answers.fits")
+    answers["id"] = [f"000{each}" for each in answers["id"].astype(str)]
+    answers.write("zeros.fits")
+    [as_text] = re.findall(r"`(catalogue\[.*?)`", PAGE)
+    changes = {  # of the code, as the page says
+        "catalogue.csv": {},
+        "zeros.csv": {"answers.fits": "zeros.fits"},
+        "numbers.fits": {', converters={"objid": str})': f")\n{as_text}"},
+        "texts.ecsv": {', converters={"objid": str}': ""},
+    }
+    for name, replaced in changes.items():
+        code, found = join.replace("catalogue.csv", name), {}
+        for old, new in replaced.items():
+            assert old in code
+            code = code.replace(old, new)
+        exec(code, found)
+        joined = found["joined"]
+        assert [key[-19:] for key in joined["objid"].tolist()] == sorted(row[0] for row in rows)
+        assert joined["class_name_catalogue"].astype(str).tolist() == [row[3] for row in rows]
+        with_picture = ~joined["class_name_network"].mask
+        assert [key[-19:] for key in joined["objid"][with_picture].tolist()] == names
+        assert joined["id"][with_picture].astype(str).tolist() == joined["objid"][with_picture].tolist()
     exec(stack, found)
     assert len(list(Path().glob("answers-part-*.fits"))) == 2
     assert sorted(found["answers"]["id"].astype(str)) == names
@@ -209,12 +232,30 @@ def test_what_does_not_fit_is_counted_and_left_out_and_the_field_is_the_middle(o
     table = write_table(tmp_path / "t.csv", changed)
     printed = cutouts(folder, tmp_path / "own.h5", "--field", 0.5, table=table)
     assert f"{table}: 30 pictures of {folder / 'pictures'}; left out: 1 row without a class; 1 row wi" in printed
-    assert "1 row without a picture; 1 row repeated; 10 pictures without a row\n" in printed
+    assert "1 row without a picture; 1 row repeated; 9 pictures without a row\n" in printed
+    counts = Counter(row[3] for row in rows[:30])
+    assert f"Classes: {'; '.join(f'{name} ({counts[name]})' for name in sorted(counts))}\n" in printed
     [path] = (folder / "pictures").rglob(f"{rows[1][0]}.jpg")
     middle = Image.open(path).resize((69, 69), Image.Resampling.BILINEAR, (17.25, 17.25, 51.75, 51.75))
     with h5py.File(tmp_path / "own.h5") as file:
         assert [key.decode() for key in file["id"]] == [row[0] for row in rows[:30]]
         assert (file["images"][1] == np.asarray(middle)).all()
+
+
+def test_classes_that_differ_only_in_case_and_pictures_in_two_forms_are_named(own, tmp_path):
+    fits = pytest.importorskip("astropy.io.fits")
+    folder, rows = own
+    shutil.copytree(folder / "pictures", tmp_path / "pictures")
+    next((tmp_path / "pictures").rglob(f"{rows[0][0]}.jpg")).unlink()
+    fits.writeto(tmp_path / "pictures" / f"{rows[0][0]}.fits.gz", np.random.default_rng(0).random((3, 69, 69)))
+    table = write_table(tmp_path / "t.csv", [[*rows[0][:3], "Spiral", "train"], *rows[1:]])
+    done = run("cutouts.py", tmp_path / "pictures", table, "--to", tmp_path / "own.h5")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        f"{tmp_path}/pictures: 1 of 40 pictures are FITS, the others are not: their stretch and colours differ, so use "
+        "one form for all pictures",
+        f"{table}: classes that differ only in case are different classes: Spiral; spiral",
+    ]
 
 
 def test_ids_may_be_paths_within_the_folder_or_with_it(tmp_path, monkeypatch):

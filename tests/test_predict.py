@@ -22,7 +22,7 @@ from use.trained import load_network
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, float32_tolerance, products_of, run
+from conftest import error_of, float32_tolerance, products_of, run, run_well
 from networks import NINE, galaxies, plain_logits, save_network, save_pictures
 from PIL import Image
 from torch import nn
@@ -122,7 +122,7 @@ def test_it_ends_with_a_line_per_class_and_the_agreement_without_training_images
         count = sum(record["class"] == label for record in done.records)
         mean = np.mean([record["probabilities"][label] for record in done.records])
         assert line.removeprefix(CLASS_NAMES[label]).split() == [str(count), f"{count / 13:.1%}", f"{mean:.1%}"]
-    assert done.lines[start + 9].startswith("2 of these pictures are training images of this network")
+    assert done.lines[start + 9] == "2 of these pictures are training images of this network: not counted below."
     tested = [record for number, record in enumerate(done.records[:10]) if number not in TRAINED]
     accuracy = np.mean([record["class"] == record["truth"] for record in tested])
     assert done.lines[start + 10].startswith(f"Accuracy {accuracy:.1%} (95% interval ")
@@ -148,6 +148,12 @@ def test_options_reach_the_predictions(done, tmp_path):
     run("predict.py", done.folder / "in", *options, "--field", 0.5)
     assert json.loads((tmp_path / "a.json").read_text())[0]["probabilities"] != found[0][0].tolist()
     assert "invalid choice: 8 (choose from 1, 4, 9" in error_of(run("predict.py", done.folder, "--crops", 8))
+
+
+def test_without_true_classes_training_images_are_named_as_too_optimistic(done, tmp_path):
+    printed = run_well("predict.py", done.folder / "in", "--model", done.model, "--csv", tmp_path / "a.csv")
+    sentence = "2 of these pictures are training images of this network: their probabilities are too optimistic."
+    assert printed.splitlines()[-1] == sentence
 
 
 def test_paths_come_from_stdin(done, tmp_path):

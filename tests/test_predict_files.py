@@ -117,6 +117,10 @@ def test_true_classes_come_from_a_table_of_ones_own_by_names_paths_and_the_ids_o
     assert read_truth(tmp_path / "truth.csv", NAMES, files) == expected
     with pytest.raises(ValueError, match="no row names one of the 1 pictures"):
         read_truth(tmp_path / "truth.csv", NAMES, ["z.png"])
+    (tmp_path / "truth.csv").write_text("picture,ra,class\n100008,1.5,round\n")
+    sentence = r"has no column objid or id or name or file: rename one \(picture, ra, class\)"
+    with pytest.raises(ValueError, match=sentence):  # predict.py has no --id
+        read_truth(tmp_path / "truth.csv", NAMES, files)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +258,7 @@ def test_when_nobody_reads_the_table_the_files_are_completed(folder, tmp_path):
         process = start("predict.py", *pictures, *model, *options, "--quiet", log=tmp_path / "stdout", errors=errors)
         process.join(120)
         assert process.exitcode == status
-    assert (tmp_path / "errors-0").read_text() == ""
+    assert (tmp_path / "errors-0").read_text() == "ids of several pictures: 12; a join by id repeats their rows\n"
     assert len(rows_of(tmp_path / "a.csv")) == len(json.loads((tmp_path / "a.json").read_text())) == 240
 
 

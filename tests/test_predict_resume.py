@@ -102,6 +102,17 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(folder, tmp_path, ending,
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_a_run_interrupted_before_the_first_rows_says_that_nothing_is_kept(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(tmp_path / "a.csv", 0, ending=KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+    sentence = "interrupted before the first pictures were classified: nothing is kept\n"
+    assert capsys.readouterr().err == sentence
+    with pytest.raises(ValueError, match="no"):
+        write_rows(tmp_path / "a.csv", 0, ending=ValueError("no"))
+    assert capsys.readouterr().err == ""
+
+
 def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
     first, second = Rows(tmp_path / "a.csv"), Rows(tmp_path / "a.csv")
     with first.writing({}, b"name\n", resume=False):

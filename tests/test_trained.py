@@ -1,11 +1,14 @@
 """Networks for predict.py, export.py and the playground: whatever checkpoint holds them, with a record beside it."""
 
+import hashlib
+
+from common.galaxies.facts import CLASS_NAMES
 from common.storage.artifacts import load_json, load_tensors, save_json, save_tensors
 from use.trained import NEEDED, load_network
 
 import pytest
 import torch
-from conftest import error_of, run, run_well
+from conftest import ROOT, error_of, run, run_well
 from networks import galaxies, save_network
 from PIL import Image
 from torch import nn
@@ -83,5 +86,27 @@ def test_what_holds_no_network_or_no_full_record_of_it_is_refused(tmp_path):
     torch.save({"backbone": backbone}, tmp_path / "backbone.pt")
     with pytest.raises(ValueError, match=r"backbone.pt holds no q2_fcn or q3_cnn: .*; found backbone.0.weight"):
         load_network(tmp_path / "backbone.pt")
-    with pytest.raises(FileNotFoundError, match=r"does not exist: run q3_cnn\.py first"):
+    with pytest.raises(
+        FileNotFoundError, match=r"does not exist: run q3_cnn\.py first, or name another .* with --model$"
+    ):
         load_network(tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no exported network: did you mean {path}\?$"):
+        load_network(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no exported network: write one with export\.py$"):
+        load_network(tmp_path)
+
+
+def test_the_network_of_the_documentation_classifies_a_picture_and_its_note_is_printed(tmp_path):
+    path = ROOT / "docs" / "efigi" / "q3_cnn.pt"
+    _, record, name = load_network(path)
+    assert (name, record["class_names"]) == ("q3_cnn", list(CLASS_NAMES[:8]))
+    digest = hashlib.sha256()
+    for key, value in torch.load(path, weights_only=True).items():
+        digest.update(key.encode() + value.numpy().tobytes())
+    assert record["weights_sha256"] == digest.hexdigest()
+    Image.fromarray(galaxies(1)[0]).save(tmp_path / "a.png")
+    printed = run_well("predict.py", tmp_path / "a.png", "--model", path)
+    assert "For trying only, not for science: " in printed.splitlines()[0]
+    [line] = [line for line in printed.splitlines() if "a.png  " in line]
+    assert line.split("a.png")[1].strip().startswith(CLASS_NAMES[:8])

@@ -110,7 +110,7 @@ def main():
     data, networks, records = load_data(out), {}, {}
     for name, file in (("cnn", "q3_cnn.pt"), ("fcn", "q2_fcn.pt")):
         if name == "cnn" or (out / file).is_file():
-            networks[name], records[name], _ = load_network(out / file)
+            networks[name], records[name], _ = load_network(out / file, remedy="point --out at its folder")
             check_origin(out / file, weights_hash(networks[name].state_dict()), data, force=False)
     text = page(data, networks, records, args.galaxies)
     save_text(text, out / "playground.html")

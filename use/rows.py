@@ -69,8 +69,10 @@ class Rows:
                     self.files[-1].write(json.dumps(settings).encode() + b"\n")
                     self.append({"csv": header}, 0, 0, 0)
                 yield
-            except BaseException:
+            except BaseException as error:
                 self.keep()
+                if isinstance(error, (KeyboardInterrupt, SystemExit)) and self.is_kept and not self.count:
+                    print("interrupted before the first pictures were classified: nothing is kept", file=sys.stderr)
                 raise
         with suppress(OSError):  # of Windows
             (self.journal.parent / f".{self.journal.name}.lock").unlink()

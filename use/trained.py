@@ -38,15 +38,15 @@ class TrainedNetwork(NamedTuple):
     name: str  # in NETWORKS
 
 
-def load_network(path):
+def load_network(path, remedy="name another network with --model"):
     """Return the TrainedNetwork in a checkpoint; print a line if its weights have a prefix.
 
     path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it; the folder or the .safetensors
     file that export.py writes; or any other file in which `find_weights` finds such a network, with any number of
-    classes. Raises FileNotFoundError, or ValueError if the file holds another network, the record lacks a value, or
-    the two come from different runs.
+    classes. Raises FileNotFoundError, with a `remedy`, or ValueError if the file holds another network, the record
+    lacks a value, or the two come from different runs.
     """
-    content = load_weights(path, made_by="q3_cnn.py")
+    content = load_weights(path, made_by="q3_cnn.py", remedy=remedy)
     kinds = {name: list(NETWORKS[name]().state_dict()) for name in ("q2_fcn", "q3_cnn")}
     name, prefix, weights = find_weights(path, content, kinds)
     classes = weights[kinds[name][-1]].numel()

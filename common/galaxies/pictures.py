@@ -302,7 +302,13 @@ def read_fits(path, size, field):
         bands = read_cube(path, window)
     from astropy.visualization import make_lupton_rgb
 
-    bands[~np.isfinite(bands)] = 0
+    undefined = ~np.isfinite(bands)
+    if undefined.all():
+        raise ValueError("has only pixels that are NaN or infinite")
+    if undefined.any():
+        share = f"{undefined.sum():,} of {undefined.size:,} pixel values ({undefined.mean():.1%})"
+        say(path, f"{share} are NaN or infinite, set to 0")
+        bands[undefined] = 0
     bands -= np.median(bands, axis=(1, 2), keepdims=True)
     stretch = max(float(np.percentile(bands.mean(0), 99)) / 2, 1e-12)
     with np.errstate(invalid="ignore", divide="ignore"):  # of pixels without light

@@ -57,14 +57,16 @@ def read_rows(path, id_column=None, class_column=None, split_column=None, class_
         if not is_header(*header, class_names):
             rows = [header, *rows]
     else:
-        id_place = find_column(path, header, "--id", [id_column] if id_column else ID_COLUMNS)
-        class_place = find_column(path, header, "--class", [class_column] if class_column else CLASS_COLUMNS)
+        options = [f"name one with {option}" for option in ("--id", "--class")]
+        remedies = options if class_names is None else ["rename one"] * 2
+        id_place = find_column(path, header, remedies[0], [id_column] if id_column else ID_COLUMNS)
+        class_place = find_column(path, header, remedies[1], [class_column] if class_column else CLASS_COLUMNS)
     ids = check_ids(path, header[id_place], [row[id_place] for row in rows], table.rounded)
     classes = [without_point(row[class_place]) for row in rows]
     classes = ["" if name.lower() in MISSING else name for name in classes]
     splits = [""] * len(rows)
     if split_column:
-        split_place = find_column(path, header, "--split-column", [split_column])
+        split_place = find_column(path, header, "name one with --split-column", [split_column])
         splits = [row[split_place] for row in rows]
     return list(map(TableRow, ids, classes, splits, table.lines[-len(rows) :]))
 
@@ -75,14 +77,17 @@ def is_header(name, class_name, class_names):
     return not (is_row or SUFFIX.search(name) or name.isdecimal())
 
 
-def find_column(path, header, option, names):
-    """Return the place in the header of the first of `names` that it has, in the same case or in any."""
+def find_column(path, header, remedy, names):
+    """Return the place in the header of the first of `names` that it has, in the same case or in any.
+
+    Raises ValueError, with a `remedy`, if it has none.
+    """
     lower = [name.lower() for name in header]
     for name in names:
         if name.lower() in lower:
             return header.index(name) if name in header else lower.index(name.lower())
     columns = ", ".join(header) or "the file is empty"
-    raise ValueError(f"{path} has no column {' or '.join(names)}: name one with {option} ({columns})")
+    raise ValueError(f"{path} has no column {' or '.join(names)}: {remedy} ({columns})")
 
 
 def check_ids(path, column, ids, rounded):

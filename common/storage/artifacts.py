@@ -92,14 +92,14 @@ def load_json(path):
     return record
 
 
-def load_tensors(path, made_by, mmap=True):
+def load_tensors(path, made_by, mmap=True, remedy="point --out at its folder"):
     """Return the content of a torch.save file on the CPU, without executing anything in it.
 
     mmap: map the tensors from the disk instead of reading them. Raises FileNotFoundError, naming the script `made_by`
-    that writes the file, or ValueError for any other kind of file.
+    that writes the file and a `remedy`, or ValueError for any other kind of file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or point --out at its folder")
+        raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or {remedy}")
     is_zip = False  # files of torch 1.5 and older are not, and cannot be mapped
     try:
         is_zip = zipfile.is_zipfile(path)

@@ -30,15 +30,20 @@ def check_unchanged(model, hash_before):
     print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
 
 
-def load_weights(path, made_by):
+def load_weights(path, made_by, **options):
     """Return the content of a torch.save or safetensors file, or of a folder written by export.py, on the CPU.
 
-    Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for any other kind of file.
+    options: of `load_tensors`. Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for
+    any other kind of file.
     """
     path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        trained, path = path / "q3_cnn.pt", path / "model.safetensors"
+        if not path.is_file():
+            instead = f"did you mean {trained}?" if trained.is_file() else "write one with export.py"
+            raise FileNotFoundError(f"{path.parent} holds no exported network: {instead}")
     if path.suffix != ".safetensors" or not path.is_file():
-        return load_tensors(path, made_by)
+        return load_tensors(path, made_by, **options)
     require(f"{path}: reading it", "safetensors")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
