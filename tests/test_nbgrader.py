@@ -184,7 +184,7 @@ def marked(tmp_path_factory, nbgrader):
 
     def make(folder):
         make_skeleton(folder)
-        with patch("course.build.MARKING_IMAGES", (400, 12)):
+        with patch("course.build.MARKING_IMAGES", (150, 12)):
             make_course(folder)
         course, said = folder / "course", {}
         change_source(course)
