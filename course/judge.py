@@ -12,6 +12,7 @@ import copy
 import numbers
 import os
 from functools import cache
+from itertools import zip_longest
 from types import SimpleNamespace
 
 from course.watch import SETS, Lost, Undecided, Watch, as_numbers, fit_numbers, ids, keys, stand_in, train_size
@@ -286,11 +287,22 @@ def check_shapes(layers, calls, expected):
         raise Lost(f"{layers} have weights of {found}, not {expected}")
 
 
+def first_difference(found, wanted):
+    """Return, as text, where a list of operations first differs from the wanted one."""
+    i = next(i for i, (one, other) in enumerate(zip_longest(found, wanted)) if one != other)
+    place = f" after {wanted[i - 1].split()[0]} {wanted[:i].count(wanted[i - 1])}" if i else ""
+    if len(found) < len(wanted):
+        return f"{wanted[i]} is missing{place}"
+    if len(found) > len(wanted):
+        return f"{found[i]} was not asked for{place}"
+    return f"{found[i]} instead of {wanted[i]}{place}"
+
+
 def check_operations(name, looks, expected, kinds):
     """Raise Lost when a network does not compute what was asked for, and operations of these kinds are the reason."""
     found, wanted = ([each for each in every if each.split()[0] in kinds] for every in (looks.operations, expected))
     if not looks.as_asked and found != wanted:
-        raise Lost(f"{name} has {', '.join(found) or 'none'}; asked for was {', '.join(wanted)}")
+        raise Lost(f"{name}: {first_difference(found, wanted)}")
     if not looks.as_asked and looks.operations == expected:
         raise Undecided(f"{name} computes something else than its layers")
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from course.isolation import IsolatedKernel, choose_engine
 from course.notes import notes
+from course.repair import grade_id
 
 import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -64,8 +65,8 @@ class MarkingRun(Execute):
                     DeadKernelError: "ended Python, or took all memory",
                 }
                 reason = self.reason or reasons.get(type(error), str(error))
-                first_line = self.cell.source.strip().partition("\n")[0]
-                reason = f"a cell {reason}. The cell begins with: {first_line}"
+                name, first_line = grade_id(self.cell), self.cell.source.strip().partition("\n")[0]
+                reason = f"{f'the cell {name}' if name else 'a cell'} {reason}. The cell begins with: {first_line}"
                 self.log.error("%s is not marked: %s", names["student"], reason)
                 notes["Not marked"].append(f"{names['student']}: {reason}")
                 raise UnresponsiveKernelError from None
@@ -99,12 +100,15 @@ class MarkingRun(Execute):
         variables |= {"HOME": str(self.folder), "IPYTHONDIR": str(self.folder / "ipython"), "USER": "student"}
         variables |= {"PYTHONUSERBASE": site.getuserbase(), "MPLCONFIGDIR": str(self.folder / "matplotlib")}
         variables |= {"NBGRADER_EXECUTION": "autograde", **self.environment}
+        engine = choose_engine(tuple(self.engines))
+        by = "bubblewrap" if engine == "bwrap" else engine
+        notes["Isolation"] = [f"student code isolated with {by}" if engine else "none: student code ran as you"]
         self.km = IsolatedKernel(
             config=self.config,
             kernel_name=self.nb.metadata.get("kernelspec", {}).get("name", "python3"),
             transport="ipc" if os.name == "posix" else "tcp",
             connection_file=str(self.folder / "kernel.json"),
-            engine=choose_engine(tuple(self.engines)),
+            engine=engine,
             folder=str(self.folder),
             variables=variables,
         )

@@ -22,6 +22,7 @@ from nbgrader.plugins import ExportPlugin, FileNameCollectorPlugin
 # is Moodle's identifier of the participant in this assignment, not the student number.
 MOODLE_NAME = re.compile(r"(?:^|/)(?P<name>[^/_]+)_(?P<number>\d+)_assignsubmission_file")
 COPIES = re.compile(r"(^|/)(\.|__MACOSX)")  # made by programs: .ipynb_checkpoints, ._galaxies.ipynb
+OUTDATED = "Not in feedback.zip, rerun nbgrader generate_feedback galaxies: no page since the last grading"
 NAME, GRADE = ("Full name", "Nom complet"), ("Grade", "Note")  # columns of the worksheet
 
 
@@ -128,16 +129,23 @@ class MoodleExport(ExportPlugin):
         """Write the three files into the course's folder."""
         assignment, root = (self.assignment or ["galaxies"])[0], Path(self.parent.coursedir.root)
         submissions = {each.student.id: each for each in gradebook.assignment_submissions(assignment)}
-        grades = grade_rows(submissions, *read_worksheet(root / "downloaded" / assignment / "archive"))
-        pages = {path.parts[-3]: path for path in root.glob(f"autograded/*/{assignment}/*.ipynb")}
-        marked = [(submissions[student], nbformat.read(path, as_version=4)) for student, path in pages.items()]
-        for name, rows in (("grades.csv", grades), ("tests.csv", test_rows(marked))):
+        books = {path.parts[-3]: path for path in root.glob(f"autograded/*/{assignment}/*.ipynb")}
+        tested = [(submissions[student], nbformat.read(path, as_version=4)) for student, path in books.items()]
+        complete = {each.student.id: each for each, _ in tested if not each.needs_manual_grade}
+        incomplete = [each.student for number, each in submissions.items() if number not in complete]
+        notes["Without grade and feedback, not completely marked"] += [f"{full_name(s)} ({s.id})" for s in incomplete]
+        grades = grade_rows(submissions, complete, *read_worksheet(root / "downloaded" / assignment / "archive"))
+        for name, rows in (("grades.csv", grades), ("tests.csv", test_rows(tested))):
             with open(root / name, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(rows)
+        changed = (root / "gradebook.db").stat().st_mtime
         with zipfile.ZipFile(root / "feedback.zip", "w", zipfile.ZIP_DEFLATED) as feedback:
-            for page in root.glob(f"feedback/*/{assignment}/*.html"):
-                student = submissions[page.parts[-3]].student
-                feedback.write(page, f"{full_name(student)}_{student.id}_assignsubmission_file/{page.name}")
+            for student in (each.student for each in complete.values()):
+                page = root / "feedback" / student.id / assignment / f"{assignment}.html"
+                if page.exists() and page.stat().st_mtime >= changed:
+                    feedback.write(page, f"{full_name(student)}_{student.id}_assignsubmission_file/{page.name}")
+                else:
+                    notes[OUTDATED].append(f"{full_name(student)} ({student.id})")
         self.log.info("Written: grades.csv, tests.csv and feedback.zip")
 
 
@@ -146,30 +154,28 @@ def full_name(student):
     return f"{student.first_name or ''} {student.last_name or ''}".strip() or student.id
 
 
-def grade_rows(submissions, header, rows):
-    """Return the worksheet, or without one a table like it, with a grade for each submission that is wholly marked."""
+def grade_rows(submissions, complete, header, rows):
+    """Return the worksheet, or without one a table like it, with the grades of the completely marked submissions."""
     if not rows:
         header = ["Identifier", "Full name", "Grade"]
         rows = {number: [number, full_name(each.student), ""] for number, each in submissions.items()}
     if (place := column(header, GRADE)) is None:
         raise ValueError("the grading worksheet has no column Grade: download it with Moodle in English")
     for number, row in rows.items():
-        submission = submissions.get(number)
-        is_marked = submission and not submission.needs_manual_grade
-        row[place] = f"{submission.score:g}" if is_marked else ""
-        if submission and not is_marked:
-            notes["Without a grade, as not all is marked"].append(f"{full_name(submission.student)} ({number})")
+        row[place] = f"{complete[number].score:g}" if number in complete else ""
     return [header, *rows.values()]
 
 
-def test_rows(marked):
+def test_rows(tested):
     """Return, for each test, how many have lost points, how many are undecided, and the most frequent error.
 
-    marked: pairs of a submission and its notebook.
+    tested: pairs of a submission and its notebook. Written answers are left out.
     """
     lost, undecided, errors = Counter(), Counter(), defaultdict(Counter)
-    for submission, book in marked:
+    for submission, book in tested:
         for grade in submission.notebooks[0].grades:
+            if grade.cell.cell_type == "markdown":
+                continue
             undecided[grade.name] += grade.needs_manual_grade
             lost[grade.name] += not grade.needs_manual_grade and grade.score < grade.max_score
         for cell in book.cells:
@@ -177,4 +183,4 @@ def test_rows(marked):
             errors[name].update(error.evalue for error in errors_of(cell))
     usual = {name: found.most_common(1)[0][0] for name, found in errors.items() if found}
     header = ["test", "submissions", "lost points", "undecided", "most frequent error"]
-    return [header, *([n, len(marked), lost[n], undecided[n], usual.get(n, "")] for n in sorted(undecided))]
+    return [header, *([n, len(tested), lost[n], undecided[n], usual.get(n, "")] for n in sorted(undecided))]

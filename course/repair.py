@@ -122,9 +122,12 @@ def repair(book, release):
 
 
 def in_words(done):
-    """Return what was done as text, each kind once with its cells, or with their number if they are many."""
+    """Return what was done as text, each kind once with its cells; of many, their number and three of them."""
     names = defaultdict(list)
     for what, name in done:
         names[what].append(name)
-    words = {what: ", ".join(cells) if len(cells) < 9 else f"{len(cells)} cells" for what, cells in names.items()}
-    return "; ".join(f"{what} {cells}" for what, cells in words.items())
+    words = []
+    for what, cells in names.items():
+        some = f"{len(cells)} cells ({', '.join(cells[:3])}, …)"
+        words.append(f"{what} {', '.join(cells) if len(cells) < 9 else some}")
+    return "; ".join(words)

@@ -14,7 +14,7 @@ pytest.importorskip("jupytext", reason="pip install -r requirements-teaching.txt
 
 from common.galaxies.synthetic import write_synthetic
 from course.build import source_cells
-from course.judge import Judge
+from course.judge import CNN, Judge, first_difference
 from course.watch import Undecided, fit_numbers, stand_in
 
 import matplotlib.pyplot as plt
@@ -116,6 +116,20 @@ def outcome(failed):
 
 def test_the_solution_gets_all_points_and_passes_its_own_checks(results):
     assert results[""] == {}
+
+
+def test_a_network_of_other_operations_is_told_the_first_difference():
+    assert first_difference([*CNN[:9], "linear"], CNN) == "relu is missing after linear 2"
+    assert first_difference(CNN[:5], CNN) == "max_pool2d by 2 is missing after relu 2"
+    assert first_difference([], ["relu"]) == "relu is missing"
+    assert (
+        first_difference(["linear", "dropout", "linear"], ["linear", "linear"])
+        == "dropout was not asked for after linear 1"
+    )
+    assert (
+        first_difference([*CNN[:5], "avg_pool2d", *CNN[6:]], CNN)
+        == "avg_pool2d instead of max_pool2d by 2 after relu 2"
+    )
 
 
 def test_the_points_are_those_of_the_assignment():

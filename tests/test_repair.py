@@ -100,6 +100,12 @@ def test_cells_are_as_released_again_and_the_solutions_are_kept(damage, book, re
     assert [cell.metadata for cell in cells] == [cell.metadata for cell in release]
 
 
+def test_cells_are_named_or_of_many_three_and_their_number():
+    done = [("restored", name) for name in "abcdefghi"]
+    assert in_words(done[:3]) == "restored a, b, c"
+    assert in_words([*done, ("put back", "z")]) == "restored 9 cells (a, b, c, …); put back z"
+
+
 def test_an_unchanged_notebook_is_left_alone(book, release):
     cells, done = repair(copy.deepcopy(book), release)
     assert cells == book
