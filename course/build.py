@@ -1,6 +1,6 @@
 """Make notebooks of the text in galaxies.py and assignment.py: the submission, the students' skeleton, the course.
 
-submission: runs the notebook in a folder of its own, inserts the discussion of its results, and writes
+submission: runs the notebook in a temporary folder, inserts the discussion of its results, and writes
 submission.ipynb and submission.html. skeleton: writes skeleton.ipynb, with the solutions cleared. course: writes
 course/, a folder in which nbgrader's commands work. Needs requirements-teaching.txt.
 """
@@ -149,7 +149,7 @@ def find_data(out):
 
 
 def name_classes(book, names):
-    """Put the names of a file's classes in place of those of Galaxy10 SDSS in a notebook's cell `class names`."""
+    """Replace Galaxy10 SDSS's class names by a file's in a notebook's cell `class names`."""
     [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "class names"]
     lines = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in names)
     cell.source = re.sub(r"(?<=CLASS_NAMES = \[\n).*?(?=\])", lambda _: lines, cell.source, count=1, flags=re.DOTALL)

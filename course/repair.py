@@ -58,7 +58,7 @@ def as_own(cell, **changes):
 def sort_cells(book, wanted):
     """Return the submitted cells by their names in the release, the student's own ones, and what was done.
 
-    book: the submitted cells; wanted: those of the release, by name. The own cells are in lists by the name of the cell
+    book: the submitted cells; wanted: the release's cells, by name. The own cells are in lists by the name of the cell
     that they follow, None for the beginning. What was done is a list of pairs, of what and with which cell.
     """
     found, own, done, last = {}, {}, [], None
@@ -80,7 +80,7 @@ def sort_cells(book, wanted):
             original = wanted[name].source.strip()
             if is_locked(wanted[name]) and original in text and original != text:
                 own[name] = [as_own(cell, source=text.replace(original, "").strip(), id=f"{name}-added")]
-                done.append(("moved into a cell of its own what was added to", name))
+                done.append(("moved into a new cell what was added to", name))
         elif not is_locked(wanted[name]) and text and text != found[name].source.strip():
             found[name].source += f"\n{text}"
             done.append(("joined the pieces of", name))
@@ -92,7 +92,7 @@ def sort_cells(book, wanted):
 
 
 def repair(book, release):
-    """Return the cells of a submitted notebook with those of the release in their places, and what was done.
+    """Return a submitted notebook's cells with the release's cells in their places, and a list of the changes.
 
     A cell that is not of the release is the student's own and stays behind the cell that it follows; it becomes the
     cell of a solution that is missing there. What was done is a list of pairs, of what and with which cell.

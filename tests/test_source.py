@@ -103,7 +103,7 @@ def test_images_of_another_size_are_reduced_and_names_of_a_published_set_said(si
     assert (found.source, found.class_names) == ("file:own.h5", names or CLASS_NAMES)
     assert found.path == (path if size == 69 else next((tmp_path / "cache").glob("own-69-*.h5")))
     printed = capsys.readouterr().out
-    assert ("named as those of Galaxy10 SDSS" in printed) == (size == 69)
+    assert ("class names are Galaxy10 SDSS's" in printed) == (size == 69)
     assert ("reduced to 69 x 69 pixels in" in printed) == (size == 96)
 
 

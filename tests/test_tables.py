@@ -139,7 +139,7 @@ def test_rows_that_agree_are_all_returned_and_a_picture_may_occur_twice(tmp_path
     (["1.png,p", "1.jpg,q"], ["1.gif"], r"lines 2 \(1.png\) and 3 \(1.jpg\): 1.gif is both p and q"),
     (["2.jpg,p", "1.jpg,q"], ["a/1.jpg", "b/1.jpg"], "line 3: 1.jpg could be a/1.jpg or b/1.jpg: write its name"),
     (["7,p"], ["7.jpg", "7.png"], "line 2: 7 could be 7.jpg or 7.png"),
-    (["3.jpg,p"], ["1.jpg"], "no row names one of the 1 pictures, such as 1.jpg: the first row is that of 3.jpg"),
+    (["3.jpg,p"], ["1.jpg"], "no row names one of the 1 pictures, such as 1.jpg: the first row is 3.jpg"),
     ([], ["1.jpg"], "it has no rows")])  # fmt: skip
 def test_what_is_ambiguous_or_contradicts_is_refused_with_its_row(rows, names, message, tmp_path):
     with pytest.raises(ValueError, match=message):

@@ -118,7 +118,7 @@ def as_text(value):
 
 
 def read_column(path, file, key, count, rows=...):
-    """Return the values of a dataset of one axis as printable texts: a list of `count`, or those of `rows`, a slice.
+    """Return the values of a dataset of one axis as printable texts: a list of `count`, or only `rows`, a slice.
 
     Raises ValueError unless it holds `count` texts or whole numbers.
     """

@@ -40,7 +40,7 @@ def find_galaxies(data, source, dataset, cache, count, seed, out):
     names, size = check_galaxy10(path)
     if source.startswith("file:") and branches_of(names):
         published = source_title(f"galaxy10-{'decals' if set(names) == set(DECALS_CLASS_NAMES) else 'sdss'}")
-        print(f"{path}: classes are named as those of {published}; the attribute class_names overrides that.")
+        print(f"{path}: class names are {published}'s; the attribute class_names overrides that.")
     return Galaxies(path if size == IMAGE_SIZE else reduced(path, names, download.cache_folder(cache)), source, names)
 
 

@@ -98,7 +98,7 @@ def check_ids(path, column, ids, rounded):
     if column in rounded or any(abs(float(text)) >= 2**53 for text in numbers if not text.lstrip("+-").isdecimal()):
         raise ValueError(
             f"{path}: column {column} holds ids as floating-point numbers, which are rounded at this size and may be "
-            "those of other galaxies: store them as integers or texts"
+            "other galaxies' ids: store them as integers or texts"
         )
     return list(map(without_point, ids))
 
@@ -211,7 +211,7 @@ def match_rows(path, rows, pictures, ids=None, remedy=""):
         taken |= {row.line for same in found.values() for row in same}
     if not matched:
         example = f", such as {printable(pictures[0])}" if pictures else ""
-        has = f"the first row is that of {rows[0].id}" if rows else "it has no rows"
+        has = f"the first row is {rows[0].id}" if rows else "it has no rows"
         raise ValueError(f"{path}: no row names one of the {len(pictures):,} pictures{example}: {has}{remedy}")
     return matched
 
