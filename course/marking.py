@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import site
+import textwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -149,7 +150,7 @@ class MarkingRun(Execute):
             if cell.cell_type == "code" and is_grade(cell):
                 cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
                 for error in errors:
-                    error.traceback = [f"{error.ename}: {error.evalue}"]
+                    error.traceback = textwrap.wrap(f"{error.ename}: {error.evalue}", 100)  # a page shows 105
                     if error.ename == "Undecided":
                         name = cell.metadata["nbgrader"]["grade_id"]
                         notes["Undecided, for you to decide in formgrader"].append(f"{student} {name}: {error.evalue}")
