@@ -83,9 +83,8 @@ def results(tmp_path_factory, request):
     """What the failed cells said in the right notebook, "", and in each case that is to be tested."""
     folder, threads = tmp_path_factory.mktemp("marking"), torch.get_num_threads()
     write_synthetic(folder / "marking.h5", 150, 0, least=12)
-    chosen = {
-        each for item in request.session.items if hasattr(item, "callspec") for each in item.callspec.params.values()
-    }
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    chosen = {value for item in items for value in item.callspec.params.values()}
     cases = {name: changes for name, (_, changes) in CASES.items()} | WITHOUT
     cases = {name: changes for name, changes in cases.items() if name in chosen}
     results = {}

@@ -90,15 +90,14 @@ def nbgrader(tmp_path_factory):
     """A function that runs a command of nbgrader in a folder and returns its exit status and what it said."""
     log = tmp_path_factory.mktemp("nbgrader") / "log"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(
-        [sys.executable, "-c", NBGRADER], env=os.environ | {"SECRET": "of the teacher"}, **pipes
-    ) as server:
+    env = os.environ | {"SECRET": "of the teacher", "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen([sys.executable, "-c", NBGRADER], env=env, **pipes) as server:
 
         def run(folder, command):
             server.stdin.write(json.dumps([str(folder), str(log), command.split()]) + "\n")
             server.stdin.flush()
             status = next(line for line in server.stdout if line.startswith("status"))
-            return int(status.split()[1]), log.read_text(errors="replace")
+            return int(status.split()[1]), log.read_text(encoding="utf-8", errors="replace")
 
         yield run
 
