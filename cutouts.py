@@ -7,7 +7,6 @@ id and, with --split-column, split.
 """
 
 import hashlib
-import re
 import reprlib
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from common import cli
 from common.galaxies.facts import IMAGE_SIZE, plural
 from common.galaxies.hdf5 import MOST_CLASSES, create_hdf5
-from common.galaxies.pictures import HDF5_SUFFIXES, find_pictures, read_pictures
+from common.galaxies.pictures import HDF5_SUFFIXES, SUFFIX, find_pictures, read_pictures
 from common.galaxies.split import WHOLE_NUMBER
 from common.galaxies.tables import match_rows, name_forms, read_rows
 from common.storage.streams import one_line, printable, say
@@ -30,7 +29,6 @@ EXAMPLES = (
     "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # which says train or test",
 )
 MOST_NAMED = 10  # pictures that cannot be read
-FITS = re.compile(r"\.(fits?|fts)(\.(gz|bz2|fz))?$", re.IGNORECASE)
 
 
 def labelled_pictures(folder, table, id_column, class_column, split_column):
@@ -63,7 +61,8 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
     if split_column and others:
         found = reprlib.repr(sorted(others))
         raise ValueError(f"{table}: {split_column} must be train or test for each picture, not {found}")
-    fits = sum(bool(FITS.search(path.name)) for path, _ in pairs)
+    suffixes = [SUFFIX.search(path.name) for path, _ in pairs]
+    fits = sum(bool(suffix and suffix["fits"]) for suffix in suffixes)
     if 0 < fits < len(pairs):
         reason = "their stretch and colours differ, so use one form for all pictures"
         say(folder, f"{fits:,} of {len(pairs):,} pictures are FITS, the others are not: {reason}")
@@ -82,7 +81,7 @@ def find_classes(table, rows):
     return sorted(names, key=lambda name: (0, int(name), name) if WHOLE_NUMBER.fullmatch(name) else (1, 0, name))
 
 
-def describe_classes(table, class_names, rows):
+def print_classes(table, class_names, rows):
     """Print the number of pictures of each class and, on stderr, classes that differ only in case."""
     counts = Counter(printable(row.class_name) for row in rows)
     print(f"Classes: {'; '.join(f'{name} ({counts[name]:,})' for name in class_names)}")
@@ -126,7 +125,7 @@ def main():
     pairs = labelled_pictures(folder, args.table, args.id, vars(args)["class"], args.split_column)
     rows = [row for _, row in pairs]
     class_names = find_classes(args.table, rows)
-    describe_classes(args.table, class_names, rows)
+    print_classes(args.table, class_names, rows)
     with create_hdf5(args.to) as file:
         file["class_names"] = class_names
         file["ans"] = [class_names.index(printable(row.class_name)) for row in rows]

@@ -235,9 +235,8 @@ def make_course(out, force=False):
         raise ValueError(f"{course} exists: --force replaces its source, settings and marking.h5, and no submission")
     save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
     (course / "course").mkdir(exist_ok=True)
-    for path in HERE.glob("*.py"):
-        if path.stem in MARKING_MODULES:
-            shutil.copy(path, course / "course")
+    for name in MARKING_MODULES:
+        shutil.copy(HERE / f"{name}.py", course / "course")
     shutil.copy(HERE / "nbgrader_config.py", course)
     write_synthetic(course / "marking.h5", MARKING_IMAGES[0], 0, MARKING_IMAGES[1])
     print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")

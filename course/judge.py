@@ -1,8 +1,8 @@
 """The tests of the course: they judge what a network computes and what a training did, not how it is spelled.
 
 `start(names, file)` watches a notebook run; `Judge.mark(test)` then gives the points, or raises `Lost` with a reason,
-or `Undecided` when it cannot see what it needs. The run of a submission imports this file and
-watch.py from the course's folder.
+or `Undecided` when it cannot see what it needs. The run of a submission imports this file and watch.py from the
+course's folder.
 
 Networks are judged by what a copy with random weights computes, data by reading the sets, training by the watch's
 forwards, histories and matrices by values computed from them. A fault of `train` costs the points of the first network.

@@ -87,9 +87,8 @@ class MarkingRun(Execute):
         self.files = [path for path in folder.rglob("*") if path.is_file()]
         shutil.copytree(matplotlib.get_cachedir(), self.folder / "matplotlib")
         (self.folder / "course").mkdir()
-        for path in Path(__file__).parent.glob("*.py"):
-            if path.name in JUDGE:
-                shutil.copy(path, self.folder / "course")
+        for name in JUDGE:
+            shutil.copy(Path(__file__).with_name(name), self.folder / "course")
         startup = self.folder / "ipython" / "profile_default" / "startup" / "watch.py"
         startup.parent.mkdir(parents=True)
         startup.write_text(START.format(folder=str(self.folder), file=str(folder / "Galaxy10.h5")))
@@ -152,8 +151,8 @@ class MarkingRun(Execute):
                 for error in errors:
                     error.traceback = textwrap.wrap(f"{error.ename}: {error.evalue}", 100)  # a page shows 105
                     if error.ename == "Undecided":
-                        name = cell.metadata["nbgrader"]["grade_id"]
-                        notes["Undecided, for you to decide in formgrader"].append(f"{student} {name}: {error.evalue}")
+                        line = f"{student} {grade_id(cell)}: {error.evalue}"
+                        notes["Undecided, for you to decide in formgrader"].append(line)
             elif own:
                 text = "When this was marked, on a small synthetic file, the cell failed:\n"
                 note = [nbformat.v4.new_output("stream", name="stdout", text=text)] if errors else []
@@ -166,7 +165,7 @@ class SaveMarks(SaveAutoGrades):
     def _add_score(self, cell, resources):
         super()._add_score(cell, resources)
         if any(error.ename == "Undecided" for error in errors_of(cell)):
-            names = cell.metadata["nbgrader"]["grade_id"], self.notebook_id, self.assignment_id, self.student_id
+            names = grade_id(cell), self.notebook_id, self.assignment_id, self.student_id
             self.gradebook.find_grade(*names).needs_manual_grade = True
             self.gradebook.db.commit()
 

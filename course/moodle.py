@@ -13,6 +13,7 @@ from pathlib import Path
 
 from course.marking import errors_of
 from course.notes import notes
+from course.repair import grade_id
 
 import nbformat
 from nbgrader.api import Gradebook
@@ -179,7 +180,7 @@ def test_rows(tested):
             undecided[grade.name] += grade.needs_manual_grade
             lost[grade.name] += not grade.needs_manual_grade and grade.score < grade.max_score
         for cell in book.cells:
-            name = cell.metadata.get("nbgrader", {}).get("grade_id")
+            name = grade_id(cell)
             errors[name].update(error.evalue for error in errors_of(cell))
     usual = {name: found.most_common(1)[0][0] for name, found in errors.items() if found}
     header = ["test", "submissions", "lost points", "undecided", "most frequent error"]

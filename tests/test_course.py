@@ -154,6 +154,11 @@ HEAD, STACK = "classifier_head = nn.Linear(64, 8)", "nn.Sequential(cnn_backbone,
 TRANSFER = "nn.Sequential(cnn_backbone, transfer_head)"
 COUNT = "counts = torch.bincount(labels, minlength=10)"
 TEST_LOSS = 'history["test_loss"].append(criterion(logits, target).item())'
+TEST_PASS = "        logits, target = predict(model, test_loader)"
+BACKWARD_ON_TEST = """        for batch, target in test_loader:
+            optimizer.zero_grad()
+            criterion(model(batch), target).backward()
+"""
 INVENTED = "{'train_loss': [1.5, 1.2], 'test_loss': [1.4, 1.3], 'test_accuracy': [0.5, 0.6]}"
 CLASS = """
 class Net(nn.Module):
@@ -319,10 +324,7 @@ CASES = {
     "test loss divided by the number of images": (["q2_history"], [(TEST_LOSS, TEST_LOSS.replace(".item()", ".item() / len(target)"))]),
     "batch means divided by the number of images": (["q2_history"], [("loss.detach() * len(target)", "loss.detach()")]),
     "backward on test images": (["q2_training_images"], [
-        ("        logits, target = predict(model, test_loader)",
-         "        for batch, target in test_loader:\n            optimizer.zero_grad()\n"
-         "            criterion(model(batch), target).backward()\n        optimizer.zero_grad()\n"
-         "        logits, target = predict(model, test_loader)")]),
+        (TEST_PASS, f"{BACKWARD_ON_TEST}        optimizer.zero_grad()\n{TEST_PASS}")]),
     "one set not normalised": (["q1_transform"], [("labels[transfer_test_indices] - 8, transform)",
                                                    "labels[transfer_test_indices] - 8, transforms.RandomCrop(48))")]),
     "transfer loader not shuffled": (["q1_train_loader"], [("transfer_train, batch_size=64, shuffle=True", "transfer_train, batch_size=64")]),
@@ -338,13 +340,9 @@ CASES = {
     "a schedule": (["q2_optimizer"], [("print(fcn, f", "s = torch.optim.lr_scheduler.StepLR(fcn_optimizer, 10)\nprint(fcn, f")]),
     "class weights": (["q2_logits"], [("nn.CrossEntropyLoss()", "nn.CrossEntropyLoss(weight=torch.arange(1.0, 9)[: len(model[-1].bias)])")]),
     "steps on test images too": (["q2_training_images"], [
-        ("        logits, target = predict(model, test_loader)",
-         "        for batch, target in test_loader:\n            optimizer.zero_grad()\n"
-         "            criterion(model(batch), target).backward()\n            optimizer.step()\n"
-         "        logits, target = predict(model, test_loader)")]),
+        (TEST_PASS, f"{BACKWARD_ON_TEST}            optimizer.step()\n{TEST_PASS}")]),
     "one step per epoch": (["q2_training_images"], [
-        ("            optimizer.step()\n", ""), ("        logits, target = predict(model, test_loader)",
-                                                "        optimizer.step()\n        logits, target = predict(model, test_loader)")]),
+        ("            optimizer.step()\n", ""), (TEST_PASS, f"        optimizer.step()\n{TEST_PASS}")]),
     "the last batch logged, and the CNN's history invented": (["q2_history", "q3_training"], [
         ("float(loss_sum / count)", "float(loss)"), (CNN_TRAINING, f"{CNN_TRAINING}\ncnn_history = {INVENTED}")]),
     "an invented history of the transfer": (["q5_optimizer"], [

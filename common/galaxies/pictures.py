@@ -27,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 # The suffix of a file of pictures, before the row of a picture in an HDF5 file.
 SUFFIX = re.compile(
-    r"(?:(?P<hdf5>\.h5|\.hdf5)|\.jpe?g|\.jpe|\.jfif|\.png|\.tiff?|\.webp|\.bmp|\.gif|\.fits?|\.fts)"
+    r"(?:(?P<hdf5>\.h5|\.hdf5)|\.jpe?g|\.jpe|\.jfif|\.png|\.tiff?|\.webp|\.bmp|\.gif|(?P<fits>\.fits?|\.fts))"
     r"(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
     re.IGNORECASE,
 )
