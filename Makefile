@@ -37,13 +37,17 @@ TRAIN  = $(Q4) $(call option,--epochs,$(EPOCHS))
 # common/storage/stale.py lists it: its options differ from the variables, a file is missing, or DATA is newer.
 CODE  = $(wildcard common/*.py common/*/*.py)
 check = $(if $(shell command -v $(firstword $(PYTHON))),$(PYTHON),python3) -S -m common.storage.stale $(Q1) $(TRAIN) || echo FAILED
-STALE := $(if $(filter help clean,$(MAKECMDGOALS)),,$(if $(wildcard $(OUT)/q*.json),$(shell $(check))))
+# playground and export use the networks in OUT, whatever their options.
+unchecked = help clean playground export
+STALE := $(if $(filter-out $(unchecked),$(or $(MAKECMDGOALS),all)),$(if $(wildcard $(OUT)/q*.json),$(shell $(check))))
 $(if $(filter FAILED,$(STALE)),$(error Cannot check whether $(OUT) is up to date, see above: fix PYTHON, or run make clean))
 # An interrupted training run resumes if its checkpoint is newer than its dependencies and its JSON.
 resume = $(if $(shell find $(@:.json=.resume.pt) $(patsubst %,-newer %,$(filter-out FORCE,$^) $(wildcard $@)) 2> /dev/null),--resume=if-same)
 # Q1's record says whether there are classes for Q5. This is unknown before Q1 runs again.
 no_transfer = $(shell grep -ls '"transfer_train": \[\]' '$(OUT)/q1_data.json')
 fell_back   = $(shell grep -ls '"fallback": true' '$(OUT)/q1_data.json')
+# Without DATA=, Q1 must not replace results on the user's own file with results on Galaxy10.
+own_file    = $(if $(DATA)$(SOURCE)$(DATASET),,$(shell sed -n '/"args"/s/.*"data": "\([^"]*\)".*/\1/p' '$(OUT)/q1_data.json' 2> /dev/null))
 TRANSFER   := $(if $(filter q1_data,$(STALE))$(if $(no_transfer),,known),$(OUT)/q5_transfer.json)
 # make only fills .venv, and recreates it if its Python is gone. With another PYTHON, import errors name missing packages.
 installed = $(if $(filter .venv/bin/python,$(PYTHON)),.venv/$(1).installed)
@@ -57,6 +61,7 @@ confusion: $(OUT)/q4_confusion.json ## Q4: confusion matrices of both networks
 transfer: $(OUT)/q5_transfer.json ## Q5: transfer the CNN's backbone to two new classes
 $(STALE:%=$(OUT)/%.json): FORCE
 $(OUT)/q1_data.json: q1_data.py $(CODE) | $(call installed,requirements)
+	$(if $(own_file),$(error $(OUT) holds results on another file: repeat DATA=$(own_file), or choose another OUT))
 	$(PYTHON) q1_data.py $(Q1)
 $(OUT)/q2_fcn.json: q2_fcn.py $(CODE) $(OUT)/q1_data.json | $(call installed,requirements)
 	$(PYTHON) q2_fcn.py $(TRAIN) $(resume)

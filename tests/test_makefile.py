@@ -144,6 +144,19 @@ def test_options_are_compared_with_those_given_and_else_with_the_defaults(tmp_pa
         assert stale.is_stale(tmp_path / "q2_fcn.json", {})
 
 
+def test_results_on_the_users_own_file_are_not_replaced_by_results_on_galaxy10(stand_in):
+    (stand_in / "export.py").touch()
+    own, message = ("DATA=own.h5", "EPOCHS=3"), "artifacts holds results on another file: repeat DATA=own.h5, or choose"
+    assert scripts_of(make(stand_in, "all", *own)) == EVERYTHING
+    assert message in make(stand_in, "all").stderr
+    for target in ("playground", "export"):  # of the networks that are there
+        assert scripts_of(make(stand_in, "-n", target)) == []
+    os.utime(stand_in / "q1_data.py")
+    assert message in make(stand_in, "export").stderr
+    assert scripts_of(make(stand_in, "-n", "all", *own)) == EVERYTHING
+    assert scripts_of(make(stand_in, "-n", "all", "SOURCE=synthetic")) == EVERYTHING
+
+
 def test_where_nothing_can_check_the_results_make_stops(finished):
     done = make(finished, "all", "PYTHON=false")
     assert (done.returncode, done.stdout) == (2, "")
