@@ -1,9 +1,9 @@
-"""Make an HDF5 file in Galaxy10's form from a folder of pictures and a table of their classes, for q1_data.py --data.
+"""Create an HDF5 file in Galaxy10's format, for q1_data.py --data, from pictures and a table of their classes.
 
-Each picture's centred square is resized to 69 x 69 pixels, as by predict.py. The table is .csv, .fits or .ecsv, with a
-row for each picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class, and
-pictures without a row, are left out and counted. The file holds the datasets images, ans (class numbers), class_names,
-id and, with --split-column, split.
+The central square of each picture is resized to 69 x 69 pixels, as in predict.py. The table is .csv, .fits or .ecsv,
+with one row per picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class,
+and pictures without a row, are skipped and counted. The file contains the datasets images, ans (class numbers),
+class_names, id and, with --split-column, split.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from tqdm import tqdm
 EXAMPLES = (
     "python cutouts.py pictures/ table.csv --to own.h5",
     "python cutouts.py pictures/ table.fits --to own.h5 --id SPECOBJID --class MORPHOLOGY --field 0.5",
-    "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # which says train or test",
+    "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # train or test",
 )
 MOST_NAMED = 10  # pictures that cannot be read
 
@@ -141,13 +141,13 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("pictures", type=cli.path, metavar="PICTURES", help="folder of pictures, one galaxy in the middle of each")
+    add("pictures", type=cli.path, metavar="PICTURES", help="folder of pictures, each with one galaxy at the centre")
     add("table", type=cli.path, metavar="TABLE", help="table of their classes: .csv, .fits or .ecsv")
     add("--to", type=cli.path, required=True, metavar="FILE", help="HDF5 file to write")
-    add("--id", metavar="COLUMN", help="column of the pictures' names (default: objid, id, name or file)")
-    add("--class", metavar="COLUMN", help="column of the classes (default: class, class_name or label)")
-    add("--split-column", metavar="COLUMN", help="column that says train or test")
-    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="part of the central square to keep")
+    add("--id", metavar="COLUMN", help="column with the picture names (default: objid, id, name or file)")
+    add("--class", metavar="COLUMN", help="column with the classes (default: class, class_name or label)")
+    add("--split-column", metavar="COLUMN", help="column with train or test in each row")
+    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     args = parser.parse_args(argv)
     if not args.to.lower().endswith(HDF5_SUFFIXES):
         parser.error(f"--to {args.to}: the name of an HDF5 file ends in .h5")

@@ -1,9 +1,9 @@
-"""Classify pictures of galaxies with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
+"""Classify pictures of galaxies with a network trained by q2_fcn.py, q3_cnn.py or q5_transfer.py.
 
-Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images`, and FITS cubes of three
-bands, the bluest first. The centred square is resized to 69 x 69 pixels. Prints a table with the predicted class, its
+Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of pictures, HDF5 files with `images`, and FITS cubes of three
+bands, the bluest first. The central square is resized to 69 x 69 pixels. Prints a table with the predicted class, its
 probability, the second choice and how many crops predict another class; then a line per class. Writes only the files
-that are named and, beside the first of them, FILE.resume, which tells --resume how far a run is.
+named by the options and, next to the first of them, FILE.resume, which records the progress for --resume.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from tqdm import tqdm
 EXAMPLES = (
     "python predict.py galaxy.jpg more/ cutouts.h5",
     "python predict.py more/ --model artifacts/q5_transfer.pt --symmetries --html sheet.html",
-    "python predict.py more/ --truth classes.csv --csv answers.csv  # rows of name,class",
+    "python predict.py more/ --truth classes.csv --csv answers.csv  # rows: name,class",
     "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
     "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
@@ -223,26 +223,26 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("pictures", nargs="+", metavar="PATH", help="picture, folder, HDF5 or FITS file; - reads paths from stdin")
-    help = "a trained network with its .json beside it, or a folder that export.py wrote"
+    help = "trained network with its .json next to it, or a folder written by export.py"
     add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help=help)
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=int, default=9, choices=CROPS, metavar="N", help="crops to average over: 1, 4, 9, ... 121")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    help = "raise the mean probabilities to the power 1 / T and normalise them: see --truth"
+    help = "raise the mean probabilities to the power 1 / T and normalise them (--truth prints the best T)"
     add("--temperature", type=cli.positive_float, default=1.0, metavar="T", help=help)
-    help = "write a row per picture: CSV (- is stdout), or a FITS or ECSV table if the name ends in .fits or .ecsv"
+    help = "write a row per picture: CSV (- for stdout), or a FITS or ECSV table if the name ends in .fits or .ecsv"
     add("--csv", type=cli.path, metavar="FILE", help=help)
-    add("--json", type=cli.path, metavar="FILE", help="write a list with a record per picture")
+    add("--json", type=cli.path, metavar="FILE", help="write the same as a list of records")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet by class, least certain pictures first")
     help = "write the 64 inputs of the last layer for each picture"
     add("--features", type=cli.path, metavar="NPZ", help=help)
-    help = "write occlusion maps: what the prediction depends on (needs captum)"
+    help = "write occlusion maps, which show what each prediction depends on (needs captum)"
     add("--explain", type=cli.path, metavar="DIR", help=help)
-    help = "table of names and true classes: adds accuracy, calibration and a confusion matrix"
+    help = "table of names and true classes; prints accuracy, calibration and a confusion matrix"
     add("--truth", type=cli.path, metavar="FILE", help=help)
-    help = "continue an interrupted run, whose rows are in FILE.part"
+    help = "resume an interrupted run, whose rows are in FILE.part"
     add("--resume", action="store_true", help=help)
-    add("--quiet", action="store_true", help="print no table, but on a terminal a progress bar")
+    add("--quiet", action="store_true", help="print no table; on a terminal, show a progress bar")
     add("--dask", metavar="ADDRESS", help=DASK_HELP)
     cli.add_device(parser)
     return parser.parse_args(argv)

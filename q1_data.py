@@ -1,9 +1,9 @@
-"""Q1: read Galaxy10, look at it, split it, and measure mean and standard deviation to normalise it.
+"""Q1: read Galaxy10, plot it, split it, and compute the mean and standard deviation to normalise it.
 
-Reads an HDF5 file in Galaxy10's form: the one given by --data, or Galaxy10, downloaded once; if that fails, a synthetic
-set. Writes, under --out, q1_data.pt (images and labels of both tasks, mean and std), q1_data.png (images of each class)
-and q1_data.json. The default numbers of training images are the assignment's 18,000 and 1,000 for Galaxy10 SDSS, and
-the same fractions of the images of any other file.
+Reads an HDF5 file in Galaxy10's format: the file given by --data, or Galaxy10, which is downloaded once. If the
+download fails, a synthetic set is generated. Writes q1_data.pt (images and labels of both tasks, mean and std),
+q1_data.png (images of each class) and q1_data.json to --out. By default, the numbers of training images are the
+assignment's 18,000 and 1,000 for Galaxy10 SDSS, and the same fractions for any other file.
 """
 
 from common import cli, plots
@@ -21,8 +21,8 @@ import torch
 
 EXAMPLES = (
     "python q1_data.py                     # Galaxy10 SDSS, downloaded once; a synthetic set if that fails",
-    "python q1_data.py --data Galaxy10.h5  # a file of your own; cutouts.py makes one from pictures and a table",
-    "python q1_data.py --dataset decals --out decals  # 2.7 GB, reduced to 69 x 69 pixels once",
+    "python q1_data.py --data Galaxy10.h5  # your own file; cutouts.py creates one from pictures and a table",
+    "python q1_data.py --dataset decals --out decals  # 2.7 GB, resized to 69 x 69 pixels once",
     "python q1_data.py --source synthetic --count 3000 --out small",
 )
 
@@ -108,17 +108,19 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add, count = parser.add_argument, cli.positive_int
-    add("--data", type=cli.path, metavar="PATH", help="HDF5 file in Galaxy10's form, instead of --source")
-    add("--hold-back", metavar="CLASSES", help="classes for Q5 by number or name, or none (default: 8,9 of Galaxy10)")
-    add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if it can be downloaded")
-    add("--dataset", choices=("sdss", "decals"), default="sdss", help="the real set to download")
-    add("--cache", type=cli.path, metavar="DIR", help="folder for downloads (default: $GALAXY10_CACHE, or the user's)")
+    add("--data", type=cli.path, metavar="PATH", help="HDF5 file in Galaxy10's format, instead of --source")
+    help = "classes to hold back for Q5: numbers, names, or none (default: 8,9 for Galaxy10, else none)"
+    add("--hold-back", metavar="CLASSES", help=help)
+    add("--source", choices=("auto", "real", "synthetic"), default="auto", help="auto: real if the download succeeds")
+    add("--dataset", choices=("sdss", "decals"), default="sdss", help="real set to download")
+    help = "folder for downloads (default: $GALAXY10_CACHE, or the user's cache folder)"
+    add("--cache", type=cli.path, metavar="DIR", help=help)
     add("--count", type=count, default=sum(CLASS_COUNTS), metavar="N", help="number of images in the synthetic set")
     add("--main-train", type=count, metavar="N", help="training images of classes 0-7 (default: 18000, see above)")
     add("--transfer-train", type=count, metavar="N", help="training images of 8 and 9 (default: 1000, see above)")
-    help = "by class and seed, or in the file's order; auto: the file's dataset split, or else stratified"
+    help = "stratified (by class, seeded) or file (in file order); auto: the file's dataset split, else stratified"
     add("--split", choices=tuple(split.SPLITS), default="auto", help=help)
-    add("--stats-images", type=count, default=1000, metavar="N", help="training images that mean and std come from")
+    add("--stats-images", type=count, default=1000, metavar="N", help="training images to compute mean and std from")
     cli.add_out_and_seed(parser)
     args = parser.parse_args(argv)
     if args.data and args.source != "auto":

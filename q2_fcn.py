@@ -1,7 +1,7 @@
 """Q2: train a fully connected network on classes 0-7.
 
-Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json;
-and on the way q2_fcn.resume.pt, from which --resume continues.
+Reads q1_data.pt. Writes q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json to --out and, during
+training, the checkpoint q2_fcn.resume.pt for --resume.
 """
 
 from common import cli, plots

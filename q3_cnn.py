@@ -1,7 +1,8 @@
-"""Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
+"""Q3: train a convolutional network on classes 0-7, and compare it with Q2's network.
 
-Reads q1_data.pt, and q2_fcn.json if it exists. Writes, under --out, q3_cnn.pt (the state_dict of cnn_backbone and
-classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and on the way q3_cnn.resume.pt, for --resume.
+Reads q1_data.pt, and q2_fcn.json if it exists. Writes q3_cnn.pt (the state_dict of cnn_backbone and classifier_head),
+q3_cnn.png (learning curves) and q3_cnn.json to --out and, during training, the checkpoint q3_cnn.resume.pt for
+--resume.
 """
 
 from pathlib import Path

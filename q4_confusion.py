@@ -1,7 +1,7 @@
-"""Q4: what the two networks confuse, and how that relates to imbalance and similarity of the classes.
+"""Q4: compute the confusion matrices of both networks, and relate the errors to class imbalance and similarity.
 
-Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out, q4_confusion.png (both confusion
-matrices on the whole test set, and each class's recall against its training images) and q4_confusion.json.
+Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes q4_confusion.png (both confusion matrices on the
+whole test set, and each class's recall against its number of training images) and q4_confusion.json to --out.
 """
 
 from pathlib import Path

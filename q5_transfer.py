@@ -1,8 +1,8 @@
-"""Q5: transfer the CNN's frozen backbone to the two classes held back, 8 and 9.
+"""Q5: transfer the CNN's frozen backbone to the two held-back classes, 8 and 9.
 
-Reads q1_data.pt, and --backbone: a checkpoint of the CNN or of a cnn_backbone alone. Writes, under --out,
-q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json; and
-on the way q5_transfer.resume.pt, from which --resume continues.
+Reads q1_data.pt and --backbone, a checkpoint of the CNN or of a cnn_backbone alone. Writes q5_transfer.pt (the
+state_dict), q5_transfer.png (learning curves and confusion matrix) and q5_transfer.json to --out and, during training,
+the checkpoint q5_transfer.resume.pt for --resume.
 """
 
 import copy

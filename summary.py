@@ -1,7 +1,7 @@
-"""Print the results of the five questions in one table, at the end of `make all`.
+"""Print the results of the five questions in one table: the last step of `make all`.
 
-Reads the JSON files of Q1-Q5 under --out and writes summary.txt there. Options that differ from the defaults, which
-are the assignment's numbers, are listed under the table.
+Reads the JSON files of Q1-Q5 under --out and writes summary.txt there. Options that differ from the defaults (the
+assignment's numbers) are listed below the table.
 """
 
 from pathlib import Path

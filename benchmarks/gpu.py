@@ -1,8 +1,8 @@
-"""Check and time the GPU path on one card.
+"""Check and time the code on a GPU.
 
-Runs the chain at the assignment's settings on SYNTHETIC galaxies, times the parts of an epoch, and compares the card
-with the CPU and with the baseline. Writes artifacts, logs and gpu.json to --out/gpu. Prints a line per check; the exit
-status is 1 if one fails. --device cpu --count 400 is a dry run. tests/test_gpu.py compares bits on the card.
+Runs the five scripts with the assignment's settings on SYNTHETIC galaxies, times the parts of an epoch, and compares
+the GPU with the CPU and with the baseline. Writes artifacts, logs and gpu.json to --out/gpu. Prints a line per check;
+the exit status is 1 if one fails. --device cpu --count 400 is a dry run. tests/test_gpu.py compares bits on the GPU.
 """
 
 import os
@@ -154,8 +154,8 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
-    add("--count", type=cli.positive_int, metavar="N", help="synthetic galaxies; unset: as many as Galaxy10 SDSS has")
-    add("--epochs", type=cli.positive_int, metavar="N", help="of all training runs; unset: the assignment's")
+    add("--count", type=cli.positive_int, metavar="N", help="synthetic galaxies; unset: as many as in Galaxy10 SDSS")
+    add("--epochs", type=cli.positive_int, metavar="N", help="epochs of all training runs; unset: the assignment's")
     cli.add_out(parser)
     return parser.parse_args(argv)
 

@@ -18,7 +18,7 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", 
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults and examples, and reports an error in one line."""
+    """An ArgumentParser that shows defaults and examples, and reports errors in one line."""
 
     def __init__(self, description, examples):
         super().__init__(
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        """Raise ValueError, for `run` to print."""
+        """Raise ValueError, which `run` prints."""
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
 
 
@@ -70,37 +70,37 @@ def path(text):
 
 
 def add_out_and_seed(parser):
-    """Add the options of every script: --out and --seed."""
+    """Add --out and --seed, the options of every script."""
     add_out(parser)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed")
 
 
 def add_out(parser):
-    """Add the option of every script that reads or writes artifacts: --out."""
-    help = "folder of all artifacts, read and written"
+    """Add --out, the option of every script that reads or writes artifacts."""
+    help = "folder for all artifacts, input and output"
     parser.add_argument("--out", type=path, default="artifacts", metavar="DIR", help=help)
 
 
 def add_device(parser):
-    """Add the option of every script that computes: --device."""
+    """Add --device, the option of every script that computes."""
     choices = ("auto", "cpu", "cuda", "mps")
-    parser.add_argument("--device", default="auto", choices=choices, help="auto: a GPU where there is one")
+    parser.add_argument("--device", default="auto", choices=choices, help="auto: a GPU if available")
 
 
 def add_training(parser, epochs, lr):
-    """Add the options of every script that trains, with the assignment's numbers as defaults."""
+    """Add the options of scripts that train, with the assignment's numbers as defaults."""
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
-    help = "continue an interrupted run after its last saved epoch; if-same: only if its settings match"
+    help = "resume an interrupted run after its last saved epoch; if-same: only if its settings match"
     choices = ("always", "if-same")
     parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
-    help = "on a GPU: the same bits in every run, at some cost in speed; CPU runs always are"
+    help = "on a GPU, compute the same bits in every run, at some cost in speed; CPU runs always do"
     parser.add_argument("--deterministic", action="store_true", help=help)
 
 
 def add_force(parser):
-    """Add the option of a script that uses trained networks: --force."""
+    """Add --force, the option of scripts that use trained networks."""
     help = "use networks even if they were trained on different data or a different split"
     parser.add_argument("--force", action="store_true", help=help)
 

@@ -1,8 +1,8 @@
-"""Make notebooks of the text in galaxies.py and assignment.py: the submission, the students' skeleton, the course.
+"""Build notebooks from galaxies.py and assignment.py: the submission, the students' skeleton, the nbgrader course.
 
-submission: runs the notebook in a temporary folder, inserts the discussion of its results, and writes
-submission.ipynb and submission.html. skeleton: writes skeleton.ipynb, with the solutions cleared. course: writes
-course/, a folder in which nbgrader's commands work. Needs requirements-teaching.txt.
+submission: runs the notebook in a temporary folder, inserts a discussion of its results, and writes submission.ipynb
+and submission.html. skeleton: writes skeleton.ipynb, without the solutions. course: writes course/, a course folder for
+nbgrader's commands. Needs requirements-teaching.txt.
 """
 
 import json
@@ -255,12 +255,12 @@ def main():
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to make")
-    help = "the Galaxy10 HDF5 file that the submission is run on; unset: the data of q1_data.json under --out"
+    parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to build")
+    help = "Galaxy10 HDF5 file to run the submission on; unset: the file recorded in q1_data.json under --out"
     parser.add_argument("--data", type=cli.path, metavar="PATH", help=help)
-    help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
+    help = "epochs of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
     parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)
-    parser.add_argument("--force", action="store_true", help="replace a course that exists")
+    parser.add_argument("--force", action="store_true", help="replace an existing course")
     cli.add_out_and_seed(parser)
     return parser.parse_args(argv)
 

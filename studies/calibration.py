@@ -1,11 +1,11 @@
 """When a network says 80%, is it right 80% of the time? And does one number, the temperature, fix it?
 
-Seed s has the split, initial weights and crops of `make all SEED=s`, but some training images are held out. FCN and CNN
-are trained on the others. The temperature is the T with the lowest cross entropy of logits / T on the held-out images
-(Guo et al. 2017). With one crop per image, it changes the probabilities, not the predictions. The expected calibration
-error is the mean gap between confidence and accuracy of the test images, in ten bins of equal number. All this is
-measured for one random crop per image, as in Q2 to Q4 and in the figure, and, with another temperature, for the mean
-over nine crops, as in predict.py.
+Seed s has the split, initial weights and crops of `make all SEED=s`, but the FCN and the CNN are trained without some
+of the training images, which are held out. The temperature is the T with the lowest cross entropy of logits / T on the
+held-out images (Guo et al. 2017). With one crop per image, it changes the probabilities, not the predictions. The
+expected calibration error is the mean gap between confidence and accuracy on the test images, in ten bins of equal
+size. Everything is measured for one random crop per image, as in Q2 to Q4 (and in the figure), and, with a separate
+temperature, for the mean over nine crops, as in predict.py.
 
 Reads q1_data.pt under --out. Writes calibration.json, calibration.png and a file per run into {out}/studies.
 """
@@ -183,7 +183,7 @@ def main():
 
 def get_args(argv=None):
     parser = study_parser(__doc__, "python -m studies.calibration --seeds 0-9")
-    help = "share of the training images to fit the temperature on"
+    help = "fraction of the training images to hold out and fit the temperature on"
     parser.add_argument("--held-out", type=cli.fraction, default=0.1, metavar="SHARE", help=help)
     return parser.parse_args(argv)
 

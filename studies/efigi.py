@@ -1,8 +1,8 @@
-"""Make efigi10.h5, 3,772 pictures of the EFIGI catalogue with Galaxy10's class names, from the catalogue's own files.
+"""Create efigi10.h5, 3,772 pictures of the EFIGI catalogue with Galaxy10's class names, from the catalogue's files.
 
-Labels follow a rule on EFIGI's visual attributes (Baillard et al. 2011, A&A 532, A74): they are not Galaxy Zoo votes,
-and no galaxy gets class 5. docs/studies.md says where the pictures (SDSS gri, one JPEG per PGC name) and the table
-EFIGI_attributes.txt (version 1.6.2, also compressed as .gz) are. The file holds images, ans and pgc_name.
+The labels are derived from EFIGI's visual attributes (Baillard et al. 2011, A&A 532, A74), not from Galaxy Zoo votes;
+no galaxy has class 5. docs/studies.md gives the rule and the sources: the pictures (SDSS gri, one JPEG per PGC name)
+and the table EFIGI_attributes.txt (version 1.6.2, also compressed as .gz). The file contains images, ans and pgc_name.
 """
 
 import gzip
@@ -93,8 +93,8 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--pictures", type=cli.path, required=True, metavar="DIR", help="folder of the pictures, PGC0000212.jpg …")
-    add("--attributes", type=cli.path, required=True, metavar="FILE", help="EFIGI_attributes.txt, or the same as .gz")
+    add("--pictures", type=cli.path, required=True, metavar="DIR", help="folder of pictures: PGC0000212.jpg, …")
+    add("--attributes", type=cli.path, required=True, metavar="FILE", help="EFIGI_attributes.txt, plain or as .gz")
     add("--to", type=cli.path, required=True, metavar="FILE", help="HDF5 file to write")
     return parser.parse_args(argv)
 

@@ -1,10 +1,10 @@
 """Does a larger encoder, pretrained on other images and frozen, beat the assignment's CNN? (Optional: needs timm.)
 
-The encoder sees whole images, at the resolution of the file that q1_data.py has read; the assignment's networks see
-crops. An encoder trained on the same survey may have seen the test images: for Zoobot, a note says so. On the main
-classes, a linear head on the encoder's features is compared with the CNN of `OMP_NUM_THREADS=1 make all SEED=s`; on the
-transfer classes, with a linear head on Q3's frozen backbone. Heads are scikit-learn's logistic regression with
-regularisation by cross-validation.
+The encoder sees whole images, at the resolution of the file that q1_data.py read; the assignment's networks see crops.
+An encoder trained on the same survey may have seen the test images: for Zoobot, a note says so. A linear head on the
+encoder's features is compared, on the main classes, with the CNN of `OMP_NUM_THREADS=1 make all SEED=s` and, on the
+transfer classes, with a linear head on Q3's frozen backbone. The heads are scikit-learn's logistic regression,
+regularised by cross-validation.
 
 Reads q1_data.pt and q3_cnn.pt under --out. Writes encoder.json, encoder.png, the features and a file per run into
 {out}/studies.
@@ -217,9 +217,9 @@ def get_args(argv=None):
         "python -m studies.encoder --encoder local-dir:zoobot  # a folder with its config.json and model.safetensors",
     )
     add = parser.add_argument
-    add("--encoder", required=True, metavar="NAME", help="timm model, or hf_hub:OWNER/MODEL or local-dir:FOLDER")
+    add("--encoder", required=True, metavar="NAME", help="timm model, hf_hub:OWNER/MODEL or local-dir:FOLDER")
     add("--encoder-weights", type=cli.path, metavar="PTH", help="its state_dict (default: timm downloads it)")
-    add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="side of its input (default: the model's)")
+    add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="input size (default: the model's)")
     cli.add_force(parser)
     return parser.parse_args(argv)
 

@@ -1,7 +1,7 @@
-"""What do the networks see? Shifted crops, over seeds; and of one run confident mistakes, filters and features.
+"""What do the networks see? Shifted crops, over seeds; confident mistakes, filters and features of one run.
 
-The networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images of seed s with all crops shifted off the
-centre by the same number of pixels, in four directions.
+The networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images of seed s, with all crops shifted from the
+centre by the same number of pixels, in each of four directions.
 
 Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes inside.json, inside.png (the shifts),
 inside_mistakes.png, inside_filters.png, inside_features.png and a file per run into {out}/studies.

@@ -1,4 +1,4 @@
-"""Why is the CNN better? Both networks on crops whose pixels are shuffled, by one permutation for all images.
+"""Why is the CNN better? Both networks trained on crops with shuffled pixels, the same permutation for all images.
 
 The FCN treats all pixels alike, so a fixed permutation does not affect it. The CNN's filters see neighbouring pixels
 and use the same weights everywhere; after shuffling, neighbours no longer belong together and a shape no longer looks

@@ -1,8 +1,8 @@
 """A galaxy has no right way up: what is that worth to the networks, in points and in labelled galaxies?
 
-FCN and CNN are trained on an eighth, a quarter, half and all of the training images, with and without the eight
-symmetries of the square, a random one per image and epoch, and predict with and without averaging over all eight.
-With fewer images there are more epochs, so that the number of steps is about the same. Seed s has the split, initial
+FCN and CNN are trained on 1/8, 1/4, 1/2 and all of the training images, with and without augmentation (a random one of
+the square's eight symmetries per image and epoch), and predict with and without averaging over all eight symmetries.
+Smaller training sets get more epochs, so that the number of steps is about the same. Seed s has the split, initial
 weights and crops of `make all SEED=s`.
 
 Reads q1_data.pt under --out. Writes symmetry.json, symmetry.png and a file per run into {out}/studies.
@@ -130,7 +130,7 @@ def main():
 
 def get_args(argv=None):
     parser = study_parser(__doc__, "python -m studies.symmetry --seeds 0-9 --fractions 1")
-    help = "train on 1/n of the images for each n in the list, with n times as many epochs"
+    help = "train on 1/n of the images for n times as many epochs, for each n in the list"
     parser.add_argument("--fractions", type=number_list, default="1,2,4,8", metavar="LIST", help=help)
     args = parser.parse_args(argv)
     if args.fractions[0] != 1:

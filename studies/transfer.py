@@ -1,11 +1,11 @@
 """What is the pretrained backbone worth, in labelled galaxies of the two new classes?
 
-Four networks with the same layers: Q3's trained backbone and an untrained one, both frozen, with scikit-learn's
-logistic regression as head (regularisation by cross-validation); the network trained from scratch; and the trained one
-with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies. Seed s has the split
-and test images of `make all SEED=s`, the first n of its training images, and different initial weights. Whole networks
-train for 30 epochs with Q3's learning rate; with fewer galaxies there are more epochs, so that the number of steps is
-the same.
+Four networks with the same layers are compared: Q3's trained backbone and an untrained one, both frozen, with
+scikit-learn's logistic regression as the head (regularised by cross-validation); the network trained from scratch; and
+the trained one with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies. Seed s
+has the split and test images of `make all SEED=s`, the first n of its training images, and different initial weights.
+Whole networks are trained for 30 epochs with Q3's learning rate, or for more epochs with fewer galaxies, so that the
+number of steps is the same.
 
 Reads q1_data.pt and q3_cnn.pt under --out. Writes transfer.json, transfer.png and a file per run into {out}/studies.
 """

@@ -1,6 +1,6 @@
-"""Make a page in which the trained CNN, and the FCN, run in the browser: for the classroom.
+"""Create a web page, for the classroom, that runs the trained CNN and FCN in the browser.
 
-Reads q1_data.pt, q3_cnn.pt and, if it exists, q2_fcn.pt, with their .json. Writes playground.html under --out: one file
+Reads q1_data.pt, q3_cnn.pt and, if it exists, q2_fcn.pt, with their .json. Writes playground.html to --out: one file
 with weights, test galaxies and code, which runs offline.
 """
 
