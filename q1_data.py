@@ -48,7 +48,7 @@ def print_statistics(record):
     for key in ("mean", "std", "normalised_mean", "normalised_std"):
         print(f"{key.replace('_', ' '):16}", " ".join(f"{value:8.3f}" for value in record[key]))
     off = max(abs(np.array(record["normalised_mean"])).max(), abs(np.array(record["normalised_std"]) - 1).max())
-    remedy = "" if off < 0.1 else ": too far off; use more --stats-images"
+    remedy = "" if off < 0.1 else ": too far off; increase --stats-images"
     print(f"After normalising, mean and std of all training crops are within {off:.3f} of 0 and 1{remedy}.")
 
 

@@ -11,7 +11,7 @@ from common.hardware.device import choose_device
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line, safe_streams
 
-until_exit = ExitStack()  # what `start` holds until `run` ends
+until_exit = ExitStack()  # locks that `start` takes and `run` releases at its end
 
 # Substrings of torch's out-of-memory errors, which are RuntimeErrors of several kinds.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
@@ -65,7 +65,7 @@ seed = number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2
 def path(text):
     """argparse type: a path on this machine, with ~ for the home folder."""
     if "://" in text and not os.path.exists(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is an address, not a file or folder of this machine")
+        raise argparse.ArgumentTypeError(f"{text!r} is a URL, not a local file or folder")
     return os.path.expanduser(text)
 
 
@@ -106,7 +106,7 @@ def add_force(parser):
 
 
 def start(name, out, device="cpu", deterministic=False):
-    """Return the torch.device called `device`; until `run` ends, no other process may write {name}.* in `out`.
+    """Return the torch.device called `device`, and lock {name}.* in `out` against other processes until `run` ends.
 
     Raises ValueError and OSError as `choose_device` and `exclusive_lock` do.
     """
@@ -118,10 +118,10 @@ def start(name, out, device="cpu", deterministic=False):
 def run(main, trains=False, resumes=None):
     """Run `main`; report errors that a user can correct in one line, with exit status 2; Ctrl-C exits with 130.
 
-    trains: whether it takes --batch-size and --resume. resumes: the option with which the same command resumes after
-    Ctrl-C, "" if it does without one. `python -X dev SCRIPT` shows the traceback instead.
+    trains: whether the script has --batch-size and --resume. resumes: the option that resumes the same command after
+    Ctrl-C, "" if it needs none. `python -X dev SCRIPT` shows the traceback instead.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends as an error does, and leaves nothing half written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after an error, nothing is left half written
     with safe_streams() as stdout:
         try:
             with until_exit:
@@ -144,9 +144,9 @@ def run(main, trains=False, resumes=None):
 
 
 def again(option):
-    """Return this command with `option`, and that make does it too where make has started it."""
+    """Return this command with `option`, and, if make started it, that make can be rerun instead."""
     module = sys.modules["__main__"].__spec__  # of `python -m`
     words = [*(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
     if option and not any(word.startswith(option) for word in words):
         words.append(option)
-    return f"python {shlex.join(words)}{' (or the same make again)' if 'MAKELEVEL' in os.environ else ''}"
+    return f"python {shlex.join(words)}{' (or rerun make)' if 'MAKELEVEL' in os.environ else ''}"

@@ -178,7 +178,7 @@ def load_data(out):
     needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels", "indices")}
     needed |= {"mean", "std", "class_names", "main_classes", "own_split", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
-        raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
+        raise ValueError(f"{path} was not written by this q1_data.py: rerun it")
     return data
 
 
@@ -189,5 +189,7 @@ def class_names_of(data, task):
     """
     names = task_names(data)[task]
     if not names:
-        raise ValueError(f"no classes are held back for {task}: rerun q1_data.py with --hold-back and two or more")
+        raise ValueError(
+            f"no classes are held back for {task}: rerun q1_data.py with --hold-back and two or more classes"
+        )
     return names

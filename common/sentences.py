@@ -177,7 +177,8 @@ def describe_imbalance(record, matrix):
 
 def times_predicted(count):
     """Return how often a class is predicted as text: never predicted, predicted once, predicted twice, ...."""
-    return ("never predicted", "predicted once", "predicted twice")[count] if count < 3 else f"predicted {count:,} times"
+    few = ("never predicted", "predicted once", "predicted twice")
+    return few[count] if count < len(few) else f"predicted {count:,} times"
 
 
 def describe_similarity(results, errors):

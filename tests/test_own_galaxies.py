@@ -128,7 +128,10 @@ def test_without_classes_held_back_the_chain_ends_after_q4(page):
     assert "none: no classes are held back (--hold-back)" in (folder / "own" / "summary.txt").read_text()
     assert record_of(folder / "own")["counts"]["transfer_train"] == []
     error = error_of(run("q5_transfer.py", "--out", folder / "own"))
-    assert error == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more"
+    assert (
+        error
+        == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more classes"
+    )
     assert record_of(folder / "ten", "q3_cnn")["class_names"] == list(CLASS_NAMES)
 
 

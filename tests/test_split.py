@@ -89,8 +89,9 @@ def test_the_assignments_sizes_are_galaxy10s_and_other_files_get_their_proportio
         sizes = train_sizes(labels, UNSET)
         assert sizes == {"main": round(main * 18000 / 20360), "transfer": round(transfer * 1000 / 1425)}
         assert capsys.readouterr().out == (
-            f"These are not Galaxy10 SDSS's 21,785 images: of {main:,} of classes 0-7 {sizes['main']:,} are for "
-            f"training, and of {transfer:,} of 8 and 9 {sizes['transfer']:,} (--main-train, --transfer-train).\n"
+            "These are not Galaxy10 SDSS's 21,785 images. "
+            f"Training images: {sizes['main']:,} of {main:,} (classes 0-7), "
+            f"{sizes['transfer']:,} of {transfer:,} (classes 8 and 9); change with --main-train and --transfer-train.\n"
         )
 
 
@@ -100,7 +101,7 @@ def test_sizes_given_are_taken_and_the_line_is_about_the_other(capsys):
     assert train_sizes(labels, {"main": 100, "transfer": 50}) == {"main": 100, "transfer": 50}
     assert capsys.readouterr().out == ""
     assert train_sizes(labels, {"main": None, "transfer": 50}) == {"main": 212, "transfer": 50}
-    assert "of 240 of classes 0-7 212 are for training, and of 60 of 8 and 9 50 (" in capsys.readouterr().out
+    assert "212 of 240 (classes 0-7), 50 of 60 (classes 8 and 9); change" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("task", "images", "limits"), [("main", 240, "8 to 232"), ("transfer", 60, "2 to 58")])
@@ -110,7 +111,7 @@ def test_sizes_that_cannot_be_name_their_option(task, images, limits):
         train_sizes(labels, UNSET | {task: images})
     for size in (1, images - 1):
         sizes = train_sizes(labels, UNSET | {task: size})
-        with pytest.raises(ValueError, match=f"^--{task}-train {size}: must be from {limits}, for every class to have"):
+        with pytest.raises(ValueError, match=f"^--{task}-train {size}: must be from {limits}, so that every class is"):
             split_of(labels, sizes)
 
 

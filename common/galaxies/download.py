@@ -50,9 +50,7 @@ def cache_folder(cache=None):
     try:
         return Path(cache or os.environ.get("GALAXY10_CACHE") or pooch.os_cache("galaxy10")).expanduser()
     except RuntimeError:  # neither $HOME nor an entry in passwd
-        raise ValueError(
-            "there is no home folder for the cache: name a folder with --cache or $GALAXY10_CACHE"
-        ) from None
+        raise ValueError("there is no home folder for the cache: set one with --cache or $GALAXY10_CACHE") from None
 
 
 def is_whole(path, published):
@@ -91,7 +89,7 @@ def download(path, published, mirrors):
             with atomic_write(path) as [temporary]:
                 downloader(url, temporary, None)
                 if not is_whole(temporary, published):
-                    raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
+                    raise ValueError("serves a different file (SHA-256 differs)")
             return
         except (RequestException, ValueError) as error:
             failures.append(f"{url}: {one_line(error)}")

@@ -29,11 +29,11 @@ def read_cube(path, window):
             found = [f"{hdu.name} {' x '.join(map(str, reversed(hdu.shape)))}".strip() for hdu in images]
             more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise ValueError(
-                f"holds {', '.join(found[:5]) or 'no image'}{more}, but no cube of three bands, which is needed: "
-                "width x height x 3, the bluest band first"
+                f"holds {', '.join(found[:5]) or 'no image'}{more}, but no cube of three bands "
+                "(width x height x 3, the bluest band first)"
             )
         if len(cubes) > 1:
-            say(path, f"holds {len(cubes)} cubes of three bands, of which the first ({cubes[0].name}) is read")
+            say(path, f"holds {len(cubes)} cubes of three bands; only the first ({cubes[0].name}) is read")
         _, height, width = cubes[0].shape
         left, top, right, bottom = window(width, height)
         with np.errstate(over="ignore"):  # of float64 beyond float32

@@ -70,18 +70,18 @@ def check_galaxy10(path):
         images, ans = (dataset(path, file, key) for key in ("images", "ans"))
         is_square = images.ndim == 4 and images.shape[1] == images.shape[2] >= 48 and images.shape[3] == 3
         if images.dtype != np.uint8 or not is_square:
-            form = "uint8 n x size x size x 3, of 48 pixels or more"
+            form = "uint8 n x size x size x 3 with a size of at least 48"
             raise ValueError(f"{path}: images are {images.dtype} {' x '.join(map(str, images.shape))}, not {form}")
         if ans.shape != images.shape[:1] or ans.dtype.kind not in "iu":
-            form = f"a whole number for each of {len(images):,} images"
-            raise ValueError(f"{path}: ans are {ans.dtype} {' x '.join(map(str, ans.shape))}, not {form}")
+            form = f"one integer for each of {len(images):,} images"
+            raise ValueError(f"{path}: ans is {ans.dtype} {' x '.join(map(str, ans.shape))}, not {form}")
         size = images.shape[1]
         names, labels = find_class_names(path, file, size), ans[:]
     if not len(labels):
         raise ValueError(f"{path} has no images")
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(
-            f"{path}: ans run from {labels.min()} to {labels.max()}, but the {len(names)} classes have the numbers 0-"
+            f"{path}: ans ranges from {labels.min()} to {labels.max()}, but the {len(names)} classes are numbered 0-"
             f"{len(names) - 1}: name all classes in file.attrs['class_names']"
         )
     return names, size
@@ -100,15 +100,15 @@ def find_class_names(path, file, size):
         different = len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
         if not different or not 2 <= len(names) <= MOST_CLASSES:
             found = f"{len(names)}, {reprlib.repr(names)}" if names else "none"
-            raise ValueError(f"{path}: class_names must be different texts, one for each class: found {found}")
+            raise ValueError(f"{path}: class_names must be distinct strings, one per class: found {found}")
         return names
     is_decals = all(key in file for key in DECALS_KEYS)
     if size == (DECALS_SIZE if is_decals else IMAGE_SIZE):
         return DECALS_CLASS_NAMES if is_decals else CLASS_NAMES
     raise ValueError(
-        f"{path} does not name its classes and is neither like Galaxy10 SDSS ({IMAGE_SIZE} pixels) nor like DECaLS "
+        f"{path} does not name its classes and matches neither Galaxy10 SDSS ({IMAGE_SIZE} pixels) nor DECaLS "
         f"({DECALS_SIZE} pixels, with {', '.join(DECALS_KEYS)}): set file.attrs['class_names'] = [...] with h5py, "
-        "a text for each class"
+        "one string per class"
     )
 
 
@@ -124,7 +124,7 @@ def read_column(path, file, key, count, rows=...):
     """
     column = dataset(path, file, key)
     if column.shape != (count,) or column.dtype.kind not in "SOUiub":
-        raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one text or whole number per image")
+        raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one string or integer per image")
     return [printable(as_text(value)) for value in column[rows]]
 
 
@@ -138,7 +138,7 @@ def catalogue_ids(path, file, count, rows=slice(None)):
         return read_column(path, file, key, count, rows) if key else []
     except (*READ_ERRORS, ValueError) as error:
         if not rows.start:
-            say(path, f"its ids are not used: {one_line(error).removeprefix(f'{printable(path)}: ')}")
+            say(path, f"ignoring its ids: {one_line(error).removeprefix(f'{printable(path)}: ')}")
         return []
 
 
@@ -184,7 +184,7 @@ def reduced(path, names, folder):
     with exclusive_lock(folder, copy.stem, timeout=-1):
         if copy.is_file():
             return copy
-        print(f"{path}: reduced to {IMAGE_SIZE} x {IMAGE_SIZE} pixels in {copy}", flush=True)
+        print(f"{path}: resized to {IMAGE_SIZE} x {IMAGE_SIZE} pixels in {copy}", flush=True)
         with reading(path), open_hdf5(path) as source, create_hdf5(copy) as file:
             for key in set(source) - {"images", "class_names"}:
                 source.copy(key, file)

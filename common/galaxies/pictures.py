@@ -71,7 +71,7 @@ def find_pictures(paths):
         inside, left_out = search(path)
         found += sorted(inside) or [path]
         if left_out:
-            say(path, f"left out: {', '.join(f'{count:,} {what}' for what, count in left_out.items())}")
+            say(path, f"skipped: {', '.join(f'{count:,} {what}' for what, count in left_out.items())}")
     return found
 
 
@@ -86,14 +86,14 @@ def search(folder):
     while waiting or links:
         path, real = waiting.popleft() if waiting else links.popleft()
         if real in seen:
-            left_out["links to what is read anyway"] += 1
+            left_out["duplicate links"] += 1
             continue
         seen.add(real)
         if not os.path.isdir(path):
             if is_picture(path):
                 found.append(path)
             else:
-                left_out["no pictures"] += 1
+                left_out["not pictures"] += 1
             continue
         try:
             entries = list(os.scandir(path))
@@ -107,7 +107,7 @@ def search(folder):
             elif not entry.is_symlink():
                 waiting.append((Path(entry), target))
             elif Path(os.path.realpath(entry)) in Path(target).parents:
-                left_out["links to a folder above"] += 1
+                left_out["links to a parent folder"] += 1
             else:
                 links.append((Path(entry), os.path.realpath(entry)))
     return found, left_out
@@ -192,7 +192,7 @@ def read_file(path, size, field):
         try:
             return read_fits(path, size, field)
         except (OSError, TypeError, EOFError, zlib.error):  # astropy's and gzip's
-            raise ValueError("is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS") from None
+            raise ValueError("is damaged, or not JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 or FITS") from None
     with image:
         return read_image(path, image, size, field)
 
@@ -222,7 +222,7 @@ def read_image(path, image, size, field):
     enough = 1.5 * size / (min(width, height) * field)
     image.draft("RGB", (int(width * enough), int(height * enough)))
     if getattr(image, "is_animated", False):
-        say(path, "holds several pictures, of which the first is read")
+        say(path, "holds several pictures; only the first is read")
     with one_large_picture if width * height > LARGE else nullcontext():
         small = to_size(in_colour(path, image), size, field)
     orientation = image.getexif().get(ORIENTATION, 1)  # Pillow has turned a TIFF, which has none any more
@@ -236,7 +236,7 @@ def in_colour(path, image):
     """Decode a PIL image of any mode to RGB, with transparent parts over black and 16 bits scaled to 8."""
     sixteen_bits = ";16" in str(image.tile)
     if not sixteen_bits and max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) == 16:
-        raise ValueError("stores 16-bit colours one after the other, which Pillow cannot read: interleave them")
+        raise ValueError("stores 16-bit colours in separate planes, which Pillow cannot read: interleave them")
     image.load()
     if image.mode[0] in "IF":
         return Image.fromarray(to_eight_bits(path, np.asarray(image))).convert("RGB")
@@ -246,7 +246,7 @@ def in_colour(path, image):
     else:
         colour = image if image.mode == "RGB" else image.convert("RGB")
     if sixteen_bits and max(high for _, high in image.getextrema()[:3]) < 16:  # Pillow has dropped the lower 8 bits
-        raise ValueError("has 16-bit colours below 4,096, which Pillow makes black: store 8 bits")
+        raise ValueError("has 16-bit colours below 4,096, which Pillow reads as black: save it with 8 bits")
     return colour
 
 
@@ -254,7 +254,7 @@ def to_eight_bits(path, values):
     """Scale 16-bit values to uint8; values within 8, 10 or 12 bits, as many cameras store them, from these bits."""
     highest = values.max()
     if values.dtype.kind == "f" or values.min() < 0 or highest > 65535:
-        raise ValueError("has floating-point pixels, or more than 16 bits: store it with 8 or 16")
+        raise ValueError("has floating-point pixels, or more than 16 bits: save it with 8 or 16 bits")
     bits = next((bits for bits in (8, 10, 12) if highest < 2**bits), 16)
     if bits < 16:
         say(path, f"16-bit pixels reach only {highest}: scaled from {bits} bits")
@@ -264,7 +264,7 @@ def to_eight_bits(path, values):
 def check_pixels(width, height):
     """Raise ValueError for a picture in an HDF5 or FITS file with too many pixels."""
     if width * height > MAX_ARRAY_PIXELS:
-        raise ValueError(f"has {width * height:,} pixels, more than the {MAX_ARRAY_PIXELS:,} that are decoded")
+        raise ValueError(f"has {width * height:,} pixels, more than the limit of {MAX_ARRAY_PIXELS:,}")
 
 
 def read_hdf5(path, size, field, wanted, ids):
@@ -304,7 +304,7 @@ def read_fits(path, size, field):
 
     undefined = ~np.isfinite(bands)
     if undefined.all():
-        raise ValueError("has only pixels that are NaN or infinite")
+        raise ValueError("has only NaN or infinite pixels")
     if undefined.any():
         share = f"{undefined.sum():,} of {undefined.size:,} pixel values ({undefined.mean():.1%})"
         say(path, f"{share} are NaN or infinite, set to 0")

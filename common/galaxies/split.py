@@ -41,11 +41,11 @@ def hold_back(names, given=None, labels=None):
     if labels is not None:
         if np.isin(labels, list(held)).all():
             raise ValueError(
-                "all images are of classes that are held back, and none are left for Q2 and Q3: --hold-back"
+                "all images belong to the classes held back, so none are left for Q2 and Q3: change --hold-back"
             )
         for label in sorted(held - set(np.unique(labels).tolist())):
             raise ValueError(
-                f"no images of class {label} ({names[label]}), which Q5 needs: --hold-back others, or none"
+                f"no images of class {label} ({names[label]}), which Q5 needs: --hold-back other classes, or none"
             )
     order = [label for label in range(len(names)) if label not in held] + sorted(held)
     return Classes(tuple(names[label] for label in order), len(names) - len(held), np.argsort(order))
@@ -94,7 +94,7 @@ def apportion(total, sizes, low, high):
     are no such numbers.
     """
     if not low.sum() <= total <= high.sum():
-        raise ValueError(f"{total}: must be from {low.sum()} to {high.sum()}, for every class to have its part")
+        raise ValueError(f"{total}: must be from {low.sum()} to {high.sum()}, so that every class is in both subsets")
     exact = total * sizes / sizes.sum()
     shares = np.clip(np.floor(exact).astype(np.int64), low, high)
     while shares.sum() != total:
@@ -161,8 +161,8 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
             raise ValueError(f"--transfer-train {given['transfer']}: no classes are held back (--hold-back)")
     if in_train is not None:
         if any(given.values()):
-            reason = "the split in the file decides what trains"
-            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or use --split stratified")
+            remedy = "omit --main-train and --transfer-train, or use --split stratified"
+            raise ValueError(f"the file defines the split: {remedy}")
         return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
@@ -185,12 +185,13 @@ def describe_sizes(counts, sizes):
     """Return a sentence on the number of training images; counts: int (k,) per class, by task; sizes: by task."""
     main, *others = counts["main"], *counts.get("transfer", ())
     numbers = [str(len(main) + place) for place in range(len(others))]
-    galaxy10 = "These are not Galaxy10 SDSS's 21,785 images: of" if (len(main), len(others)) == (8, 2) else "Of"
-    text = f"{galaxy10} {main.sum():,} of classes 0-{len(main) - 1} {sizes['main']:,} are for training"
+    galaxy10 = "These are not Galaxy10 SDSS's 21,785 images. " if (len(main), len(others)) == (8, 2) else ""
+    text = f"{galaxy10}Training images: {sizes['main']:,} of {main.sum():,} (classes 0-{len(main) - 1})"
     if not others:
-        return f"{text} (--main-train)."
+        return f"{text}; change with --main-train."
     held = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
-    return f"{text}, and of {sum(others):,} of {held} {sizes['transfer']:,} (--main-train, --transfer-train)."
+    transfer = f"{sizes['transfer']:,} of {sum(others):,} (classes {held})"
+    return f"{text}, {transfer}; change with --main-train and --transfer-train."
 
 
 def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=None):
@@ -251,7 +252,7 @@ def class_counts(data):
 
 
 def describe_split(data):
-    """Return a text: the images per class of Q1's data, and how many test images are equal to a training image."""
+    """Return a text: the images per class of Q1's data, and how many test images are copies of a training image."""
     counts = class_counts(data)
     train, test = (counts[f"main_{subset}"] + counts[f"transfer_{subset}"] for subset in ("train", "test"))
     lines = [f"{data['source']}: images per class, training + test"]
@@ -260,6 +261,5 @@ def describe_split(data):
     for task in task_names(data):
         train, test = (image_hashes(data[f"{task}_{subset}_images"]) for subset in ("train", "test"))
         if repeated := sum(map(set(train).__contains__, test)):
-            equal = f"{repeated:,} of {len(test):,} test images ({task}) are equal to a training image"
-            lines.append(f"{equal}, byte for byte.")
+            lines.append(f"{repeated:,} of {len(test):,} test images ({task}) are exact copies of a training image.")
     return "\n".join(lines)
