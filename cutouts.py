@@ -38,13 +38,13 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
     """
     paths = find_pictures([folder])
     if paths == [folder]:
-        raise ValueError(f"{folder} is no folder of pictures")
+        raise ValueError(f"{folder} is not a folder of pictures")
     all_rows = read_rows(table, id_column, class_column, split_column)
     rows = [row for row in all_rows if row.class_name]
     inside = f"{name_forms(str(folder))[0]}/"
     has_folder = any(name_forms(row.id)[0].startswith(inside) for row in rows)
     names = {str(path if has_folder else path.relative_to(folder)): path for path in paths}
-    matched = match_rows(table, rows, list(names), remedy="; name another column of ids with --id")
+    matched = match_rows(table, rows, list(names), remedy="; name another id column with --id")
     with_picture = sum(map(len, matched.values()))
     ids_without_class = {name_forms(row.id)[-1] for row in all_rows if not row.class_name}
     unmatched = [name for name in names if name not in matched]
@@ -55,7 +55,7 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
         ("picture", "without a row"): sum(name_forms(name)[-1] not in ids_without_class for name in unmatched),
     }
     left_out = "; ".join(f"{plural(count, noun)} {why}" for (noun, why), count in counts.items() if count)
-    print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {left_out}" if left_out else ""))
+    print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; skipped: {left_out}" if left_out else ""))
     pairs = [(names[name], same[0]) for name, same in matched.items()]
     others = {row.split for _, row in pairs if row.split.lower() not in ("train", "test")}
     if split_column and others:
@@ -64,7 +64,7 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
     suffixes = [SUFFIX.search(path.name) for path, _ in pairs]
     fits = sum(bool(suffix and suffix["fits"]) for suffix in suffixes)
     if 0 < fits < len(pairs):
-        reason = "their stretch and colours differ, so use one form for all pictures"
+        reason = "their stretch and colours differ, so use one format for all pictures"
         say(folder, f"{fits:,} of {len(pairs):,} pictures are FITS, the others are not: {reason}")
     return sorted(pairs, key=lambda pair: pair[1].line)
 
@@ -77,7 +77,7 @@ def find_classes(table, rows):
     names = {printable(row.class_name) for row in rows}
     if not 2 <= len(names) <= min(MOST_CLASSES, len(rows) // 2):
         found = f"{len(names):,} different classes, such as {reprlib.repr(sorted(names))}, of {len(rows):,} pictures"
-        raise ValueError(f"{table}: {found}: name the column of the classes with --class")
+        raise ValueError(f"{table}: {found}: name the class column with --class")
     return sorted(names, key=lambda name: (0, int(name), name) if WHOLE_NUMBER.fullmatch(name) else (1, 0, name))
 
 
@@ -88,7 +88,7 @@ def print_classes(table, class_names, rows):
     same = Counter(name.lower() for name in class_names)
     alike = [name for name in class_names if same[name.lower()] > 1]
     if alike:
-        say(table, f"classes that differ only in case are different classes: {'; '.join(alike)}")
+        say(table, f"classes whose names differ only in case are kept separate: {'; '.join(alike)}")
 
 
 def write_pictures(images, pairs, field):
@@ -102,7 +102,7 @@ def write_pictures(images, pairs, field):
     failed, equal, contradicting, seen = 0, 0, 0, {}
     for place, ((path, row), (name, picture)) in enumerate(zip(pairs, pictures, strict=False)):
         if name != printable(path):
-            raise ValueError(f"{path} holds no or several pictures: name files of one picture in the table")
+            raise ValueError(f"{path} does not contain exactly one picture: use one file per picture")
         if isinstance(picture, Exception):
             failed += 1
             if failed <= MOST_NAMED:
@@ -115,8 +115,8 @@ def write_pictures(images, pairs, field):
     if failed:
         raise ValueError(f"{failed:,} of {len(paths):,} pictures cannot be read: replace them, or remove their rows")
     if equal:
-        counted = f"{plural(equal, 'picture')} repeated byte for byte"
-        print(f"{counted}, {contradicting:,} of them with another class than the first one")
+        counted = f"{plural(equal, 'picture')} identical to an earlier one"
+        print(f"{counted}, {contradicting:,} of them with a different class")
 
 
 def main():
@@ -150,7 +150,7 @@ def get_args(argv=None):
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     args = parser.parse_args(argv)
     if not args.to.lower().endswith(HDF5_SUFFIXES):
-        parser.error(f"--to {args.to}: the name of an HDF5 file ends in .h5")
+        parser.error(f"--to {args.to}: the name of an HDF5 file must end in .h5")
     return args
 
 

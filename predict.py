@@ -60,7 +60,7 @@ def main():
         settings = settings_of(classifier, args.truth, files, outputs)
         rows = Rows(next(iter(outputs.values()), None), [kind for kind in ("features", "html") if getattr(args, kind)])
         if args.resume and rows.has_ended(settings, outputs.values()):
-            print(f"{', '.join(outputs.values())}: complete, nothing is left to do.")
+            print(f"{', '.join(outputs.values())}: complete, nothing to do.")
             return
 
         print(about)
@@ -93,7 +93,7 @@ def main():
             print(f"{len(rows.trained):,} of these pictures are training images of this network: {meaning}.")
         print(agreement, end="\n" if agreement else "")
         if repeated and (outputs or stdout):
-            print(f"ids of several pictures: {repeated:,}; a join by id repeats their rows", file=sys.stderr)
+            print(f"ids shared by several pictures: {repeated:,}; a join by id repeats their rows", file=sys.stderr)
         if rows.errors:
             print(describe_errors(rows.errors, len(files)), file=sys.stderr)
             sys.exit(2)
@@ -109,11 +109,11 @@ def files_to_write(args):
             raise ValueError(f"{option} {path}: is a folder, a device or a pipe: name a file{instead}")
     output.table_format(outputs.get("--csv", ""))
     if args.resume and (not outputs or args.csv == "-"):
-        raise ValueError("--resume continues files: name one with --csv, --json, --html or --features")
+        raise ValueError("--resume needs an output file: name one with --csv, --json, --html or --features")
     if args.explain:
         require("--explain", "captum")
         if args.dask is not None:
-            raise ValueError("--explain computes in this process: leave --dask out")
+            raise ValueError("--explain computes in this process: omit --dask")
     return outputs
 
 

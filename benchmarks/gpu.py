@@ -127,7 +127,7 @@ def compare_devices(checks):
 def main():
     args = get_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("There is no CUDA device here: benchmarks.gpu needs one (--device cpu --count 400 is its dry run).")
+        print("benchmarks.gpu needs a CUDA device, and there is none (--device cpu --count 400 is a dry run).")
         return
     device = choose_device(args.device)
     folder = Path(args.out).resolve() / "gpu"

@@ -172,7 +172,7 @@ def main():
     if num_transfer == 2:
         networks["transfer"] = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     else:
-        notes = [f"inside_features.png needs two classes held back: with {num_transfer} it is left out."]
+        notes = [f"inside_features.png needs two held-back classes: with {num_transfer} it is left out."]
     for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=False):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]

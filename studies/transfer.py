@@ -152,7 +152,9 @@ def main():
     args = get_args()
     data = load_data(args.out)
     if not task_names(data)["transfer"]:
-        raise ValueError(f"{args.out}: no classes are held back for this study: rerun q1_data.py with --hold-back")
+        raise ValueError(
+            f"{args.out}: no classes are held back, which this study needs: rerun q1_data.py with --hold-back"
+        )
     _, backbone = trained_backbone(args.out, args.force)
     whole = len(data["transfer_train_labels"])
     sizes = [size for size in SIZES if size < whole] + [whole]

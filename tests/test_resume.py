@@ -164,7 +164,7 @@ def test_with_nothing_to_resume_it_starts_from_the_beginning_and_says_so(two_epo
 
 def test_a_run_that_forgets_to_resume_is_told(two_epochs):
     printed = run_well("q2_fcn.py", "--epochs", 3, "--out", two_epochs)
-    assert "holds 2 epochs of this same run; stop and add --resume to keep them" in printed
+    assert "holds 2 epochs of the same run; stop and add --resume to keep them" in printed
     assert "holds" not in run_well("q2_fcn.py", "--epochs", 3, "--lr", 0.01, "--out", two_epochs)
 
 

@@ -75,7 +75,7 @@ def load(classifier):
     with redirect_stdout(None):  # predict.py has already described the file
         network, record, _ = load_network(classifier.model)
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
-        raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
+        raise ValueError(f"{classifier.model} is a different network on {socket.gethostname()}, or was replaced")
     options = classifier.crops, classifier.symmetries, choose_device(classifier.device)
     ensemble = CropEnsemble(network, record["mean"], record["std"], IMAGE_SIZE, *options)
     return ensemble, record | {"train_hashes": frozenset(record.get("train_hashes", ()))}

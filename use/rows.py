@@ -72,7 +72,7 @@ class Rows:
             except BaseException as error:
                 self.keep()
                 if isinstance(error, (KeyboardInterrupt, SystemExit)) and self.is_kept and not self.count:
-                    print("interrupted before the first pictures were classified: nothing is kept", file=sys.stderr)
+                    print("interrupted before the first pictures were classified: nothing was saved", file=sys.stderr)
                 raise
         with suppress(OSError):  # of Windows
             (self.journal.parent / f".{self.journal.name}.lock").unlink()
@@ -128,7 +128,7 @@ class Rows:
             for path in () if self.count else (*self.paths.values(), self.journal):
                 path.unlink(missing_ok=True)
         if self.count and self.is_kept:
-            print(f"{self.part}: the {self.count:,} pictures so far are kept there.", file=sys.stderr)
+            print(f"{self.part}: contains the {self.count:,} pictures classified so far.", file=sys.stderr)
 
     def end(self, is_output):
         """Close the files, rename the rows to FILE if they are an output, and remove the others."""

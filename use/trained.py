@@ -22,11 +22,11 @@ def make_transfer(num_classes=2):
 
 NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}  # by the script that trains them
 NEEDED = {  # values of a record
-    "source": "a text",
-    "class_names": "a list of texts, one per class of the network",
+    "source": "a string",
+    "class_names": "a list of strings, one per class of the network",
     "mean": "a list of three numbers, of pixels 0-255",
     "std": "a list of three numbers above 0, of pixels 0-255",
-    "image_size": f"{IMAGE_SIZE}, the only size supported: train the network again",
+    "image_size": f"{IMAGE_SIZE}, the only size supported: retrain the network",
 }
 
 
@@ -57,8 +57,8 @@ def load_network(path, remedy="name another network with --model"):
     record_path = record_of(path)
     if not record_path.is_file():
         raise FileNotFoundError(
-            f"{path}: {record_path.name}, which {name}.py wrote beside it, is missing: copy it too, or for a network "
-            f"trained elsewhere write it, with {', '.join(NEEDED)}"
+            f"{path}: {record_path.name}, which {name}.py wrote next to it, is missing: copy it too, or, for a network "
+            f"trained elsewhere, create it with {', '.join(NEEDED)}"
         )
     record = load_json(record_path)
     name = "q5_transfer" if name == "q3_cnn" and is_transferred(record) else name
@@ -67,7 +67,7 @@ def load_network(path, remedy="name another network with --model"):
     if record.get("weights_sha256", found) != found:
         raise ValueError(f"{path} and {record_path.name} come from different runs: copy both from one folder")
     if prefix:
-        print(f"{path}: a network of {name}.py, its names begin with {prefix!r}")
+        print(f"{path}: a network of {name}.py; its tensor names begin with {prefix!r}")
     return TrainedNetwork(network, record, name)
 
 
@@ -104,7 +104,7 @@ def are_colours(values, low):
 
 def trained_on(record):
     """Return a phrase that names the training data of a network."""
-    remark = ", so its predictions say nothing about real ones" if record["source"] == "synthetic" else ""
+    remark = ", so its predictions for real ones are meaningless" if record["source"] == "synthetic" else ""
     return source_title(record["source"]) + remark
 
 

@@ -31,7 +31,7 @@ def read_truth(path, class_names, files):
             labels[name] = class_number(class_names, row.class_name)
             if labels[name] is None:
                 known = f"the network knows {'; '.join(class_names)}"
-                raise ValueError(f"{path}, line {row.line}: {row.class_name} is no class: {known}")
+                raise ValueError(f"{path}, line {row.line}: {row.class_name} is not a class: {known}")
     return labels
 
 
@@ -106,7 +106,7 @@ def describe_temperature(probabilities, labels, temperature):
     margin = 1.96 * math.sqrt((slopes**2).sum()) / curvature * fitted  # in log T
     low, high = (temperature * fitted * math.exp(sign * margin) for sign in (-1, 1))
     return (
-        f"With --temperature {temperature * fitted:.2f}, which fits these pictures best (95% interval {low:.2f} to "
+        f"The best --temperature for these pictures is {temperature * fitted:.2f} (95% interval {low:.2f} to "
         f"{high:.2f}): {describe_losses(scaled, labels).lower()}."
     )
 

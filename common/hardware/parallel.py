@@ -17,7 +17,7 @@ import joblib
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-DASK_HELP = "address of a Dask scheduler whose workers compute, such as tcp://10.0.0.1:8786; all must see this folder"
+DASK_HELP = "compute with the workers of this Dask scheduler, such as tcp://10.0.0.1:8786; all must see this folder"
 SILENCE = 60  # seconds without a result after which a line says where to look
 UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 
@@ -38,7 +38,7 @@ def side_by_side(function, items, processes=None, dask=None, ahead=16):
         work = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
         yield from work(joblib.delayed(with_one_thread)(function, item) for item in items)
     except TerminatedWorkerError:
-        raise MemoryError("a process was killed: rerun it, with fewer cores (taskset)") from None
+        raise MemoryError("a process was killed: rerun with fewer cores (taskset)") from None
 
 
 def by_dask(function, items, address, ahead):
@@ -54,7 +54,7 @@ def by_dask(function, items, address, ahead):
                 wait([task], timeout=SILENCE)
             except TimeoutError:
                 state = f"No result from Dask for {SILENCE} seconds (workers: {len(client.ncores())})"
-                print(f"{state}: if none follows, see the logs of scheduler and workers", file=sys.stderr)
+                print(f"{state}: if this continues, see the logs of the scheduler and the workers", file=sys.stderr)
             yield cloudpickle.loads(task.result())
 
 
@@ -100,9 +100,9 @@ def dask_client(address):
         try:
             yield client
         except (distributed.CancelledError, distributed.comm.CommClosedError):
-            raise ConnectionError(f"--dask {address}: the connection to the scheduler is lost") from None
+            raise ConnectionError(f"--dask {address}: the connection to the scheduler was lost") from None
         except distributed.KilledWorker:
-            raise MemoryError("a computation ended several Dask workers, one after the other") from None
+            raise MemoryError("a computation killed several Dask workers, one after another") from None
 
 
 async def check_scheduler(rpc, address):

@@ -109,11 +109,11 @@ def load_tensors(path, made_by, mmap=True, remedy="point --out at its folder"):
     except Exception as error:  # torch raises half a dozen types for files that it cannot read
         code = re.search(r"(?:GLOBAL|function) (\S+)", str(error))
         if code:
-            reason = f"it holds objects of {code[1]}, whose code is not run: save a state_dict"
+            reason = f"it contains {code[1]}, which is not loaded because it can run code: save a state_dict"
         elif is_zip:
             reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[0]  # without advice to run its code
         else:
-            reason = "it is another kind of file, or was cut short: copy or recreate it"
+            reason = "it is another kind of file, or truncated: copy or recreate it"
         raise ValueError(f"{path} is not a file of tensors that torch can read safely: {reason}") from None
 
 

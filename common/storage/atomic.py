@@ -99,7 +99,7 @@ def refuse_overlap(outputs, inputs):
     found = {}
     for option, path in outputs.items():
         if not os.fspath(path):
-            raise ValueError(f"{option}: the name of the file is empty")
+            raise ValueError(f"{option}: the file name is empty")
         same = found.setdefault(identity(path), option)
         if same != option:
             raise ValueError(f"{option} {path} is the same file as {same}: name another one")

@@ -87,7 +87,7 @@ def load_backbone(cnn_backbone, path, data, force=False):
     if all(torch.is_tensor(content.get(name)) for name in names):
         whole_hash = weights_hash({name: content[name].float() for name in names})
     check_origin(path, whole_hash, data, force)
-    return f"a cnn_backbone, its names begin with '{prefix}'" if prefix else "a cnn_backbone"
+    return f"a cnn_backbone; its tensor names begin with '{prefix}'" if prefix else "a cnn_backbone"
 
 
 def check_origin(path, weights_sha256, data, force):
@@ -98,7 +98,7 @@ def check_origin(path, weights_sha256, data, force):
     """
     record_path = record_of(path)
     if not record_path.is_file():
-        print(f"{path}: no {record_path.name} next to it, so what it was trained on is unknown.")
+        print(f"{path}: no {record_path.name} next to it, so its training data are unknown.")
         return
     record = load_json(record_path)
     if record.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
@@ -132,7 +132,7 @@ def find_weights(path, content, networks):
         raise ValueError(f"{path} holds no {kinds}: expected {expected}, with any prefix; found {listed(tensors)}")
     if len(found) > 1:
         places = " and ".join(repr(prefix) for _, prefix in found)
-        raise ValueError(f"{path} holds {len(found)} networks, with the prefixes {places}: save one of them alone")
+        raise ValueError(f"{path} holds {len(found)} networks, with the prefixes {places}: save only one of them")
     [(kind, prefix)] = found
     return kind, prefix, {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
 

@@ -89,7 +89,7 @@ class TrainingCheckpoint:
             return
         done = len(state["history"]["test_loss"])
         if done < epochs and not differences(state["settings"], self.settings):
-            print(f"{self.path} holds {done} epochs of this same run; stop and add --resume to keep them.")
+            print(f"{self.path} holds {done} epochs of the same run; stop and add --resume to keep them.")
 
 
 def definition(thing):

@@ -18,7 +18,7 @@ def studies_page(folder):
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem))
     if not paths:
-        raise ValueError(f"{folder} holds no JSON file of a study: copy those in OUT/studies there")
+        raise ValueError(f"{folder} holds no JSON file of a study: copy those in OUT/studies to it")
     lines = [""]
     for path in paths:
         record, study = load_json(path), path.stem

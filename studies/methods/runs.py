@@ -58,7 +58,7 @@ def resplit(data, seed, split="stratified"):
     the training images. Raises ValueError if mean and std were not measured on the default number of images.
     """
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
-        raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
+        raise ValueError(f"q1_data.pt was made with --stats-images other than {STATS_IMAGES}: rerun q1_data.py")
     images, place = in_file_order(data)
     names = splits.task_names(data)
     first_class = {"main": 0, "transfer": len(names["main"])}
