@@ -292,5 +292,5 @@ class Watch(TorchFunctionMode):
         own = ids(self.get(name).parameters())
         given = [[p for group in each.param_groups for p in group["params"]] for each in self.optimizers.values()]
         if any(ids(each) <= own for each in given):
-            raise Undecided(f"an optimizer has changed {name}, but on which images could not be seen")
+            raise Undecided(f"an optimizer changed {name}, but it could not be seen on which images")
         raise Lost(f"{name} was not trained: no optimizer has made a step for its parameters")
