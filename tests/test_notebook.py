@@ -192,8 +192,8 @@ def test_without_the_data_one_sentence_says_where_to_get_them(path, options, rea
     message = str(stopped.value)
     assert reason in message
     assert message.endswith(
-        "put Galaxy10.h5, from https://zenodo.org/records/10844811, next to this notebook, or name it in "
-        "$GALAXY10_FILE."
+        "put Galaxy10.h5, from https://zenodo.org/records/10844811, next to this notebook, or set $GALAXY10_FILE to "
+        "its path."
     )
     assert ". " not in message.removesuffix(".")
     assert list(tmp_path.iterdir()) == []
