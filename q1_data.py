@@ -30,7 +30,7 @@ EXAMPLES = (
 def channel_statistics(dataset):
     """Return the mean and standard deviation, float32 (3,), over all pixels of a random crop of each image.
 
-    The same dataset gets the same crops in every call, by torch's global random numbers.
+    torch's global generator is seeded, so the same dataset gets the same crops in every call.
     """
     torch.manual_seed(EVALUATION_SEED)
     count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
@@ -44,33 +44,33 @@ def channel_statistics(dataset):
 
 
 def print_statistics(record):
-    """Print mean and standard deviation, before and after normalising, and how far the latter are from 0 and 1."""
+    """Print mean and standard deviation before and after normalising, and the largest deviation from 0 and 1."""
     for key in ("mean", "std", "normalised_mean", "normalised_std"):
         print(f"{key.replace('_', ' '):16}", " ".join(f"{value:8.3f}" for value in record[key]))
     off = max(abs(np.array(record["normalised_mean"])).max(), abs(np.array(record["normalised_std"]) - 1).max())
     remedy = "" if off < 0.1 else ": too far off; increase --stats-images"
-    print(f"After normalising, mean and std of all training crops are within {off:.3f} of 0 and 1{remedy}.")
+    print(f"After normalisation, mean and std of all training crops are within {off:.3f} of 0 and 1{remedy}.")
 
 
 def main():
     args = get_args()
-    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+    from torchvision import transforms  # imported here, because it takes 2 s, also for --help
 
     cli.start("q1_data", args.out)
     galaxies = find_galaxies(args.data, args.source, args.dataset, args.cache, args.count, args.seed, args.out)
 
-    # The file: images, uint8 (n, 69, 69, 3), and ans, the number of each image's class.
+    # Read the file: images, uint8 (n, 69, 69, 3), and ans, the class number of each image.
     with reading(galaxies.path), h5py.File(galaxies.path, locking=False) as file:
         images, labels = np.array(file["images"]), np.array(file["ans"])
         ids = catalogue_ids(galaxies.path, file, len(labels))
         in_train = read_split(galaxies.path, file, len(labels)) if args.split == "auto" else None
 
-    # Tensors: channels first, labels int64. Classes 0-7 are the main task; 8 and 9, held back for Q5, the other one.
+    # Convert to tensors: channels first, labels int64. Classes 0-7 are the main task; 8 and 9 are held back for Q5.
     classes = split.hold_back(galaxies.class_names, args.hold_back, labels)
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(classes.numbers[labels.astype(np.int64)])
 
-    # Training and test images of both tasks. The labels 8 and 9 become 0 and 1.
+    # Split both tasks into training and test images. The labels 8 and 9 become 0 and 1.
     given = {"main": args.main_train, "transfer": args.transfer_train}
     sizes = split.train_sizes(labels.numpy(), given, classes.main, in_train)
     indices = split.split_indices(labels.numpy(), sizes, args.split, args.seed, classes.main, in_train)
@@ -82,21 +82,21 @@ def main():
         if ids:
             data[f"{subset}_ids"] = [ids[index] for index in chosen]
 
-    # Mean and standard deviation over random crops of the first 1,000 training images.
+    # Compute mean and standard deviation over random crops of the first 1,000 training images.
     train_images, train_labels = data["main_train_images"], data["main_train_labels"]
     first = slice(args.stats_images)
     mean, std = channel_statistics(MyDataset(train_images[first], train_labels[first], RandomCrop(48)))
     if not std.all():
         raise ValueError(f"{galaxies.path}: a colour channel is constant: such images cannot be normalised")
 
-    # Check: normalised by them, the crops of all training images must have mean 0 and standard deviation 1.
+    # Check: after normalisation, the crops of all training images must have mean 0 and standard deviation 1.
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(mean, std)])
     normalised_mean, normalised_std = channel_statistics(MyDataset(train_images, train_labels, transform))
 
     data["appearance"] = {task: appearance_range(data[f"{task}_train_images"]) for task in sizes}
     data |= {"own_split": in_train is not None, "fingerprint": split.fingerprint(data), "mean": mean, "std": std}
     record = {key: data[key] for key in ("source", "fingerprint", "class_names")}
-    record |= {"args": vars(args), "defaults": vars(get_args([]))}  # `make` compares args with them
+    record |= {"args": vars(args), "defaults": vars(get_args([]))}  # for `make` to compare with args
     record["fallback"] = galaxies.source == "synthetic" and args.source == "auto" and not args.data
     record |= {"counts": split.class_counts(data), "mean": mean.tolist(), "std": std.tolist()}
     record |= {"normalised_mean": normalised_mean.tolist(), "normalised_std": normalised_std.tolist()}

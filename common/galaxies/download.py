@@ -1,4 +1,4 @@
-"""The published sets: downloaded once from their mirrors, checked and cached."""
+"""Download the published sets once from their mirrors, check and cache them."""
 
 import os
 import sys
@@ -59,11 +59,11 @@ def is_whole(path, published):
 
 
 def fetch(cache, published):
-    """Return the path of a published file in a folder; download it unless it is there and whole.
+    """Return the path of a published file in the cache; download it unless a complete copy exists.
 
-    cache: as for `cache_folder`. The mirrors are tried in turn, for the set of the course $GALAXY10_URL first. Several
-    processes download a file once. Raises ConnectionError if no mirror has it, and another OSError, naming --cache, if
-    the folder cannot be written.
+    cache: as for `cache_folder`. The mirrors are tried in turn; for the course's set, $GALAXY10_URL is tried first. If
+    several processes need a file, one downloads it. Raises ConnectionError if no mirror has it, and another OSError,
+    naming --cache, if the folder cannot be written.
     """
     path = cache_folder(cache) / published.name
     own = os.environ.get("GALAXY10_URL") if published.name == "Galaxy10.h5" else None

@@ -1,4 +1,4 @@
-"""HDF5 files in Galaxy10's form: check the form, read them in blocks, and reduce them to Galaxy10's size."""
+"""HDF5 files in Galaxy10's format: check the format, read them in blocks, and resize them to Galaxy10's size."""
 
 import hashlib
 import math
@@ -25,20 +25,20 @@ READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # wha
 
 def open_hdf5(path):
     """Return the open h5py.File at `path`, read without a lock if the file system has none. Raises OSError."""
-    with open(path, "rb"):  # the system's own error for a missing or unreadable file is shorter
+    with open(path, "rb"):  # for a missing or unreadable file, the system's error is shorter
         pass
     try:
         return h5py.File(path)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    # (h5py's locking="best-effort" does not help: HDF5 forgives ENOSYS alone.)
+    # (h5py's locking="best-effort" does not help: HDF5 ignores only ENOSYS.)
     return h5py.File(path, locking=False)
 
 
 @contextmanager
 def reading(path):
-    """Raise what h5py raises in the with block as a ValueError that names the file."""
+    """Convert h5py's errors in the with block to a ValueError that names the file."""
     try:
         yield
     except READ_ERRORS as error:
@@ -62,7 +62,7 @@ def dataset(path, file, key):
 
 
 def check_galaxy10(path):
-    """Check a file's form; return the class names, a tuple, and the size of the images in pixels.
+    """Check a file's format; return the class names, a tuple, and the size of the images in pixels.
 
     Raises OSError or ValueError, naming the file.
     """
@@ -90,8 +90,8 @@ def check_galaxy10(path):
 def find_class_names(path, file, size):
     """Return the names of the classes 0, 1, ... in an open file with images of `size` pixels: a tuple.
 
-    They are in its attribute or dataset `class_names`. Without it, a file in the form of a published set has that
-    set's names. Raises ValueError if there are none, or if they are not different texts.
+    They are in its attribute or dataset `class_names`. Without it, a file in the format of a published set has the
+    names of that set. Raises ValueError if there are none, or if they are not distinct strings.
     """
     if "class_names" in file.attrs or "class_names" in file:
         given = file.attrs.get("class_names")
@@ -113,14 +113,14 @@ def find_class_names(path, file, size):
 
 
 def as_text(value):
-    """Return a value of an HDF5 file as a text without blanks around it."""
+    """Return a value of an HDF5 file as a stripped string."""
     return (value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)).strip()
 
 
 def read_column(path, file, key, count, rows=...):
-    """Return the values of a dataset of one axis as printable texts: a list of `count`, or only `rows`, a slice.
+    """Return the values of a one-dimensional dataset as printable strings: a list of `count`, or only `rows`, a slice.
 
-    Raises ValueError unless it holds `count` texts or whole numbers.
+    Raises ValueError unless it holds `count` strings or integers.
     """
     column = dataset(path, file, key)
     if column.shape != (count,) or column.dtype.kind not in "SOUiub":
@@ -129,9 +129,9 @@ def read_column(path, file, key, count, rows=...):
 
 
 def catalogue_ids(path, file, count, rows=slice(None)):
-    """Return the ids of `rows`, a slice, of an open file with `count` images: texts, from `objid`, or else from `id`.
+    """Return the ids of `rows`, a slice, of an open file with `count` images: strings from `objid` or else from `id`.
 
-    Without these, or if they are no ids (a line on stderr, for the first rows, says so), the list is empty.
+    The list is empty without these datasets, or if they hold no ids; in that case a line on stderr says so once.
     """
     try:
         key = next((key for key in ("objid", "id") if key in file), None)
@@ -143,7 +143,7 @@ def catalogue_ids(path, file, count, rows=slice(None)):
 
 
 def read_split(path, file, count):
-    """Return which images are for training, bool (count,), by the dataset `split` of an open file; None without it.
+    """Return which images are for training, bool (count,), from the dataset `split` of an open file; None without it.
 
     Raises ValueError unless its values are train and test.
     """
@@ -176,7 +176,7 @@ def resize(images, size):
 def reduced(path, names, folder):
     """Return the path of a copy of the file at `path` with images of IMAGE_SIZE pixels, in `folder`.
 
-    The copy is written once, and again after the original has changed. names: of the classes.
+    The copy is written once, and again when the original changes. names: class names.
     """
     status = os.stat(path)
     version = repr((os.path.realpath(path), status.st_size, status.st_mtime_ns)).encode()
@@ -200,6 +200,6 @@ def reduced(path, names, folder):
 
 @contextmanager
 def create_hdf5(path):
-    """Give an h5py.File to write, which replaces `path` when it is complete."""
+    """Yield an h5py.File to write; it replaces `path` when it is complete."""
     with atomic_write(path) as [temporary], h5py.File(temporary, "w", locking=False) as file:
         yield file

@@ -1,4 +1,4 @@
-"""Find the file of galaxies: the user's own, a published set, or a synthetic one."""
+"""Find the file of galaxies: the user's file, a published set, or a synthetic one."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ WARNING = """\
 
 
 class Galaxies(NamedTuple):
-    """An HDF5 file in Galaxy10's form, with images of IMAGE_SIZE."""
+    """An HDF5 file in Galaxy10's format, with images of IMAGE_SIZE."""
 
     path: Path
     source: str  # its name in records: galaxy10-sdss, galaxy10-decals, synthetic or file:NAME
@@ -30,11 +30,11 @@ class Galaxies(NamedTuple):
 
 
 def find_galaxies(data, source, dataset, cache, count, seed, out):
-    """Return the Galaxies that the options of q1_data.py ask for.
+    """Return the Galaxies that the options of q1_data.py select.
 
-    A published set is downloaded into `cache` once. If that fails, source "real" raises OSError, and "auto" prints a
-    warning and writes a synthetic set to synthetic.h5 in `out`. Images of another size are reduced once, in a file in
-    `cache`. Raises OSError or ValueError for a file that is not in Galaxy10's form.
+    A published set is downloaded to `cache` once. If that fails, source "real" raises OSError, and "auto" prints a
+    warning and writes a synthetic set to synthetic.h5 in `out`. Images of another size are resized once, into a file in
+    `cache`. Raises OSError or ValueError for a file that is not in Galaxy10's format.
     """
     path, source = find_file(data, source, dataset, cache, count, seed, out)
     names, size = check_galaxy10(path)
@@ -52,19 +52,19 @@ def find_file(data, source, dataset, cache, count, seed, out):
         try:
             return download.fetch(cache, download.PUBLISHED[dataset]), f"galaxy10-{dataset}"
         except OSError as error:  # no mirror has it, or the cache cannot be written
-            if source == "real" or dataset == "decals":  # of which there is no synthetic one
+            if source == "real" or dataset == "decals":  # DECaLS has no synthetic set
                 raise
-            if not isinstance(error, ConnectionError):  # the mirrors' failures have been printed
+            if not isinstance(error, ConnectionError):  # the mirrors' failures are already printed
                 print(f"{error.filename}: {error.strerror}", file=sys.stderr)
             print(WARNING, file=sys.stderr, flush=True)
     path = Path(out) / "synthetic.h5"
-    with exclusive_lock(out, "synthetic"):  # which removes what a killed run left half written
+    with exclusive_lock(out, "synthetic"):  # removes temporary files of killed runs
         write_synthetic(path, count, seed)
     return path, "synthetic"
 
 
 def galaxies_file(record, out):
-    """Return the path of the file that Q1 has read, with images of any size; record: q1_data.json of the folder `out`.
+    """Return the path of the file that Q1 read, with images of any size; record: q1_data.json of the folder `out`.
 
     The file may no longer exist.
     """
@@ -77,7 +77,7 @@ def galaxies_file(record, out):
 
 
 def source_of(path):
-    """Return the name of a file's data in records: a published set, known by its checksum, or else the file's name.
+    """Return the name of a file's data in records: a published set, recognized by its checksum, or the file's name.
 
     Raises ValueError for a folder.
     """
@@ -90,6 +90,6 @@ def source_of(path):
     try:
         with open_hdf5(path) as file:
             is_synthetic = "synthetic" in file.attrs
-    except READ_ERRORS:  # `check_galaxy10` says what is wrong
+    except READ_ERRORS:  # `check_galaxy10` reports the error
         is_synthetic = False
     return "synthetic" if is_synthetic else f"file:{path.name}"

@@ -1,4 +1,4 @@
-"""Parallel computations: in threads, in processes on this machine (joblib), or on the workers of a Dask cluster."""
+"""Compute in parallel: in threads, in processes on this machine (joblib), or on the workers of a Dask cluster."""
 
 import asyncio
 import errno
@@ -25,8 +25,8 @@ UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 def side_by_side(function, items, processes=None, dask=None, ahead=16):
     """Yield function(item) for each item, each computed with one torch thread.
 
-    processes: at most this many, by default one per core; results come in any order. dask: address of a scheduler whose
-    workers compute instead; results come in order, and at most `ahead` tasks per core are submitted in advance. Raises
+    processes: the most to use, by default one per core; results are in any order. dask: address of a scheduler whose
+    workers compute instead; results are in order, and at most `ahead` tasks per core are submitted in advance. Raises
     the errors of `function`, MemoryError if processes were killed, and ConnectionError as `dask_client` does.
     """
     if dask is not None:
@@ -59,9 +59,9 @@ def by_dask(function, items, address, ahead):
 
 
 def worker_function(folder, project):
-    """Return the function that workers run. It takes and returns pickles, so the scheduler needs no project."""
+    """Return the function that workers run. It takes and returns pickles: the scheduler does not need the project."""
 
-    def compute(content):  # a local function is sent as code, so workers need not import it
+    def compute(content):  # a local function is sent by value, so workers need not import it
         import cloudpickle
 
         for path in (folder, project):
@@ -93,7 +93,7 @@ def dask_client(address):
         asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
         client = distributed.Client(address, timeout=10)
         client.wait_for_workers(1, timeout=10)
-    except Exception as error:  # other kinds of servers cause many types
+    except Exception as error:  # other kinds of servers cause many types of errors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConnectionError(f"--dask {address}: no scheduler with workers answers there ({reason})") from None
     with client:
@@ -106,7 +106,7 @@ def dask_client(address):
 
 
 async def check_scheduler(rpc, address):
-    """Raise an error unless a Dask scheduler answers at `address`; a Client would wait for ever."""
+    """Raise an error unless a Dask scheduler answers at `address`; a Client would wait forever."""
     async with rpc(address, timeout=10) as server:
         kind = (await server.identity())["type"]
     if kind != "Scheduler":
