@@ -28,13 +28,13 @@ EXAMPLES = (
     "python cutouts.py pictures/ table.fits --to own.h5 --id SPECOBJID --class MORPHOLOGY --field 0.5",
     "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # train or test",
 )
-MOST_NAMED = 10  # pictures that cannot be read
+MOST_NAMED = 10  # unreadable pictures to list
 
 
 def labelled_pictures(folder, table, id_column, class_column, split_column):
     """Return the (path, TableRow) pairs of the pictures in `folder` with a class in `table`, in the table's order.
 
-    Print a line that counts what is left out. Raises OSError or ValueError, naming the file.
+    Prints a line that counts the skipped rows and pictures. Raises OSError or ValueError, naming the file.
     """
     paths = find_pictures([folder])
     if paths == [folder]:
@@ -70,7 +70,7 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
 
 
 def find_classes(table, rows):
-    """Return the class names, whole numbers by value and then texts by alphabet.
+    """Return the class names: integers in numerical order, then other names in alphabetical order.
 
     Raises ValueError if there are too few or too many.
     """
@@ -82,7 +82,7 @@ def find_classes(table, rows):
 
 
 def print_classes(table, class_names, rows):
-    """Print the number of pictures of each class and, on stderr, classes that differ only in case."""
+    """Print the number of pictures of each class and, on stderr, class names that differ only in case."""
     counts = Counter(printable(row.class_name) for row in rows)
     print(f"Classes: {'; '.join(f'{name} ({counts[name]:,})' for name in class_names)}")
     same = Counter(name.lower() for name in class_names)
@@ -92,9 +92,9 @@ def print_classes(table, class_names, rows):
 
 
 def write_pictures(images, pairs, field):
-    """Read pictures into an HDF5 dataset, uint8 (n, 69, 69, 3); print how many are equal.
+    """Read pictures into an HDF5 dataset, uint8 (n, 69, 69, 3); print how many are duplicates.
 
-    Raises ValueError if any cannot be read, after naming the first ones on stderr.
+    Raises ValueError if any cannot be read, after listing the first ones on stderr.
     """
     paths = [path for path, _ in pairs]
     pictures = read_pictures(paths, IMAGE_SIZE, field, threads=min(8, joblib.cpu_count()))

@@ -27,7 +27,7 @@ EXAMPLES = (
     "python q5_transfer.py --backbone artifacts/model",
 )
 CONFIG = (*NEEDED, *METRICS, *ABOUT, "other_class_names", "fingerprint", "weights_sha256", "appearance", "args")
-CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")  # values of the record that config.json keeps
+CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")  # values that config.json copies from the record
 
 
 def main():

@@ -40,14 +40,14 @@ EXAMPLES = (
     "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
     "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
-SETTINGS = ("crops", "symmetries", "field", "temperature")  # options on which the predictions depend
+SETTINGS = ("crops", "symmetries", "field", "temperature")  # options that affect the predictions
 STDOUT = ("--csv", "-")
-MOST_ERRORS = 10  # unreadable pictures that are named at the end
+MOST_ERRORS = 10  # unreadable pictures to list at the end
 
 
 def main():
     args = get_args()
-    stdout = sys.stdout if args.csv == "-" else None  # for the rows alone
+    stdout = sys.stdout if args.csv == "-" else None  # only for rows
     with redirect_stdout(sys.stderr if stdout else sys.stdout):
         outputs = files_to_write(args)
         network, record, name = load_network(args.model)
@@ -75,7 +75,7 @@ def main():
                 if args.explain:
                     explain(args.explain, row, found, classifier, record)
                 if getattr(stdout or sys.stdout, "lost", None) and not outputs and not args.explain:
-                    sys.exit(141)  # the status of a program that SIGPIPE ends
+                    sys.exit(141)  # exit status of a program killed by SIGPIPE
             shares, agreement, repeated = summarise(rows, class_names, args.temperature)
             sentences, views = [about, *agreement.splitlines()[:1]], classifier.views
             makers = {"--json": output.write_json_list, "--features": output.write_features}
@@ -100,7 +100,7 @@ def main():
 
 
 def files_to_write(args):
-    """Return the paths to write by option. Raises ValueError if one cannot be written, or options do not fit."""
+    """Return the paths to write, by option. Raises ValueError for an unwritable path or conflicting options."""
     options = {"--csv": args.csv, "--json": args.json, "--html": args.html, "--features": args.features}
     outputs = {option: path for option, path in options.items() if path is not None and (option, path) != STDOUT}
     for option, path in outputs.items():
@@ -126,7 +126,7 @@ def paths_from(arguments):
 
 
 def inputs(args, files):
-    """Yield a (path, description) pair for every file that is read."""
+    """Yield a (path, description) pair for every input file."""
     yield from files_of(args.model)
     if args.truth:
         yield args.truth, "the table of --truth"
@@ -149,7 +149,7 @@ def describe_network(path, name, record):
 
 
 def settings_of(classifier, truth, files, outputs):
-    """Return the settings that determine the output files: a run with other settings cannot continue them."""
+    """Return the settings that determine the output files: a run with different settings cannot resume them."""
     listed = hashlib.sha256(b"\0".join(map(os.fsencode, files))).hexdigest()
     true = hashlib.sha256(Path(truth).read_bytes()).hexdigest() if truth else None
     settings = {f"--{key}": getattr(classifier, key) for key in SETTINGS}
@@ -160,7 +160,7 @@ def settings_of(classifier, truth, files, outputs):
 def append_batches(batches, rows, columns, stdout):
     """Append each Batch to Rows, and to the stream `stdout` if it is not None; yield (row number, record) pairs.
 
-    A record is what `describe` of use/pieces.py returns. Shows a progress bar on a terminal.
+    Records come from `describe` in use/pieces.py. Shows a progress bar on a terminal.
     """
     if stdout:
         stdout.reconfigure(encoding="utf-8")
@@ -180,7 +180,7 @@ def append_batches(batches, rows, columns, stdout):
 
 
 def summarise(rows, class_names, temperature):
-    """Return two texts and a number: shares of the classes, agreement with true classes, and ids of several pictures.
+    """Return the class shares and the agreement with the true classes, as text, and the number of repeated ids.
 
     Without true classes the agreement is empty.
     """
@@ -205,7 +205,7 @@ def summarise(rows, class_names, temperature):
 
 
 def provenance(classifier, name, record):
-    """Return the header of a FITS or ECSV table, texts by keyword: the network, its data, the names of p_0, p_1, …."""
+    """Return the header of a FITS or ECSV table, strings by keyword: network, data, options, names of p_0, p_1, …."""
     header = {"NETWORK": f"{name}.py", "NETHASH": classifier.weights_sha256, "DATA": record["source"]}
     header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     header["OPTIONS"] = " ".join(f"--{key} {getattr(classifier, key)}" for key in SETTINGS)
@@ -213,7 +213,7 @@ def provenance(classifier, name, record):
 
 
 def describe_errors(errors, count):
-    """Return lines that name unreadable pictures of `count` files."""
+    """Return lines that list the unreadable ones of `count` files."""
     lines = [f"error: {sentence}" for sentence in errors[:MOST_ERRORS]]
     lines += [f"and {len(errors) - MOST_ERRORS:,} more"] if len(errors) > MOST_ERRORS else []
     return "\n".join([*lines, f"{len(errors):,} of {count:,} files could not be read."])

@@ -12,13 +12,13 @@ from common.storage import artifacts
 
 EXAMPLES = ("python summary.py", "python summary.py --out smoke")
 TITLES = {"q2_fcn": "Q2 fully connected", "q3_cnn": "Q3 convolutional", "q5_transfer": "Q5 transfer"}
-# Options that are not listed: the seed, the data (named in the first line), and options that change no result.
+# Options that are not listed: the seed, the data (in the first line), and options that do not change the results.
 NOT_LISTED = ("seed", "data", "source", "dataset", "count", "cache", "out", "device", "deterministic", "resume")
 FIGURES = ("q1_data", "q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer")
 
 
 def changed_options(name, record):
-    """Return the options of a question that differ from its defaults, such as Q2 --epochs 10 (default: 50)."""
+    """Return the options of a question that differ from the defaults, such as Q2 --epochs 10 (default: 50)."""
     phrases = []
     for key, default in record["defaults"].items():
         value = record["args"].get(key, default)
@@ -31,7 +31,7 @@ def changed_options(name, record):
 
 
 def summary(records, out):
-    """Return the table as text. records: of Q1, Q2, Q3 and Q5 by name, without Q5 if no classes are held back."""
+    """Return the table as text; records: of Q1, Q2, Q3 and, if classes are held back, Q5, by name."""
     source = records["q2_fcn"]["source"]
     lines = [f"Data: {source}"]
     if source == "synthetic":

@@ -1,4 +1,4 @@
-"""A trained network, and what its record tells: classes, normalisation and data."""
+"""Load a trained network and its record: classes, normalisation and data."""
 
 import math
 from pathlib import Path
@@ -31,19 +31,19 @@ NEEDED = {  # values of a record
 
 
 class TrainedNetwork(NamedTuple):
-    """A network and what its training recorded."""
+    """A network and its record."""
 
     network: nn.Module
-    record: dict  # the JSON beside it
+    record: dict  # the JSON file next to it
     name: str  # in NETWORKS
 
 
 def load_network(path, remedy="name another network with --model"):
     """Return the TrainedNetwork in a checkpoint; print a line if its weights have a prefix.
 
-    path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it; the folder or the .safetensors
-    file that export.py writes; or any other file in which `find_weights` finds such a network, with any number of
-    classes. Raises FileNotFoundError, with a `remedy`, or ValueError if the file holds another network, the record
+    path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json next to it; the folder or the .safetensors
+    file written by export.py; or any other file in which `find_weights` finds such a network, with any number of
+    classes. Raises FileNotFoundError, with a `remedy`, or ValueError if the file contains another network, the record
     lacks a value, or the two come from different runs.
     """
     content = load_weights(path, made_by="q3_cnn.py", remedy=remedy)
@@ -72,14 +72,14 @@ def load_network(path, remedy="name another network with --model"):
 
 
 def is_transferred(record):
-    """Return whether the record of a CNN belongs to Q5, whose backbone is frozen."""
+    """Return whether the record of a CNN is from Q5, whose backbone is frozen."""
     if "network" in record:  # written by export.py
         return record["network"] == "q5_transfer"
     return "trainable_parameters" in record and record["trainable_parameters"] < record["parameters"]
 
 
 def check_record(path, record, name, classes):
-    """Raise ValueError if a record lacks a value of NEEDED, or has one of another kind."""
+    """Raise ValueError if a record lacks a value of NEEDED, or has one of the wrong type."""
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: rerun {name}.py")
@@ -103,13 +103,13 @@ def are_colours(values, low):
 
 
 def trained_on(record):
-    """Return a phrase that names the training data of a network."""
+    """Return a phrase with the training data of a network."""
     remark = ", so its predictions for real ones are meaningless" if record["source"] == "synthetic" else ""
     return source_title(record["source"]) + remark
 
 
 def training_images(record):
-    """Return `trained_on`'s phrase with the number of images, if the record has it."""
+    """Return the phrase of `trained_on` with the number of images, if the record has it."""
     counts = record.get("train_counts")
     return (f"{sum(counts):,} images of " if counts else "") + trained_on(record)
 
