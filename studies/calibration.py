@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 WHEN = ("before", "after")  # dividing the logits by the temperature
-CORRECT = {"before": "correct", "after": "correct_after"}  # they can differ for the mean over crops
+CORRECT = {"before": "correct", "after": "correct_after"}  # these can differ for the mean over crops
 NINE = "nine_crops_"  # prefix of the results for the mean over nine crops
 BINS = 10
 
@@ -33,7 +33,7 @@ BINS = 10
 def measure(out, device, seed, network, epochs, held_out, crops):
     """Return the results of `fit_and_test` for one random crop and, with the prefix NINE, for a grid of `crops`.
 
-    held_out: share of the training images that the temperature is fitted on.
+    held_out: fraction of the training images to hold out and fit the temperature on.
     """
     data = resplit(load_data(out), seed)
     images, labels = data["main_train_images"], data["main_train_labels"]
@@ -59,7 +59,7 @@ def measure(out, device, seed, network, epochs, held_out, crops):
 
 
 def fit_and_test(test_pair, held_out_pair):
-    """Return the held-out images' temperature, and whether each test prediction is correct and its confidence.
+    """Return the temperature fitted on held-out images, and each test prediction's confidence and correctness.
 
     The pairs are logits, float (n, k), or (crops, n, k) to average the probabilities, and labels, int (n,).
     """
@@ -75,7 +75,7 @@ def fit_and_test(test_pair, held_out_pair):
 
 
 def equal_bins(confidence, correct):
-    """Return mean confidence, accuracy and count, float64 (3, BINS), in bins with equal numbers of predictions.
+    """Return mean confidence, accuracy and count, float64 (3, BINS), in bins with equally many predictions.
 
     confidence: float (n,), the probability of the predicted class; correct: bool (n,).
     Raises ValueError for fewer predictions than bins.

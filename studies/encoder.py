@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 BATCH_SIZE = 32
 SEEN = "Zoobot was trained on Galaxy Zoo's pictures of SDSS and DECaLS, which include galaxies of Galaxy10's test set."
-TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # with what the encoder is compared
+TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # the other network in the comparison
 
 
 def load_encoder(name, weights=None):
@@ -61,11 +61,11 @@ def load_encoder(name, weights=None):
 
 
 def larger_pictures(out, size):
-    """Return the HDF5 file that Q1 has read, or None unless its images have more than `size` pixels, and a note."""
+    """Return the HDF5 file that Q1 read, or None unless its images have more than `size` pixels, and a note."""
     path = galaxies_file(load_json(Path(out) / "q1_data.json"), out)
     sees = f"The encoder sees the pictures of {size} x {size} pixels in q1_data.pt"
     if not path.is_file():
-        return None, f"{sees}: {path}, which q1_data.py has read, no longer exists."
+        return None, f"{sees}: {path}, which q1_data.py read, no longer exists."
     with open_hdf5(path) as file:
         own = dataset(path, file, "images").shape[1]
     if own <= size:
@@ -109,10 +109,10 @@ def encode(encoder, config, batches, device):
 
 
 def encoder_features(name, weights, size, data, out, device):
-    """Return the name of the file with the encoder's features of all images, what it was made from, and notes.
+    """Return the name of the file with the encoder's features of all images, its inputs, and notes.
 
-    The file, in {out}/studies, holds `features`, float32 (n, d), in file order. size: input size in pixels, by default
-    the encoder's. The notes say which images the encoder sees, and whether it was trained on them.
+    The file, in {out}/studies, contains `features`, float32 (n, d), in file order. size: input size in pixels, by
+    default the encoder's. The notes say which images the encoder sees, and whether it was trained on them.
     """
     encoder, config = load_encoder(name, weights)
     if size:
@@ -141,7 +141,7 @@ def measure(out, device, seed, task, epochs, features, backbone):
 
     features: name of the file; backbone: hash of the weights of Q3's backbone.
     """
-    # Mean and std: for the CNN from this split, for Q3's backbone from Q3's.
+    # Mean and std are from this split for the CNN, from Q3's split for Q3's backbone.
     data = resplit(load_data(out), seed) if task == "main" else sample(out, seed)
     encoded = load_tensors(Path(out) / "studies" / features, made_by="studies.encoder")["features"]
     pairs = [(encoded[data[f"{task}_{each}_indices"]], data[f"{task}_{each}_labels"]) for each in ("train", "test")]
@@ -155,7 +155,7 @@ def measure(out, device, seed, task, epochs, features, backbone):
 
 
 def summarise(rows):
-    """Return each task's accuracies of encoder and other network by seed, and their difference, with intervals."""
+    """Return the accuracies of the encoder and the other network by task and seed, and their differences."""
     tasks = {}
     for task in dict.fromkeys(row["task"] for row in rows):
         values = {name: [row[name] for row in select(rows, task=task)] for name in ("encoder", "other")}

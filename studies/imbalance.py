@@ -35,7 +35,7 @@ COLOURS = dict(zip(TITLES, ("#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00
 
 
 def class_weights(counts, power):
-    """Return n^-power per class, float32 (k,), scaled to mean 1 over the training images; 0 for an empty class."""
+    """Return n^-power per class, float32 (k,), scaled to a mean of 1 over the training images; 0 for an empty class."""
     counts = counts.double()
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
     return (weights * counts.sum() / (weights * counts).sum()).float()

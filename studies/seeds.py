@@ -44,7 +44,7 @@ TITLES = {
 def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
     """Return the results of each method by name, dicts with test_accuracy and more.
 
-    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, there are only FCN and CNN.
+    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, only FCN and CNN are trained.
     """
     data = resplit(load_data(out), split_seed, split)
     networks = {name: seed_network(name, data, out, seed, epochs, device) for name in NETWORKS}
@@ -72,7 +72,7 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
 def nearest_neighbours(data, seed):
     """Return the metrics of k nearest neighbours on the central 48 x 48 pixels, averaged to 12 x 12.
 
-    k is chosen by five-fold cross-validation on the training images of Q1's `data`; seed: for the folds.
+    k is chosen by five-fold cross-validation on the training images of Q1's `data`; seed: of the folds.
     """
     features, labels = {}, {}
     for subset in ("train", "test"):

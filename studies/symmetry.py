@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-USES = ("none", "test-time", "train-time", "both")  # where the symmetries are applied
+USES = ("none", "test-time", "train-time", "both")  # where symmetries are applied
 LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
 
 
@@ -40,7 +40,7 @@ class SymmetryMean(nn.Module):
 
 
 def measure(out, device, seed, network, fraction, epochs):
-    """Return a network's accuracy for each of USES, trained on 1 / `fraction` of the images, and their number."""
+    """Return a network's accuracy for each of USES, trained on 1 / `fraction` of the images, and the image count."""
     data = resplit(load_data(out), seed)
     if fraction > 1:
         labels = data["main_train_labels"]
@@ -59,7 +59,7 @@ def measure(out, device, seed, network, fraction, epochs):
 
 
 def summarise(rows, fractions):
-    """Return accuracies, gains and worth of the symmetries by network and fraction, with intervals."""
+    """Return accuracies, gains and the worth of the symmetries by network and fraction, with intervals."""
     networks = {}
     for name in NETWORKS:
         found = {"train_count": {}, "seeds": {}, "accuracy": {}, "gain": {}, "worth": {}}
@@ -122,7 +122,9 @@ def symmetry_figure(networks):
 def main():
     args = get_args()
     data = load_data(args.out)
-    combinations = product(("cnn", "fcn"), args.seeds, args.fractions)  # the longest first: no core waits for another
+    combinations = product(
+        ("cnn", "fcn"), args.seeds, args.fractions
+    )  # the longest runs first, so that cores finish together
     runs = [{"seed": seed, "network": name, "fraction": fraction} for name, seed, fraction in combinations]
     networks = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)
     save_study(__file__, args, data, symmetry_figure(networks), describe(networks), networks=networks)

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
-SIZES = (25, 50, 100, 200, 400)  # labelled galaxies, besides all
+SIZES = (25, 50, 100, 200, 400)  # labelled galaxies; all are added
 LABELS = {
     "frozen": "trained backbone, frozen",
     "untrained": "untrained backbone, frozen",
@@ -44,7 +44,7 @@ PAIRS = (("frozen", "untrained"), ("frozen", "scratch"), ("tuned", "scratch"), (
 
 
 def sample(out, seed):
-    """Return Q1's dict, split by `seed`, with mean and std from the split of Q3's backbone."""
+    """Return Q1's dict, split by `seed`, with the mean and std that Q3's backbone was trained with."""
     original = load_data(out)
     return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
 
@@ -60,12 +60,12 @@ def trained_backbone(out, force=True, expected_hash=None):
 
 
 def backbone_features(backbone, data, task):
-    """Return a backbone's features of one crop per image, and the labels: a pair for training, one for test images."""
+    """Return a backbone's features of one crop per image, and the labels: a training pair and a test pair."""
     return [predict(backbone, make_loader(data, f"{task}_{subset}")) for subset in ("train", "test")]
 
 
 def epochs_for(size, whole_size, epochs, batch_size):
-    """Return how many epochs of `size` images take as many steps as `epochs` of `whole_size`, rounded up."""
+    """Return the number of epochs of `size` images with as many steps as `epochs` of `whole_size`, rounded up."""
     steps = epochs * math.ceil(whole_size / batch_size)
     return math.ceil(steps / math.ceil(size / batch_size))
 
