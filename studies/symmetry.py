@@ -122,9 +122,8 @@ def symmetry_figure(networks):
 def main():
     args = get_args()
     data = load_data(args.out)
-    combinations = product(
-        ("cnn", "fcn"), args.seeds, args.fractions
-    )  # the longest runs first, so that cores finish together
+    # The longest runs come first, so that all cores finish at about the same time.
+    combinations = product(("cnn", "fcn"), args.seeds, args.fractions)
     runs = [{"seed": seed, "network": name, "fraction": fraction} for name, seed, fraction in combinations]
     networks = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)
     save_study(__file__, args, data, symmetry_figure(networks), describe(networks), networks=networks)
