@@ -1,4 +1,4 @@
-"""What the sentences conclude, on results whose answer any reader would agree on."""
+"""Check the conclusions of the sentences on results with an obvious answer."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 
 def curves(train, test, final=(0.9, 1.0), errors=(0.01, 0.05)):
-    """A record as `training_record` makes it, of these losses; final: the network's losses at the end."""
+    """Return a record like those of `training_record`, with these losses; final: the final network's losses."""
     history = {"train_loss": list(train), "test_loss": list(test), "test_accuracy": [0.5] * len(test)}
     names = ("final_train_loss", "test_loss")
     values = dict(zip(names, final, strict=True))
@@ -22,7 +22,7 @@ def curves(train, test, final=(0.9, 1.0), errors=(0.01, 0.05)):
 
 
 def steps(*means, length=10):
-    """A loss with these means in its fifths, and a little scatter around them."""
+    """Return losses with these means per fifth, with a little scatter."""
     return np.repeat(means, length) * (1 + 1e-3 * np.tile([1, -1], len(means) * length // 2))
 
 
@@ -64,7 +64,7 @@ CURVES = {
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_curves_are_described_as_any_reader_would(name):
+def test_curves_with_an_obvious_reading_are_described_so(name):
     record, must, must_not = CURVES[name]
     text = sentences.describe_curves(record)
     assert {words for words in must if words not in text} == set(), text
@@ -72,12 +72,12 @@ def test_curves_are_described_as_any_reader_would(name):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_scatter_alone_is_no_overfitting(seed):
+def test_scatter_alone_is_not_overfitting(seed):
     text = sentences.describe_curves(curves(FALLING, 0.8 + noise(0.03, seed)))
     assert "fell: overfitting" not in text, text
 
 
-def test_the_margin_is_that_of_the_difference_of_both_losses():
+def test_the_margin_is_for_the_difference_of_both_losses():
     text = sentences.describe_gap(curves([1.0], [1.0], final=(0.520, 0.545), errors=(0.003, 0.0186)))
     assert "0.520 on the training and 0.545 on the test images, a difference within its margin of 0.037" in text
     text = sentences.describe_gap(curves([1.0], [1.0], final=(0.500, 0.545), errors=(0.003, 0.0186)))
@@ -85,7 +85,7 @@ def test_the_margin_is_that_of_the_difference_of_both_losses():
 
 
 def confusion(matrix, train_counts=(2860, 5781, 5199, 288, 1267, 14, 487, 926)):
-    """Q4's record of one network with this confusion matrix."""
+    """Return Q4's record of one network with this confusion matrix."""
     matrix = np.array(matrix)
     within, expected = metrics.errors_within_branch(matrix, BRANCHES[CLASS_NAMES])
     results = {"confusion": matrix.tolist(), "within_branch": within, "within_branch_expected": expected}
@@ -99,7 +99,7 @@ def described(matrix, **counts):
 
 
 def cells(**changes):
-    """A diagonal confusion matrix of 100 images per class; `c1_2=40` moves 40 of row 1 to column 2."""
+    """Return a diagonal confusion matrix, 100 images per class; `c1_2=40` moves 40 of row 1 to column 2."""
     matrix = 100 * np.eye(8, dtype=int)
     for name, count in changes.items():
         row, column = map(int, name[1:].split("_"))
@@ -131,7 +131,7 @@ def test_a_rare_class_swallowed_by_a_frequent_one_is_imbalance():
     assert "100 of 100 Boxy Bulge as Rounded Bulge" in text
 
 
-def test_a_prediction_is_made_once_twice_or_three_times():
+def test_small_numbers_of_predictions_are_written_as_words():
     for count, words in ((1, "once"), (2, "twice"), (3, "3 times")):
         assert f"Boxy Bulge (predicted {words}, 100 test images)" in described(cells(c5_4=100 - count))
 
@@ -141,17 +141,17 @@ def test_frequent_classes_that_fail_are_not_imbalance():
     assert "Imbalance: rare classes are not recognized less often" in text
 
 
-def test_classes_of_equal_size_are_no_imbalance():
+def test_classes_of_equal_size_are_not_imbalance():
     text = described(cells(c5_4=100), train_counts=(66, 66, 67, 66, 66, 66, 65, 66))
     assert "Imbalance: none; each class has about the same number of training images (65 to 67)." in text
     assert "rare" not in text
 
 
-def test_a_perfect_network_makes_no_error():
+def test_a_perfect_network_makes_no_errors():
     assert described(cells()) == "The CNN misclassifies 0 of 800 test images."
 
 
-def test_an_absent_class_is_said_to_be_absent_and_is_counted_nowhere():
+def test_an_absent_class_is_named_and_not_counted():
     matrix = cells(c1_2=40)
     matrix[5] = 0
     text = described(matrix, train_counts=(605, 129, 461, 70, 394, 0, 132, 309))
@@ -183,7 +183,7 @@ def compared(fcn, cnn, p_value):
     return sentences.describe_comparison(comparison | {"fcn_only": 10, "cnn_only": 1, "p_value": p_value})
 
 
-def test_the_comparison_says_what_mcnemars_test_says():
+def test_the_comparison_agrees_with_mcnemars_test():
     text = compared(0.60, 0.79, 1e-20)
     assert "The CNN (178,616 parameters) classifies 79.0% of" in text
     assert "the FCN (442,952) 60.0%: a difference of +19.0 points" in text
@@ -195,12 +195,12 @@ def test_the_comparison_says_what_mcnemars_test_says():
     assert rounded in compared(0.6514, 0.7276, 0.01)
 
 
-def test_a_cnn_that_is_better_gets_the_reason_and_no_other():
+def test_the_reason_is_given_only_if_the_cnn_is_better():
     assert sentences.REASON in compared(0.60, 0.79, 1e-20)
     assert sentences.REASON not in compared(0.79, 0.60, 1e-20)
 
 
-def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
+def test_the_transfer_is_compared_with_an_untrained_backbone():
     optimum = {"accuracy": 0.695, "accuracy_interval": (0.647, 0.739), "agreement": 0.912}
     record = {
         "logistic_regression": optimum | {"train_loss": 0.56, "head_train_loss": 0.573},
@@ -214,7 +214,7 @@ def test_the_transfer_is_worth_what_it_gains_over_an_untrained_backbone():
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
-    """The records and the output of a run with default settings on 600 synthetic galaxies."""
+    """Return the records and the output of a run with default settings on 600 synthetic galaxies."""
     out = tmp_path_factory.mktemp("default")
     printed = {"q1_data": run_well("q1_data.py", "--source", "synthetic", "--count", 600, "--out", out)}
     for script in ("q2_fcn", "q3_cnn", "q4_confusion", "q5_transfer"):
@@ -222,7 +222,7 @@ def default_run(tmp_path_factory):
     return {script: json.loads((out / f"{script}.json").read_text()) for script in printed}, printed
 
 
-def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_run):
+def test_the_sentences_of_a_default_run_match_its_records(default_run):
     records, printed = default_run
     for script in ("q2_fcn", "q3_cnn", "q5_transfer"):
         record, text = records[script], printed[script]
@@ -238,7 +238,7 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
         change = float(last) / float(before) - 1
         if abs(change) > 0.011:
             assert f"{before} over the {length} before: {'still falling' if change < 0 else 'rising'}" in text
-        assert text.index("test accuracy") < text.index("The test loss falls")  # its own result first
+        assert text.index("test accuracy") < text.index("The test loss falls")  # the result comes first
         assert f"test accuracy {record['test_accuracy']:.2%} on {record['test_count']:,} SYNTHETIC images" in text
     comparison = records["q3_cnn"]["comparison"]
     cnn, fcn = (100 * records[script]["test_accuracy"] for script in ("q3_cnn", "q2_fcn"))
@@ -259,7 +259,7 @@ def test_the_sentences_of_a_default_run_hold_against_their_own_figures(default_r
     assert f"a difference of {trained - untrained:+.1f} points" in printed["q5_transfer"]
 
 
-def test_the_standard_error_of_a_loss_is_that_of_a_mean_over_images():
+def test_the_standard_error_of_a_loss_is_over_images():
     from common.train import loss_error
 
     import torch
@@ -270,4 +270,4 @@ def test_the_standard_error_of_a_loss_is_that_of_a_mean_over_images():
     assert np.mean(losses) == pytest.approx(log_loss(labels, logits.double().softmax(1), labels=range(8)))
     assert loss_error(np.mean(losses), logits, labels) == pytest.approx(np.std(losses, ddof=1) / np.sqrt(50))
     assert np.isnan(loss_error(losses[0], logits[:1], labels[:1]))
-    assert np.isnan(loss_error(np.mean(losses) + 0.1, logits, labels))  # of another criterion
+    assert np.isnan(loss_error(np.mean(losses) + 0.1, logits, labels))  # a different criterion
