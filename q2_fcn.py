@@ -48,9 +48,7 @@ def main():
     torch.manual_seed(args.seed)  # for the initial weights
     fcn = make_fcn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(
-        fcn.parameters(), lr=args.lr, **adam_options(device)
-    )  # these options affect only the speed
+    optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed only
     print(fcn)
     # A run resumes only if these have not changed.
     definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}

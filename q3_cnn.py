@@ -97,9 +97,7 @@ def main():
     torch.manual_seed(args.seed)  # for the initial weights
     cnn = make_cnn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(
-        cnn.parameters(), lr=args.lr, **adam_options(device)
-    )  # these options affect only the speed
+    optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed only
     print(cnn)
     # A run resumes only if these have not changed.
     definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}

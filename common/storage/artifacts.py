@@ -29,9 +29,7 @@ def write_tensors(tensors, path):
 
 
 def write_figure(figure, path):
-    figure.savefig(
-        path, format="png", dpi=150, pil_kwargs={"compress_level": 4}
-    )  # takes half the time of the default level
+    figure.savefig(path, format="png", dpi=150, pil_kwargs={"compress_level": 4})  # in half the default's time
 
 
 def write_json(record, path):
