@@ -1,9 +1,9 @@
-"""Make an HDF5 file in Galaxy10's form from a folder of pictures and a table of their classes, for q1_data.py --data.
+"""Create an HDF5 file in Galaxy10's format, for q1_data.py --data, from pictures and a table of their classes.
 
-Each picture's centred square is resized to 69 x 69 pixels, as by predict.py. The table is .csv, .fits or .ecsv, with a
-row for each picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class, and
-pictures without a row, are left out and counted. The file holds the datasets images, ans (class numbers), class_names,
-id and, with --split-column, split.
+The central square of each picture is resized to 69 x 69 pixels, as in predict.py. The table is .csv, .fits or .ecsv,
+with one row per picture: its name, with or without folder and suffix, and its class. Rows without a picture or a class,
+and pictures without a row, are skipped and counted. The file contains the datasets images, ans (class numbers),
+class_names, id and, with --split-column, split.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ from tqdm import tqdm
 EXAMPLES = (
     "python cutouts.py pictures/ table.csv --to own.h5",
     "python cutouts.py pictures/ table.fits --to own.h5 --id SPECOBJID --class MORPHOLOGY --field 0.5",
-    "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # which says train or test",
+    "python cutouts.py pictures/ table.csv --to own.h5 --split-column subset  # train or test",
 )
-MOST_NAMED = 10  # pictures that cannot be read
+MOST_NAMED = 10  # unreadable pictures to list
 
 
 def labelled_pictures(folder, table, id_column, class_column, split_column):
     """Return the (path, TableRow) pairs of the pictures in `folder` with a class in `table`, in the table's order.
 
-    Print a line that counts what is left out. Raises OSError or ValueError, naming the file.
+    Prints a line that counts the skipped rows and pictures. Raises OSError or ValueError, naming the file.
     """
     paths = find_pictures([folder])
     if paths == [folder]:
-        raise ValueError(f"{folder} is no folder of pictures")
+        raise ValueError(f"{folder} is not a folder of pictures")
     all_rows = read_rows(table, id_column, class_column, split_column)
     rows = [row for row in all_rows if row.class_name]
     inside = f"{name_forms(str(folder))[0]}/"
     has_folder = any(name_forms(row.id)[0].startswith(inside) for row in rows)
     names = {str(path if has_folder else path.relative_to(folder)): path for path in paths}
-    matched = match_rows(table, rows, list(names), remedy="; name another column of ids with --id")
+    matched = match_rows(table, rows, list(names), remedy="; name another id column with --id")
     with_picture = sum(map(len, matched.values()))
     ids_without_class = {name_forms(row.id)[-1] for row in all_rows if not row.class_name}
     unmatched = [name for name in names if name not in matched]
@@ -55,7 +55,7 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
         ("picture", "without a row"): sum(name_forms(name)[-1] not in ids_without_class for name in unmatched),
     }
     left_out = "; ".join(f"{plural(count, noun)} {why}" for (noun, why), count in counts.items() if count)
-    print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; left out: {left_out}" if left_out else ""))
+    print(f"{table}: {len(matched):,} pictures of {folder}" + (f"; skipped: {left_out}" if left_out else ""))
     pairs = [(names[name], same[0]) for name, same in matched.items()]
     others = {row.split for _, row in pairs if row.split.lower() not in ("train", "test")}
     if split_column and others:
@@ -64,37 +64,37 @@ def labelled_pictures(folder, table, id_column, class_column, split_column):
     suffixes = [SUFFIX.search(path.name) for path, _ in pairs]
     fits = sum(bool(suffix and suffix["fits"]) for suffix in suffixes)
     if 0 < fits < len(pairs):
-        reason = "their stretch and colours differ, so use one form for all pictures"
+        reason = "their stretch and colours differ, so use one format for all pictures"
         say(folder, f"{fits:,} of {len(pairs):,} pictures are FITS, the others are not: {reason}")
     return sorted(pairs, key=lambda pair: pair[1].line)
 
 
 def find_classes(table, rows):
-    """Return the class names, whole numbers by value and then texts by alphabet.
+    """Return the class names: integers in numerical order, then other names in alphabetical order.
 
     Raises ValueError if there are too few or too many.
     """
     names = {printable(row.class_name) for row in rows}
     if not 2 <= len(names) <= min(MOST_CLASSES, len(rows) // 2):
         found = f"{len(names):,} different classes, such as {reprlib.repr(sorted(names))}, of {len(rows):,} pictures"
-        raise ValueError(f"{table}: {found}: name the column of the classes with --class")
+        raise ValueError(f"{table}: {found}: name the class column with --class")
     return sorted(names, key=lambda name: (0, int(name), name) if WHOLE_NUMBER.fullmatch(name) else (1, 0, name))
 
 
 def print_classes(table, class_names, rows):
-    """Print the number of pictures of each class and, on stderr, classes that differ only in case."""
+    """Print the number of pictures of each class and, on stderr, class names that differ only in case."""
     counts = Counter(printable(row.class_name) for row in rows)
     print(f"Classes: {'; '.join(f'{name} ({counts[name]:,})' for name in class_names)}")
     same = Counter(name.lower() for name in class_names)
     alike = [name for name in class_names if same[name.lower()] > 1]
     if alike:
-        say(table, f"classes that differ only in case are different classes: {'; '.join(alike)}")
+        say(table, f"classes whose names differ only in case are kept separate: {'; '.join(alike)}")
 
 
 def write_pictures(images, pairs, field):
-    """Read pictures into an HDF5 dataset, uint8 (n, 69, 69, 3); print how many are equal.
+    """Read pictures into an HDF5 dataset, uint8 (n, 69, 69, 3); print how many are duplicates.
 
-    Raises ValueError if any cannot be read, after naming the first ones on stderr.
+    Raises ValueError if any cannot be read, after listing the first ones on stderr.
     """
     paths = [path for path, _ in pairs]
     pictures = read_pictures(paths, IMAGE_SIZE, field, threads=min(8, joblib.cpu_count()))
@@ -102,7 +102,7 @@ def write_pictures(images, pairs, field):
     failed, equal, contradicting, seen = 0, 0, 0, {}
     for place, ((path, row), (name, picture)) in enumerate(zip(pairs, pictures, strict=False)):
         if name != printable(path):
-            raise ValueError(f"{path} holds no or several pictures: name files of one picture in the table")
+            raise ValueError(f"{path} does not contain exactly one picture: use one file per picture")
         if isinstance(picture, Exception):
             failed += 1
             if failed <= MOST_NAMED:
@@ -115,8 +115,8 @@ def write_pictures(images, pairs, field):
     if failed:
         raise ValueError(f"{failed:,} of {len(paths):,} pictures cannot be read: replace them, or remove their rows")
     if equal:
-        counted = f"{plural(equal, 'picture')} repeated byte for byte"
-        print(f"{counted}, {contradicting:,} of them with another class than the first one")
+        counted = f"{plural(equal, 'picture')} identical to an earlier one"
+        print(f"{counted}, {contradicting:,} of them with a different class")
 
 
 def main():
@@ -141,16 +141,16 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("pictures", type=cli.path, metavar="PICTURES", help="folder of pictures, one galaxy in the middle of each")
+    add("pictures", type=cli.path, metavar="PICTURES", help="folder of pictures, each with one galaxy at the centre")
     add("table", type=cli.path, metavar="TABLE", help="table of their classes: .csv, .fits or .ecsv")
     add("--to", type=cli.path, required=True, metavar="FILE", help="HDF5 file to write")
-    add("--id", metavar="COLUMN", help="column of the pictures' names (default: objid, id, name or file)")
-    add("--class", metavar="COLUMN", help="column of the classes (default: class, class_name or label)")
-    add("--split-column", metavar="COLUMN", help="column that says train or test")
-    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="part of the central square to keep")
+    add("--id", metavar="COLUMN", help="column with the picture names (default: objid, id, name or file)")
+    add("--class", metavar="COLUMN", help="column with the classes (default: class, class_name or label)")
+    add("--split-column", metavar="COLUMN", help="column with train or test in each row")
+    add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     args = parser.parse_args(argv)
     if not args.to.lower().endswith(HDF5_SUFFIXES):
-        parser.error(f"--to {args.to}: the name of an HDF5 file ends in .h5")
+        parser.error(f"--to {args.to}: the name of an HDF5 file must end in .h5")
     return args
 
 

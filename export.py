@@ -1,10 +1,10 @@
 """Export a trained network as a folder for the Hugging Face Hub.
 
-Reads a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py and the .json beside it. Writes to the folder --to:
+Reads a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py and the .json next to it. Writes to the folder --to:
 model.safetensors (the weights), model.onnx (uint8 crops to logits, probabilities and features, for onnxruntime),
 config.json (classes, sizes, mean, std, data, settings, metrics) and README.md (the model card, with code that uses
-model.onnx without torch, and model.safetensors without this project). Needs requirements-extra.txt. q5_transfer.py
---backbone and predict.py --model accept the folder.
+model.onnx without torch, and model.safetensors without this project). The folder can be passed to q5_transfer.py
+--backbone and predict.py --model. Needs requirements-extra.txt.
 """
 
 import shlex
@@ -27,7 +27,7 @@ EXAMPLES = (
     "python q5_transfer.py --backbone artifacts/model",
 )
 CONFIG = (*NEEDED, *METRICS, *ABOUT, "other_class_names", "fingerprint", "weights_sha256", "appearance", "args")
-CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")  # values of the record that config.json keeps
+CONFIG += ("train_counts", "test_counts", "recall", "train_hashes")  # values that config.json copies from the record
 
 
 def main():
@@ -54,10 +54,10 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help="the network to export")
+    add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help="network to export")
     add("--to", type=cli.path, default="artifacts/model", metavar="DIR", help="folder to write")
-    add("--author", metavar="NAME", help="who trained it, for the model card")
-    help = "licence of the weights, as the Hub's identifier: mit, cc-by-4.0, ..."
+    add("--author", metavar="NAME", help="author of the network, for the model card")
+    help = "licence of the weights, an identifier of the Hub: mit, cc-by-4.0, ..."
     add("--license", metavar="NAME", help=help)
     add("--survey", metavar="NAME", help="survey of the training images, such as SDSS")
     help = "pixel scale of the training images, in arcsec per pixel"

@@ -1,9 +1,9 @@
-"""Classify pictures of galaxies with a network that q2_fcn.py, q3_cnn.py or q5_transfer.py trained.
+"""Classify pictures of galaxies with a network trained by q2_fcn.py, q3_cnn.py or q5_transfer.py.
 
-Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of them, HDF5 files with `images`, and FITS cubes of three
-bands, the bluest first. The centred square is resized to 69 x 69 pixels. Prints a table with the predicted class, its
+Reads pictures (JPEG, PNG, TIFF, WebP, BMP, GIF), folders of pictures, HDF5 files with `images`, and FITS cubes of three
+bands, the bluest first. The central square is resized to 69 x 69 pixels. Prints a table with the predicted class, its
 probability, the second choice and how many crops predict another class; then a line per class. Writes only the files
-that are named and, beside the first of them, FILE.resume, which tells --resume how far a run is.
+named by the options and, next to the first of them, FILE.resume, which records the progress for --resume.
 """
 
 import hashlib
@@ -36,18 +36,18 @@ from tqdm import tqdm
 EXAMPLES = (
     "python predict.py galaxy.jpg more/ cutouts.h5",
     "python predict.py more/ --model artifacts/q5_transfer.pt --symmetries --html sheet.html",
-    "python predict.py more/ --truth classes.csv --csv answers.csv  # rows of name,class",
+    "python predict.py more/ --truth classes.csv --csv answers.csv  # rows: name,class",
     "find . -name '*.png' | python predict.py - --quiet --csv answers.csv --resume",
     "python predict.py more/ --quiet --csv answers.csv --dask tcp://10.0.0.1:8786",
 )
-SETTINGS = ("crops", "symmetries", "field", "temperature")  # options on which the predictions depend
+SETTINGS = ("crops", "symmetries", "field", "temperature")  # options that affect the predictions
 STDOUT = ("--csv", "-")
-MOST_ERRORS = 10  # unreadable pictures that are named at the end
+MOST_ERRORS = 10  # unreadable pictures to list at the end
 
 
 def main():
     args = get_args()
-    stdout = sys.stdout if args.csv == "-" else None  # for the rows alone
+    stdout = sys.stdout if args.csv == "-" else None  # only for rows
     with redirect_stdout(sys.stderr if stdout else sys.stdout):
         outputs = files_to_write(args)
         network, record, name = load_network(args.model)
@@ -60,7 +60,7 @@ def main():
         settings = settings_of(classifier, args.truth, files, outputs)
         rows = Rows(next(iter(outputs.values()), None), [kind for kind in ("features", "html") if getattr(args, kind)])
         if args.resume and rows.has_ended(settings, outputs.values()):
-            print(f"{', '.join(outputs.values())}: complete, nothing is left to do.")
+            print(f"{', '.join(outputs.values())}: complete, nothing to do.")
             return
 
         print(about)
@@ -75,7 +75,7 @@ def main():
                 if args.explain:
                     explain(args.explain, row, found, classifier, record)
                 if getattr(stdout or sys.stdout, "lost", None) and not outputs and not args.explain:
-                    sys.exit(141)  # the status of a program that SIGPIPE ends
+                    sys.exit(141)  # exit status of a program killed by SIGPIPE
             shares, agreement, repeated = summarise(rows, class_names, args.temperature)
             sentences, views = [about, *agreement.splitlines()[:1]], classifier.views
             makers = {"--json": output.write_json_list, "--features": output.write_features}
@@ -93,14 +93,14 @@ def main():
             print(f"{len(rows.trained):,} of these pictures are training images of this network: {meaning}.")
         print(agreement, end="\n" if agreement else "")
         if repeated and (outputs or stdout):
-            print(f"ids of several pictures: {repeated:,}; a join by id repeats their rows", file=sys.stderr)
+            print(f"ids shared by several pictures: {repeated:,}; a join by id repeats their rows", file=sys.stderr)
         if rows.errors:
             print(describe_errors(rows.errors, len(files)), file=sys.stderr)
             sys.exit(2)
 
 
 def files_to_write(args):
-    """Return the paths to write by option. Raises ValueError if one cannot be written, or options do not fit."""
+    """Return the paths to write, by option. Raises ValueError for an unwritable path or conflicting options."""
     options = {"--csv": args.csv, "--json": args.json, "--html": args.html, "--features": args.features}
     outputs = {option: path for option, path in options.items() if path is not None and (option, path) != STDOUT}
     for option, path in outputs.items():
@@ -109,11 +109,11 @@ def files_to_write(args):
             raise ValueError(f"{option} {path}: is a folder, a device or a pipe: name a file{instead}")
     output.table_format(outputs.get("--csv", ""))
     if args.resume and (not outputs or args.csv == "-"):
-        raise ValueError("--resume continues files: name one with --csv, --json, --html or --features")
+        raise ValueError("--resume needs an output file: name one with --csv, --json, --html or --features")
     if args.explain:
         require("--explain", "captum")
         if args.dask is not None:
-            raise ValueError("--explain computes in this process: leave --dask out")
+            raise ValueError("--explain computes in this process: omit --dask")
     return outputs
 
 
@@ -126,7 +126,7 @@ def paths_from(arguments):
 
 
 def inputs(args, files):
-    """Yield a (path, description) pair for every file that is read."""
+    """Yield a (path, description) pair for every input file."""
     yield from files_of(args.model)
     if args.truth:
         yield args.truth, "the table of --truth"
@@ -149,7 +149,7 @@ def describe_network(path, name, record):
 
 
 def settings_of(classifier, truth, files, outputs):
-    """Return the settings that determine the output files: a run with other settings cannot continue them."""
+    """Return the settings that determine the output files: a run with different settings cannot resume them."""
     listed = hashlib.sha256(b"\0".join(map(os.fsencode, files))).hexdigest()
     true = hashlib.sha256(Path(truth).read_bytes()).hexdigest() if truth else None
     settings = {f"--{key}": getattr(classifier, key) for key in SETTINGS}
@@ -160,7 +160,7 @@ def settings_of(classifier, truth, files, outputs):
 def append_batches(batches, rows, columns, stdout):
     """Append each Batch to Rows, and to the stream `stdout` if it is not None; yield (row number, record) pairs.
 
-    A record is what `describe` of use/pieces.py returns. Shows a progress bar on a terminal.
+    Records come from `describe` in use/pieces.py. Shows a progress bar on a terminal.
     """
     if stdout:
         stdout.reconfigure(encoding="utf-8")
@@ -180,7 +180,7 @@ def append_batches(batches, rows, columns, stdout):
 
 
 def summarise(rows, class_names, temperature):
-    """Return two texts and a number: shares of the classes, agreement with true classes, and ids of several pictures.
+    """Return the class shares and the agreement with the true classes, as text, and the number of repeated ids.
 
     Without true classes the agreement is empty.
     """
@@ -205,7 +205,7 @@ def summarise(rows, class_names, temperature):
 
 
 def provenance(classifier, name, record):
-    """Return the header of a FITS or ECSV table, texts by keyword: the network, its data, the names of p_0, p_1, …."""
+    """Return the header of a FITS or ECSV table, strings by keyword: network, data, options, names of p_0, p_1, …."""
     header = {"NETWORK": f"{name}.py", "NETHASH": classifier.weights_sha256, "DATA": record["source"]}
     header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     header["OPTIONS"] = " ".join(f"--{key} {getattr(classifier, key)}" for key in SETTINGS)
@@ -213,7 +213,7 @@ def provenance(classifier, name, record):
 
 
 def describe_errors(errors, count):
-    """Return lines that name unreadable pictures of `count` files."""
+    """Return lines that list the unreadable ones of `count` files."""
     lines = [f"error: {sentence}" for sentence in errors[:MOST_ERRORS]]
     lines += [f"and {len(errors) - MOST_ERRORS:,} more"] if len(errors) > MOST_ERRORS else []
     return "\n".join([*lines, f"{len(errors):,} of {count:,} files could not be read."])
@@ -223,26 +223,26 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("pictures", nargs="+", metavar="PATH", help="picture, folder, HDF5 or FITS file; - reads paths from stdin")
-    help = "a trained network with its .json beside it, or a folder that export.py wrote"
+    help = "trained network with its .json next to it, or a folder written by export.py"
     add("--model", type=cli.path, default="artifacts/q3_cnn.pt", metavar="PT", help=help)
     add("--field", type=cli.fraction, default=1.0, metavar="FRACTION", help="fraction of the central square to use")
     add("--crops", type=int, default=9, choices=CROPS, metavar="N", help="crops to average over: 1, 4, 9, ... 121")
     add("--symmetries", action="store_true", help="also average over the eight rotations and reflections")
-    help = "raise the mean probabilities to the power 1 / T and normalise them: see --truth"
+    help = "raise the mean probabilities to the power 1 / T and normalise them (--truth prints the best T)"
     add("--temperature", type=cli.positive_float, default=1.0, metavar="T", help=help)
-    help = "write a row per picture: CSV (- is stdout), or a FITS or ECSV table if the name ends in .fits or .ecsv"
+    help = "write a row per picture: CSV (- for stdout), or a FITS or ECSV table if the name ends in .fits or .ecsv"
     add("--csv", type=cli.path, metavar="FILE", help=help)
-    add("--json", type=cli.path, metavar="FILE", help="write a list with a record per picture")
+    add("--json", type=cli.path, metavar="FILE", help="write the same as a list of records")
     add("--html", type=cli.path, metavar="FILE", help="write a contact sheet by class, least certain pictures first")
     help = "write the 64 inputs of the last layer for each picture"
     add("--features", type=cli.path, metavar="NPZ", help=help)
-    help = "write occlusion maps: what the prediction depends on (needs captum)"
+    help = "write occlusion maps, which show what each prediction depends on (needs captum)"
     add("--explain", type=cli.path, metavar="DIR", help=help)
-    help = "table of names and true classes: adds accuracy, calibration and a confusion matrix"
+    help = "table of names and true classes; prints accuracy, calibration and a confusion matrix"
     add("--truth", type=cli.path, metavar="FILE", help=help)
-    help = "continue an interrupted run, whose rows are in FILE.part"
+    help = "resume an interrupted run, whose rows are in FILE.part"
     add("--resume", action="store_true", help=help)
-    add("--quiet", action="store_true", help="print no table, but on a terminal a progress bar")
+    add("--quiet", action="store_true", help="print no table; on a terminal, show a progress bar")
     add("--dask", metavar="ADDRESS", help=DASK_HELP)
     cli.add_device(parser)
     return parser.parse_args(argv)

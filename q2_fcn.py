@@ -1,7 +1,7 @@
 """Q2: train a fully connected network on classes 0-7.
 
-Reads q1_data.pt. Writes, under --out, q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json;
-and on the way q2_fcn.resume.pt, from which --resume continues.
+Reads q1_data.pt. Writes q2_fcn.pt (the state_dict), q2_fcn.png (learning curves) and q2_fcn.json to --out and, during
+training, the checkpoint q2_fcn.resume.pt for --resume.
 """
 
 from common import cli, plots
@@ -35,7 +35,7 @@ def make_fcn(num_classes=8):
 
 def main():
     args = get_args()
-    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+    from torchvision import transforms  # imported here, because it takes 2 s, also for --help
 
     device = cli.start("q2_fcn", args.out, args.device, args.deterministic)  # locks q2_fcn.* while this runs
     data = load_data(args.out)
@@ -43,12 +43,12 @@ def main():
     main_train = MyDataset(data["main_train_images"], data["main_train_labels"], transform)
     main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
     train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
-    test_loader = Loader(main_test, device=device)  # random crops too, but the same in every evaluation and run
+    test_loader = Loader(main_test, device=device)  # also random crops, but the same in every evaluation and run
 
     torch.manual_seed(args.seed)  # for the initial weights
     fcn = make_fcn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
+    optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed only
     print(fcn)
     # A run resumes only if these have not changed.
     definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}
@@ -56,7 +56,7 @@ def main():
     history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", fcn, criterion, train_loader, test_loader, history)
-    record["defaults"] = vars(get_args([]))  # `make` compares args with them
+    record["defaults"] = vars(get_args([]))  # for `make` to compare with args
     print(describe_result("Fully connected network", record), describe_curves(record), sep="\n")
     figure = plots.learning_curves(history, plots.titled("Fully connected network", data["source"]))
     save_question(args.out, "q2_fcn", cpu_state_dict(fcn), figure, record)

@@ -1,7 +1,8 @@
-"""Q3: train a convolutional network on classes 0-7, and compare it with Q2's.
+"""Q3: train a convolutional network on classes 0-7, and compare it with Q2's network.
 
-Reads q1_data.pt, and q2_fcn.json if it exists. Writes, under --out, q3_cnn.pt (the state_dict of cnn_backbone and
-classifier_head), q3_cnn.png (learning curves) and q3_cnn.json; and on the way q3_cnn.resume.pt, for --resume.
+Reads q1_data.pt, and q2_fcn.json if it exists. Writes q3_cnn.pt (the state_dict of cnn_backbone and classifier_head),
+q3_cnn.png (learning curves) and q3_cnn.json to --out and, during training, the checkpoint q3_cnn.resume.pt for
+--resume.
 """
 
 from pathlib import Path
@@ -54,10 +55,10 @@ def make_cnn(num_classes=8):
 
 
 def compare_with_fcn(path, record, labels):
-    """Compare Q3's record with Q2's at `path` on the same test images, labels int (n,); return what to record.
+    """Compare Q3's record with Q2's at `path` on the same test images, labels int (n,); return the entry to record.
 
-    McNemar's test: are the images that only one network classifies correctly split evenly between the two? Prints why
-    and returns None if there is no record of the FCN on the same data.
+    McNemar's test: are the images that only one network classifies correctly split evenly between the two? Returns
+    None, after printing the reason, if there is no record of the FCN on the same data.
     """
     if not path.is_file():
         print(f"{path} not found: run q2_fcn.py first to compare.")
@@ -70,7 +71,7 @@ def compare_with_fcn(path, record, labels):
         correct = [np.array(each["test_predictions"]) == np.asarray(labels) for each in (fcn, record)]
         test = mcnemar(*correct)
         comparison = {"fcn_accuracy": fcn["test_accuracy"], "fcn_parameters": fcn["parameters"]}
-    except (ValueError, KeyError, TypeError) as error:  # no reason to lose the network that has just been trained
+    except (ValueError, KeyError, TypeError) as error:  # the network that was just trained must not be lost
         print(f"Not compared: {path} cannot be used ({error})")
         return None
     comparison |= {"cnn_accuracy": record["test_accuracy"], "cnn_parameters": record["parameters"]}
@@ -81,7 +82,7 @@ def compare_with_fcn(path, record, labels):
 
 def main():
     args = get_args()
-    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+    from torchvision import transforms  # imported here, because it takes 2 s, also for --help
 
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
     data = load_data(args.out)
@@ -91,12 +92,12 @@ def main():
     main_train = MyDataset(data["main_train_images"], data["main_train_labels"], train_transform)
     main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
     train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
-    test_loader = Loader(main_test, device=device)  # random crops too, but the same in every evaluation and run
+    test_loader = Loader(main_test, device=device)  # also random crops, but the same in every evaluation and run
 
     torch.manual_seed(args.seed)  # for the initial weights
     cnn = make_cnn(len(class_names_of(data, "main"))).to(device)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed alone
+    optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed only
     print(cnn)
     # A run resumes only if these have not changed.
     definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}
@@ -104,7 +105,7 @@ def main():
     history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", cnn, criterion, train_loader, test_loader, history)
-    record["defaults"] = vars(get_args([]))  # `make` compares args with them
+    record["defaults"] = vars(get_args([]))  # for `make` to compare with args
     print(describe_result("Convolutional network", record), describe_curves(record), sep="\n")
     record["comparison"] = compare_with_fcn(Path(args.out) / "q2_fcn.json", record, data["main_test_labels"])
     figure = plots.learning_curves(history, plots.titled("Convolutional network", data["source"]))

@@ -1,7 +1,7 @@
-"""Q4: what the two networks confuse, and how that relates to imbalance and similarity of the classes.
+"""Q4: compute the confusion matrices of both networks, and relate the errors to class imbalance and similarity.
 
-Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes, under --out, q4_confusion.png (both confusion
-matrices on the whole test set, and each class's recall against its training images) and q4_confusion.json.
+Reads q1_data.pt, q2_fcn.pt and q3_cnn.pt with their .json. Writes q4_confusion.png (both confusion matrices on the
+whole test set, and each class's recall against its number of training images) and q4_confusion.json to --out.
 """
 
 from pathlib import Path
@@ -26,10 +26,10 @@ EXAMPLES = (
 
 
 def recall_table(record, model):
-    """Return a network's table by class as text, at most 120 columns wide; record: Q4's.
+    """Return a table of a network's results per class as text, at most 120 columns wide; record: Q4's.
 
-    Training and test images, recall with its 95% interval, precision, the ratio of predicted to true images, and the
-    class that most of its errors are predicted as, with its share of the errors.
+    Its columns are training and test images, recall with its 95% interval, precision, the ratio of predicted to true
+    images, and the most frequent wrong class, with its share of the errors.
     """
     results, names = record["models"][model], record["class_names"]
     lines = [
@@ -52,7 +52,7 @@ def recall_table(record, model):
 
 def main():
     args = get_args()
-    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+    from torchvision import transforms  # imported here, because it takes 2 s, also for --help
 
     device = cli.start("q4_confusion", args.out, args.device)
     data = load_data(args.out)
@@ -78,8 +78,8 @@ def main():
         "test_counts": test_counts.tolist(),
         "models": {},
     }
-    # Groups of similar classes: branches of the tree of questions by which Galaxy Zoo's volunteers sorted the images.
-    branches = branches_of(data["class_names"])  # None where there is no such tree
+    # Groups of similar classes: branches of the decision tree with which Galaxy Zoo's volunteers classified the images.
+    branches = branches_of(data["class_names"])  # None for classes without such a tree
     for name, network in networks.items():
         logits, labels = predict(network.to(device), test_loader)
         matrix = confusion_matrix(labels, logits.argmax(1), labels=range(num_classes))  # rows true, columns predicted

@@ -1,8 +1,8 @@
-"""Q5: transfer the CNN's frozen backbone to the two classes held back, 8 and 9.
+"""Q5: transfer the CNN's frozen backbone to the two held-back classes, 8 and 9.
 
-Reads q1_data.pt, and --backbone: a checkpoint of the CNN or of a cnn_backbone alone. Writes, under --out,
-q5_transfer.pt (the state_dict), q5_transfer.png (learning curves and confusion) and q5_transfer.json; and
-on the way q5_transfer.resume.pt, from which --resume continues.
+Reads q1_data.pt and --backbone, a checkpoint of the CNN or of a cnn_backbone alone. Writes q5_transfer.pt (the
+state_dict), q5_transfer.png (learning curves and confusion matrix) and q5_transfer.json to --out and, during training,
+the checkpoint q5_transfer.resume.pt for --resume.
 """
 
 import copy
@@ -38,28 +38,28 @@ EXAMPLES = (
 def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
     """Fit scikit-learn's logistic regression to a backbone's features: the lowest loss that a linear head can reach.
 
-    It sees the crops that the head has seen, epoch by epoch. Return the features and labels it was fitted to, the
-    logits that it gives them, and the true and the predicted labels of the test images.
+    It is fitted to all crops that the head was trained on. Return the features and labels of these crops, their logits,
+    and the true and predicted labels of the test images.
     """
     passes = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
     features, labels = (torch.cat(tensors) for tensors in zip(*passes, strict=True))
     test_features, test_labels = predict(cnn_backbone, test_loader)
-    # C is the inverse of the regularisation: practically none, as the head has none.
+    # C is the inverse of the regularisation strength: practically none, because the head has none.
     optimum = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
     scores = torch.from_numpy(optimum.decision_function(features)).float()
-    if scores.ndim == 1:  # of two classes: the logit of the second
+    if scores.ndim == 1:  # two classes: the logit of the second
         scores = torch.stack((torch.zeros_like(scores), scores), dim=1)
-    logits = torch.full((len(labels), int(labels.max()) + 1), -torch.inf)  # of classes that no image trains
+    logits = torch.full((len(labels), int(labels.max()) + 1), -torch.inf)  # -inf for classes without training images
     logits[:, optimum.classes_] = scores
     return features, labels, logits, test_labels, torch.from_numpy(optimum.predict(test_features))
 
 
 def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, seed):
-    """Return how the head compares with the optimum on the same features, and the optimum on untrained features.
+    """Compare the head with the optimum on the same features, and with the optimum on untrained features.
 
-    train_loss and head_train_loss are the mean losses of both on the features of all crops that the head was trained
-    on; agreement is the share of test images with equal predictions. untrained_backbone is the control: the optimum on
-    the features of a backbone with the initial weights of `seed`.
+    train_loss and head_train_loss are the mean losses of the optimum and the head on the features of all crops that the
+    head was trained on; agreement is the share of test images with equal predictions. untrained_backbone is the
+    control: the optimum on the features of a backbone with the initial weights of `seed`.
     """
     cnn_backbone, classifier_head = model
     arguments = train_loader, test_loader, epochs, seed
@@ -98,7 +98,7 @@ def transfer_figure(history, matrix, class_names, source):
 
 def main():
     args = get_args()
-    from torchvision import transforms  # here: it takes 2 s to import, for --help too
+    from torchvision import transforms  # imported here, because it takes 2 s, also for --help
 
     device = cli.start("q5_transfer", args.out, args.device, args.deterministic)  # locks q5_transfer.* while this runs
     data = load_data(args.out)
@@ -107,7 +107,7 @@ def main():
     transfer_train = MyDataset(data["transfer_train_images"], data["transfer_train_labels"], transform)
     transfer_test = MyDataset(data["transfer_test_images"], data["transfer_test_labels"], transform)
     train_loader = Loader(transfer_train, args.batch_size, shuffle=True, device=device)
-    test_loader = Loader(transfer_test, device=device)  # random crops too, but the same in every evaluation and run
+    test_loader = Loader(transfer_test, device=device)  # also random crops, but the same in every evaluation and run
     cnn_backbone = make_backbone()
     path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
     found = load_backbone(cnn_backbone, path, data, args.force)
@@ -127,7 +127,7 @@ def main():
 
     check_unchanged(cnn_backbone, hash_before)
     record = training_record(vars(args), data, "transfer", model, criterion, train_loader, test_loader, history)
-    record["defaults"] = vars(get_args([]))  # `make` compares args with them
+    record["defaults"] = vars(get_args([]))  # for `make` to compare with args
     matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(len(names)))
     record |= {"confusion": matrix.tolist(), "backbone": str(path), "backbone_sha256": hash_before}
     print(describe_result("Transfer", record))

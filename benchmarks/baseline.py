@@ -1,7 +1,7 @@
-"""The baseline of `make bench`: the usual way to train on Galaxy10.
+"""The baseline of `make bench`: ordinary PyTorch training on Galaxy10.
 
-float32 images in memory, torchvision's transforms image by image in __getitem__, a DataLoader, default Adam. The
-networks are the scripts'.
+float32 images in memory, torchvision's transforms for one image at a time in __getitem__, a DataLoader, default Adam.
+The networks are those of the scripts.
 """
 
 import sys

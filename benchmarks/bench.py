@@ -1,7 +1,7 @@
-"""Time this project against the baseline in turn, and measure memory; print a table.
+"""Time this project and the baseline in turn, and measure their memory; print a table.
 
-The baseline is baseline.py, for pictures a loop with PIL and torchvision (pictures.py). The galaxies are SYNTHETIC,
-which does not affect the times. Writes them, an untrained network and results.json to --out/benchmarks.
+The baseline is baseline.py; for predict.py it is a loop with PIL and torchvision (pictures.py). The galaxies are
+SYNTHETIC, which does not affect the times. Writes galaxies, an untrained network and results.json to --out/benchmarks.
 """
 
 import json
@@ -79,7 +79,13 @@ def get_args(argv=None):
     add = parser.add_argument
     add("--count", type=cli.positive_int, default=21785, metavar="N", help="galaxies for training")
     add("--pictures", type=cli.positive_int, default=5000, metavar="N", help="JPEGs for predict.py")
-    add("--many", type=cli.positive_int, default=100000, metavar="N", help="pictures for the memory of predict.py")
+    add(
+        "--many",
+        type=cli.positive_int,
+        default=100000,
+        metavar="N",
+        help="pictures for measuring the memory of predict.py",
+    )
     add("--rounds", type=cli.positive_int, default=3, metavar="N", help="rounds of timing")
     cli.add_out_and_seed(parser)
     cli.add_device(parser)

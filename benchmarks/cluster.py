@@ -1,8 +1,8 @@
-"""Measure how predict.py scales: JPEGs per second in one process and with Dask workers here, and the cost of a task.
+"""Measure how predict.py scales: JPEGs per second in one process and with local Dask workers, and a task's overhead.
 
 Prints a table. Writes SYNTHETIC galaxies as JPEGs, an untrained network and cluster.json to --out/benchmarks. The
 workers, one thread each, share this machine's cores with the scheduler and predict.py, so on two cores two workers
-cannot be twice as fast. Needs the package distributed.
+are not twice as fast. Needs the package distributed.
 """
 
 import os
@@ -61,7 +61,7 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--count", type=cli.positive_int, default=4 * PIECE, metavar="N", help="JPEGs")
+    add("--count", type=cli.positive_int, default=4 * PIECE, metavar="N", help="number of JPEGs")
     add("--workers", type=cli.positive_int, nargs="+", default=[1, 2], metavar="N", help="numbers of Dask workers")
     cli.add_out_and_seed(parser)
     return parser.parse_args(argv)

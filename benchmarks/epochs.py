@@ -1,4 +1,4 @@
-"""The epochs that bench.py times: this project's, and the baseline's in a separate process, in turn."""
+"""Time epochs for bench.py: this project's, and the baseline's in a separate process, in turn."""
 
 import multiprocessing
 import os
@@ -46,7 +46,7 @@ def make_frozen():
 
 
 def our_tasks(data, device):
-    """Return functions by name that return the duration of each task in this project."""
+    """Return functions, by name, that return the duration of each task in this project."""
     main, transfer = (loaders_of(data, task, device) for task in ("main", "transfer"))
     return {
         "loading alone": partial(seconds, lambda: [None for _ in main[0].batches(0, 1)], device),
@@ -58,7 +58,7 @@ def our_tasks(data, device):
 
 @cache
 def baseline_tasks(out, device):
-    """Return functions by name that run the same tasks as baseline.py does; out: the folder of q1_data.pt."""
+    """Return functions, by name, that run the same tasks with baseline.py; out: folder of q1_data.pt."""
     data = load_data(out)
 
     def loader(task, half):
@@ -84,7 +84,7 @@ def baseline_seconds(name, out, device):
 
 
 def time_epochs(out, data, rounds, device):
-    """Return the timings of each task by name, and of the CNN also beside a busy process."""
+    """Return the timings of each task by name, for the CNN also next to a busy process."""
     timings = {}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         with mock.patch.dict(os.environ, GOMP_SPINCOUNT="300000"):  # OpenMP's default; ours is in common/__init__.py

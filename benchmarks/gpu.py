@@ -1,8 +1,8 @@
-"""Check and time the GPU path on one card.
+"""Check and time the code on a GPU.
 
-Runs the chain at the assignment's settings on SYNTHETIC galaxies, times the parts of an epoch, and compares the card
-with the CPU and with the baseline. Writes artifacts, logs and gpu.json to --out/gpu. Prints a line per check; the exit
-status is 1 if one fails. --device cpu --count 400 is a dry run. tests/test_gpu.py compares bits on the card.
+Runs the five scripts with the assignment's settings on SYNTHETIC galaxies, times the parts of an epoch, and compares
+the GPU with the CPU and with the baseline. Writes artifacts, logs and gpu.json to --out/gpu. Prints a line per check;
+the exit status is 1 if one fails. --device cpu --count 400 is a dry run. tests/test_gpu.py compares bits on the GPU.
 """
 
 import os
@@ -28,11 +28,11 @@ import torch
 from torch import nn
 
 EXAMPLES = ("python -m benchmarks.gpu", "python -m benchmarks.gpu --device cpu --count 400 --epochs 2")
-SMALL_STEPS = ("--lr", 1e-4)  # at Q3's learning rate two kinds of CPU differ by 0.01 after an epoch, from rounding
+SMALL_STEPS = ("--lr", 1e-4)  # at Q3's learning rate, rounding makes two kinds of CPU differ by 0.01 after an epoch
 
 
 class Checks:
-    """The rows of the table, and the folders of the runs."""
+    """The rows of the table, and the runs' folders."""
 
     def __init__(self, folder, device):
         self.folder, self.device, self.rows = folder, device, []
@@ -111,7 +111,7 @@ def time_parts(checks, data, device):
 
 
 def compare_devices(checks):
-    """Note the differences between losses on the card and the CPU, also of runs resumed on the other device."""
+    """Note the differences between the losses on GPU and CPU, also of runs resumed on the other device."""
     for folder, first, second in (("on_cpu", "cpu", checks.device), ("on_card", checks.device, "cpu")):
         for script in ("q2_fcn", "q3_cnn"):
             checks.run(folder, script, "--device", first, "--epochs", 1, *SMALL_STEPS)
@@ -120,21 +120,21 @@ def compare_devices(checks):
     for name, epoch, script in (("", 0, "q2_fcn"), ("", 0, "q3_cnn"), ("_resumed", 1, "q3_cnn")):
         on_cpu, on_card = (checks.record(f"{first}{name}", script)["history"] for first in ("on_cpu", "on_card"))
         gap = max(abs(on_cpu[key][epoch] - on_card[key][epoch]) for key in ("train_loss", "test_loss"))
-        what = f"{script}{name}, epoch {epoch + 1}, card and CPU"
+        what = f"{script}{name}, epoch {epoch + 1}, GPU and CPU"
         checks.note(what, f"losses differ by at most {gap:.1e}", gap < 1e-3)
 
 
 def main():
     args = get_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("There is no CUDA device here: benchmarks.gpu needs one (--device cpu --count 400 is its dry run).")
+        print("benchmarks.gpu needs a CUDA device, and there is none (--device cpu --count 400 is a dry run).")
         return
     device = choose_device(args.device)
     folder = Path(args.out).resolve() / "gpu"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     checks = Checks(folder, args.device)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else "no card: a dry run"
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "no GPU: a dry run"
     checks.note("machine", f"{name}, {machine()}, {os.cpu_count()} cores; SYNTHETIC galaxies")
     run_chain(checks, args.count, args.epochs)
     data = load_data(folder / "chain")
@@ -154,8 +154,8 @@ def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
-    add("--count", type=cli.positive_int, metavar="N", help="synthetic galaxies; unset: as many as Galaxy10 SDSS has")
-    add("--epochs", type=cli.positive_int, metavar="N", help="of all training runs; unset: the assignment's")
+    add("--count", type=cli.positive_int, metavar="N", help="synthetic galaxies; unset: as many as in Galaxy10 SDSS")
+    add("--epochs", type=cli.positive_int, metavar="N", help="epochs of all training runs; unset: the assignment's")
     cli.add_out(parser)
     return parser.parse_args(argv)
 

@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
-# The system counts a process with the peak of its parent, so a small process starts the script.
+# A process inherits the peak memory of its parent, so a small process starts the script.
 STARTER = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -22,7 +22,7 @@ sys.exit(status)
 
 
 def peak_memory(*command, stdin=None):
-    """Run a Python script, its input from the file object `stdin`; return its peak resident memory in GB."""
+    """Run a Python script with the file object `stdin` as its input; return its peak resident memory in GB."""
     command = [sys.executable, "-S", "-c", STARTER, sys.executable, *map(str, command)]
     done = subprocess.run(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
@@ -31,7 +31,7 @@ def peak_memory(*command, stdin=None):
 
 
 def seconds(function, device="cpu"):
-    """Return how long a call takes on a device."""
+    """Return the duration of a call on a device."""
     start = time.perf_counter()
     function()
     if torch.device(device).type == "cuda":
@@ -40,7 +40,7 @@ def seconds(function, device="cpu"):
 
 
 def compare(ours, baseline, rounds):
-    """Call two functions that return seconds in turn; return the medians of `rounds` rounds, and of their ratios."""
+    """Call two functions that return seconds, in turn, `rounds` times; return the medians of times and ratios."""
     times = [(ours(), baseline()) for _ in range(rounds)]
     here, there = zip(*times, strict=True)
     return {

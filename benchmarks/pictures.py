@@ -81,7 +81,7 @@ def memory_of_many(folder, jpeg, count):
 
 
 def time_pictures(folder, count, rounds, seed):
-    """Return the timing of both ways on `count` JPEGs, and the mean difference of their probabilities."""
+    """Return the timings of predict.py and the loop on `count` JPEGs, and the mean difference of probabilities."""
     paths, classifier = write_jpegs(folder / "pictures", count, seed), untrained(folder, seed)
     network, record, _ = load_network(classifier.model)
     ways = partial(predicted, classifier=classifier), partial(plain_loop, network=network, record=record)

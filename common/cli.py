@@ -11,14 +11,14 @@ from common.hardware.device import choose_device
 from common.storage.atomic import exclusive_lock
 from common.storage.streams import one_line, safe_streams
 
-until_exit = ExitStack()  # what `start` holds until `run` ends
+until_exit = ExitStack()  # locks that `start` takes and `run` releases at its end
 
 # Substrings of torch's out-of-memory errors, which are RuntimeErrors of several kinds.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults and examples, and reports an error in one line."""
+    """An ArgumentParser that shows defaults and examples, and reports errors in one line."""
 
     def __init__(self, description, examples):
         super().__init__(
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        """Raise ValueError, for `run` to print."""
+        """Raise ValueError, which `run` prints."""
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
 
 
@@ -65,48 +65,48 @@ seed = number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2
 def path(text):
     """argparse type: a path on this machine, with ~ for the home folder."""
     if "://" in text and not os.path.exists(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is an address, not a file or folder of this machine")
+        raise argparse.ArgumentTypeError(f"{text!r} is a URL, not a local file or folder")
     return os.path.expanduser(text)
 
 
 def add_out_and_seed(parser):
-    """Add the options of every script: --out and --seed."""
+    """Add --out and --seed, the options of every script."""
     add_out(parser)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed")
 
 
 def add_out(parser):
-    """Add the option of every script that reads or writes artifacts: --out."""
-    help = "folder of all artifacts, read and written"
+    """Add --out, the option of every script that reads or writes artifacts."""
+    help = "folder for all artifacts, input and output"
     parser.add_argument("--out", type=path, default="artifacts", metavar="DIR", help=help)
 
 
 def add_device(parser):
-    """Add the option of every script that computes: --device."""
+    """Add --device, the option of every script that computes."""
     choices = ("auto", "cpu", "cuda", "mps")
-    parser.add_argument("--device", default="auto", choices=choices, help="auto: a GPU where there is one")
+    parser.add_argument("--device", default="auto", choices=choices, help="auto: a GPU if available")
 
 
 def add_training(parser, epochs, lr):
-    """Add the options of every script that trains, with the assignment's numbers as defaults."""
+    """Add the options of scripts that train, with the assignment's numbers as defaults."""
     parser.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training set")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, default=lr, metavar="LR", help="Adam's learning rate")
-    help = "continue an interrupted run after its last saved epoch; if-same: only if its settings match"
+    help = "resume an interrupted run after its last saved epoch; if-same: only if its settings match"
     choices = ("always", "if-same")
     parser.add_argument("--resume", nargs="?", const="always", choices=choices, metavar="if-same", help=help)
-    help = "on a GPU: the same bits in every run, at some cost in speed; CPU runs always are"
+    help = "on a GPU, compute the same bits in every run, at some cost in speed; CPU runs always do"
     parser.add_argument("--deterministic", action="store_true", help=help)
 
 
 def add_force(parser):
-    """Add the option of a script that uses trained networks: --force."""
+    """Add --force, the option of scripts that use trained networks."""
     help = "use networks even if they were trained on different data or a different split"
     parser.add_argument("--force", action="store_true", help=help)
 
 
 def start(name, out, device="cpu", deterministic=False):
-    """Return the torch.device called `device`; until `run` ends, no other process may write {name}.* in `out`.
+    """Return the torch.device called `device`, and lock {name}.* in `out` against other processes until `run` ends.
 
     Raises ValueError and OSError as `choose_device` and `exclusive_lock` do.
     """
@@ -118,10 +118,10 @@ def start(name, out, device="cpu", deterministic=False):
 def run(main, trains=False, resumes=None):
     """Run `main`; report errors that a user can correct in one line, with exit status 2; Ctrl-C exits with 130.
 
-    trains: whether it takes --batch-size and --resume. resumes: the option with which the same command resumes after
-    Ctrl-C, "" if it does without one. `python -X dev SCRIPT` shows the traceback instead.
+    trains: whether the script has --batch-size and --resume. resumes: the option that resumes the same command after
+    Ctrl-C, "" if it needs none. `python -X dev SCRIPT` shows the traceback instead.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends as an error does, and leaves nothing half written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after an error, nothing is left half written
     with safe_streams() as stdout:
         try:
             with until_exit:
@@ -144,9 +144,9 @@ def run(main, trains=False, resumes=None):
 
 
 def again(option):
-    """Return this command with `option`, and that make does it too where make has started it."""
+    """Return this command with `option`, and, if make started it, that make can be rerun instead."""
     module = sys.modules["__main__"].__spec__  # of `python -m`
     words = [*(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
     if option and not any(word.startswith(option) for word in words):
         words.append(option)
-    return f"python {shlex.join(words)}{' (or the same make again)' if 'MAKELEVEL' in os.environ else ''}"
+    return f"python {shlex.join(words)}{' (or rerun make)' if 'MAKELEVEL' in os.environ else ''}"

@@ -1,4 +1,4 @@
-"""From uint8 images to normalised random crops: the dataset, its transforms and the loader."""
+"""Dataset, transforms and loader: from uint8 images to normalised random crops."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-EVALUATION_SEED = 467  # of the crops behind every test metric, whatever --seed says
+EVALUATION_SEED = 467  # for the crops of every test metric, independent of --seed
 
 
 class RandomCrop:
@@ -56,10 +56,11 @@ class RandomCrop:
 
 
 def normalize_rows(normalize, width, device):
-    """Return a function that does in place what torchvision's `normalize` does to crops, float32 (n, 3, h, width).
+    """Return a function that normalises crops, float32 (n, 3, h, width), in place, as torchvision's `normalize` does.
 
-    (x - mean) / std is one pass of x * scale + shift over whole rows, as the colours of a pixel are adjacent in
-    channels_last order. An epoch of the FCN takes 1.32 times as long without it, of the CNN 1.07 times (Xeon, AVX-512).
+    (x - mean) / std becomes one pass of x * scale + shift over whole rows, because the colours of a pixel are adjacent
+    in channels_last order. Without it an epoch takes 1.32 times as long for the FCN, 1.07 times for the CNN (Xeon,
+    AVX-512).
     """
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (normalize.mean, normalize.std))
     scale, shift = (1 / std).repeat(width).to(device), (-mean / std).repeat(width).to(device)
@@ -80,7 +81,7 @@ class MyDataset(Dataset):
     """
 
     def __init__(self, data, target, transform):
-        # Stored as in HDF5, the three colours of a pixel side by side: the fastest order to crop from.
+        # Stored as in HDF5, with the three colours of a pixel adjacent: the fastest order to crop from.
         self.data = data.contiguous(memory_format=torch.channels_last)
         self.target = target
         self.transform = transform
@@ -99,7 +100,7 @@ class Loader:
     crops, float32 (m, 3, size, size). A random transform has a method `sample_params(count, generator)` that returns a
     tensor with a row per crop, and is called as transform(crops, params). weights: float (n,); if given, each epoch
     samples n images with replacement. The uint8 images are copied to `device` once. Raises ValueError for torchvision's
-    other transforms: the random ones would treat all images of a batch alike.
+    other transforms, because the random ones would transform all images of a batch in the same way.
     """
 
     def __init__(self, dataset, batch_size=64, shuffle=False, weights=None, device="cpu"):
@@ -119,13 +120,13 @@ class Loader:
                 raise ValueError(f"{each} would treat all images of a batch alike: see README.md, Changing things")
             self.after_crop.append(each)
 
-        self.sampled = {}  # what `sample_epoch` returned last, by seed and epoch: every evaluation has the same
+        self.sampled = {}  # the last result of `sample_epoch`, by seed and epoch; evaluations reuse it
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
 
     def sample_epoch(self, seed, epoch):
-        """Generate all random numbers of an epoch: for a given loader they depend on `seed` and `epoch` alone.
+        """Generate all random numbers of an epoch; for a given loader they depend only on `seed` and `epoch`.
 
         Return tensors with a row per image: the order of the images, the top and left edges of their crops, and the
         parameters of each random transform.
@@ -157,17 +158,17 @@ class Loader:
     def batches(self, seed, epoch, batch_size=None):
         """Yield the crops, float32 (m, 3, size, size), and labels, int64 (m,), of each batch of an epoch.
 
-        batch_size: of the yielded batches (default: the loader's). It changes no crop.
+        batch_size: size of the batches (default: the loader's); it does not change the crops.
         """
         size = batch_size or self.batch_size
         on_cpu = self.images.device.type == "cpu"
-        # On a GPU many batches are cropped at once: one by one that took a sixth of the FCN's epoch (H200).
+        # On a GPU many batches are cropped at once: cropping one by one took a sixth of the FCN's epoch (H200).
         block = size if on_cpu else max(1, 4096 // size) * size
         columns = self.sampled.get((seed, epoch)) or self.sample_epoch(seed, epoch)
         self.sampled = {(seed, epoch): columns}
         for rows in zip(*(column.split(block) for column in columns), strict=True):
             yield from zip(*(each.split(size) for each in self.gather(*rows)), strict=True)
-        if self.shuffle and not on_cpu:  # the next epoch of training, while the GPU still computes this one
+        if self.shuffle and not on_cpu:  # sample the next epoch while the GPU still computes this one
             self.sampled[seed, epoch + 1] = self.sample_epoch(seed, epoch + 1)
 
 
@@ -178,7 +179,7 @@ def load_data(out):
     needed = {f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels", "indices")}
     needed |= {"mean", "std", "class_names", "main_classes", "own_split", "source", "fingerprint"}
     if not isinstance(data, dict) or not needed <= set(data):
-        raise ValueError(f"{path} is not what q1_data.py writes: rerun it")
+        raise ValueError(f"{path} was not written by this q1_data.py: rerun it")
     return data
 
 
@@ -189,5 +190,7 @@ def class_names_of(data, task):
     """
     names = task_names(data)[task]
     if not names:
-        raise ValueError(f"no classes are held back for {task}: rerun q1_data.py with --hold-back and two or more")
+        raise ValueError(
+            f"no classes are held back for {task}: rerun q1_data.py with --hold-back and two or more classes"
+        )
     return names

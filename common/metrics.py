@@ -1,14 +1,15 @@
 """Metrics computed from predictions and labels."""
 
 import numpy as np
-import scipy  # its stats, which take half a second to import, when they are used
+import scipy  # its stats take half a second to import, so they are loaded on first use
 
 
 def per_class(matrix):
-    """Return metrics of each class, a list of k numbers by name, of a confusion matrix; NaN where undefined.
+    """Return metrics per class of a confusion matrix, lists of k numbers by name; NaN where undefined.
 
-    Recall, precision, F1, and predicted_over_true: how often the class is predicted over how often it occurs. Precision
-    is undefined for a class that is never predicted, recall and predicted_over_true for one without test images.
+    Recall, precision, F1, and predicted_over_true: the number of predictions of the class divided by its number of test
+    images. Precision is undefined for a class that is never predicted, recall and predicted_over_true for a class
+    without test images.
     """
     correct, true, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -22,7 +23,7 @@ def per_class(matrix):
 
 
 def recall_intervals(matrix):
-    """Return the 95% interval of each class's recall, a list of k pairs, of a confusion matrix; NaN without images."""
+    """Return the 95% interval of each class's recall, a list of k pairs; NaN for classes without test images."""
     return [
         accuracy_interval(matrix[label, label], count) if count else (np.nan, np.nan)
         for label, count in enumerate(matrix.sum(1))
@@ -30,11 +31,11 @@ def recall_intervals(matrix):
 
 
 def errors_within_branch(matrix, branches):
-    """Return the share of errors that stay within a branch, and the share to be expected from frequencies alone.
+    """Return the share of errors within a branch of similar classes, and the share expected from frequencies alone.
 
-    matrix: confusion matrix, int (k, k); branches: of similar classes, tuples of class numbers, or None where unknown.
-    The expected share assumes that errors are independent of the true class: errors of class i are spread over the
-    other classes in proportion to how often these are predicted. Both are NaN without errors or without branches.
+    matrix: confusion matrix, int (k, k); branches: tuples of class numbers, or None if unknown. The expected share
+    assumes that errors are independent of the true class: errors of class i are spread over the other classes in
+    proportion to their predictions. Both shares are NaN without errors or without branches.
     """
     branch = {label: number for number, labels in enumerate(branches or ()) for label in labels}
     same = np.array(
@@ -65,8 +66,8 @@ def accuracy_interval(correct, count):
 def mcnemar(first_correct, second_correct):
     """Return McNemar's (1947) exact test of two classifiers on the same images: bool (n,) each, whether correct.
 
-    Under the null hypothesis an image that only one of them classifies correctly is equally likely to be either's.
-    Keys: first_only and second_only, the numbers of such images, and p_value (1 without any).
+    Under the null hypothesis, an image that only one classifier gets right is equally likely to be either classifier's.
+    Keys: first_only and second_only, the numbers of such images, and p_value (1 if there are none).
     """
     first_correct, second_correct = np.asarray(first_correct), np.asarray(second_correct)
     first_only, second_only = int((first_correct & ~second_correct).sum()), int((second_correct & ~first_correct).sum())

@@ -1,4 +1,4 @@
-"""The figures that more than one script draws."""
+"""Figures that several scripts draw."""
 
 import matplotlib
 
@@ -12,7 +12,7 @@ import torch
 from matplotlib.ticker import LogLocator, NullLocator
 from torch.nn.functional import pad
 
-# Okabe & Ito's colours, distinct with any kind of colour vision.
+# Okabe & Ito's colours, distinguishable with any colour vision.
 COLOURS = TRAIN_COLOUR, TEST_COLOUR = "#0072B2", "#D55E00"
 MOST_ROWS = 50  # of a gallery
 MOST_CELLS = 40  # classes of a confusion matrix whose cells show their counts
@@ -21,15 +21,15 @@ plt.rcParams["text.parse_math"] = False  # a $ in the name of a class or a file 
 
 
 def titled(title, source):
-    """Return the title of a figure, with the name of the data, SYNTHETIC where they are."""
+    """Return the title of a figure with the name of the data, which says SYNTHETIC if they are."""
     return f"{title} · {source_title(source)}"
 
 
 def draw_curves(loss_axes, accuracy_axes, history):
-    """Draw a training history: loss, with the lowest test value marked, and accuracy.
+    """Draw a training history: the loss, with the lowest test loss marked, and the accuracy.
 
-    The training curves are running means over the network as it changes within an epoch; the test curves are of
-    the network at the epoch's end.
+    The training curves are running means while the network changes within an epoch; the test curves show the network
+    at the end of each epoch.
     """
     epochs = np.arange(1, len(history["test_loss"]) + 1)
     marker = "o" if len(epochs) == 1 else None  # one epoch is no line
@@ -58,7 +58,7 @@ def learning_curves(history, title):
 
 
 def class_gallery(data, columns=8):
-    """Return a figure with a row of training images for each class, the first MOST_ROWS, with its name and its count.
+    """Return a figure with a row of training images, the name and the count of each class, at most MOST_ROWS classes.
 
     data: Q1's dict.
     """
@@ -73,7 +73,7 @@ def class_gallery(data, columns=8):
         lines.append(f"{row}  {name}\n{int(counts[task][place]):,} images")
         of_class = torch.nonzero(data[f"{task}_train_labels"] == place).flatten()[:columns]
         images = data[f"{task}_train_images"][of_class]
-        if len(images):  # one picture of them all: an axes for each would take seconds
+        if len(images):  # one image of all: separate axes would take seconds
             strip = torch.cat(list(pad(images, [images.shape[-1] // 16] * 4, value=255)), dim=2)
             axes.imshow(strip.permute(1, 2, 0), extent=(0, len(images), row + 1, row))
     axes.set(xlim=(0, columns), ylim=(rows, 0), anchor="E")  # the names are at the left
@@ -91,9 +91,9 @@ def wrap_name(name):
 
 
 def text_colour(background):
-    """Return black or white, whichever is read better on a colour (r, g, b, ...): the contrast is at least 4.5.
+    """Return black or white, whichever is easier to read on a colour (r, g, b, ...): the contrast is at least 4.5.
 
-    By the relative luminance of WCAG 2.1, https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio.
+    Based on the relative luminance of WCAG 2.1, https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio.
     """
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else "white"
@@ -117,12 +117,12 @@ def draw_confusion(axes, confusion, class_names, title):
 
 
 def draw_recall(axes, record):
-    """Draw each class's recall against its training images, with 95% intervals, of both networks of Q4's record."""
-    counts = np.maximum(record["train_counts"], 0.5)  # a class without training images stands left of 1
+    """Draw the recall of each class against its training images, with 95% intervals, for both networks of Q4."""
+    counts = np.maximum(record["train_counts"], 0.5)  # a class without training images is drawn left of 1
     tested = [label for label in np.argsort(counts, kind="stable") if record["test_counts"][label]]
-    # Classes of nearly the same number stand side by side, and in each class the two networks.
+    # Classes with similar counts are drawn side by side, and so are the two networks of each class.
     x = np.log(counts[tested])
-    width = max(np.ptp(x), np.log(4))  # of the axis: a factor of four at least
+    width = max(np.ptp(x), np.log(4))  # of the axis: at least a factor of 4
     for place in list(range(1, len(x))) * len(x):
         overlap = max(0, 0.035 * width - (x[place] - x[place - 1]))
         x[place - 1 : place + 1] += -overlap / 2, overlap / 2
@@ -131,7 +131,7 @@ def draw_recall(axes, record):
         ends = 100 * np.array([results["recall_interval"][label] for label in tested])
         errors, places = np.abs(ends.T - recall), np.exp(x + side * 0.006 * width)
         axes.errorbar(places, recall, errors, color=colour, fmt=marker, capsize=3, label=model.upper())
-    # The names stand above, evenly spread, with a line down to the class's place on the axis.
+    # The names are above the axes, evenly spaced, with a line down to the position of the class.
     axes.set(
         xscale="log",
         xlim=np.exp((x[0] + x[-1]) / 2 + np.array((-0.55, 0.55)) * width),
@@ -156,7 +156,7 @@ def draw_recall(axes, record):
 
 
 def confusion_and_recall(record):
-    """Return the figure of Q4's record: both confusion matrices, each class's recall below."""
+    """Return the figure of Q4's record: both confusion matrices and, below, the recall of each class."""
     panels = [list(record["models"]), ["recall"] * 2]
     scale = min(max(1, len(record["class_names"]) / 10), 3)
     size = (12 * scale, 12.2 * scale)

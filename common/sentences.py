@@ -1,4 +1,4 @@
-"""Sentences about the results: this run's values, with the numbers that a reader needs to judge them."""
+"""Sentences about the results of a run: its values, with the numbers needed to judge them."""
 
 import math
 
@@ -8,8 +8,8 @@ from common.metrics import accuracy_interval
 import numpy as np
 
 REASON = (
-    "Why the CNN is better: the same few weights are used at every place, so what is learned in one place is "
-    "recognized in all. Each filter sees neighbouring pixels, and these belong together. The lead is consistent with "
+    "Why the CNN is better: it applies the same few weights at every position, so a pattern learned in one place is "
+    "recognized everywhere. Each filter sees neighbouring pixels, which belong together. The lead is consistent with "
     "the study locality in docs/studies.md, which shuffles the pixels."
 )
 
@@ -25,7 +25,7 @@ def points(share, other):
 
 
 def interval(bounds):
-    """Return the two ends of an interval of shares as text, such as 62.4 to 66.9%."""
+    """Return the bounds of an interval of shares as text, such as 62.4 to 66.9%."""
     low, high = bounds
     return f"{100 * low:.1f} to {100 * high:.1f}%"
 
@@ -41,7 +41,7 @@ def describe_result(name, record):
 
 
 def describe_curves(record):
-    """Return the sentences on a training run's losses and test accuracies: record, of `training_record`."""
+    """Return sentences on the losses and test accuracies of a training run; record: from `training_record`."""
     history = record["history"]
     trend = describe_trend(history)
     sentences = [describe_range(history["test_loss"]), trend, describe_gap(record, "overfitting" in trend)]
@@ -53,14 +53,14 @@ def describe_curves(record):
 
 
 def describe_range(losses):
-    """Return a sentence on where the test loss begins, on its lowest value, and on where it ends."""
+    """Return a sentence with the first, the lowest and the last test loss."""
     epochs, best = len(losses), int(np.argmin(losses))
     if epochs == 1:
-        return f"The test loss after the only epoch is {losses[0]:.3f}."
+        return f"The test loss after one epoch is {losses[0]:.3f}."
     if best == 0:
-        return f"The test loss is lowest, {losses[0]:.3f}, after the first epoch and ends at {losses[-1]:.3f}."
+        return f"The test loss is lowest after the first epoch, {losses[0]:.3f}, and ends at {losses[-1]:.3f}."
     end = ", the last" if best == epochs - 1 else f", and ends at {losses[-1]:.3f}"
-    return f"The test loss falls from {losses[0]:.3f} to its lowest, {losses[best]:.3f} after epoch {best + 1}{end}."
+    return f"The test loss falls from {losses[0]:.3f} to a minimum of {losses[best]:.3f} after epoch {best + 1}{end}."
 
 
 def fifths(losses):
@@ -69,7 +69,7 @@ def fifths(losses):
 
 
 def direction(before, after):
-    """Return falling, rising, or level for mean losses less than 1% apart."""
+    """Return falling, rising, or, if the mean losses are less than 1% apart, level."""
     change = after.mean() - before.mean()
     if abs(change) < 0.01 * abs(before.mean()) - 1e-9:  # a fall by exactly 1% is one
         return "level"
@@ -77,16 +77,16 @@ def direction(before, after):
 
 
 def standard_errors(before, after):
-    """Return how many standard errors apart two mean losses are, by their scatter from epoch to epoch."""
+    """Return how many standard errors apart two mean losses are; the error is from their scatter between epochs."""
     error = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / len(after))
     return abs(after.mean() - before.mean()) / error if error else math.inf
 
 
 def describe_trend(history):
-    """Return sentences on both losses in the last two fifths of the epochs; an empty one for fewer than ten epochs.
+    """Return sentences on both losses in the last two fifths of the epochs; empty for fewer than ten epochs.
 
-    Overfitting: the test loss's last fifth lies above its lowest one, and the training loss has fallen since. Only a
-    rise of 1% and of four standard errors counts: the lowest of five is low by chance too.
+    Overfitting: the last fifth of the test loss is above its lowest fifth, and the training loss has fallen since. Only
+    a rise of 1% and four standard errors counts, because the lowest of five is also low by chance.
     """
     if len(history["test_loss"]) < 10:
         return ""
@@ -94,19 +94,19 @@ def describe_trend(history):
     word, length, lowest = direction(*test[-2:]), test.shape[1], int(test.mean(1).argmin())
     scatter = ", by less than its scatter from epoch to epoch" if standard_errors(*test[-2:]) < 2 else ""
     text = (
-        f"Averaged over the last {length} epochs it is {test[-1].mean():.3f}, over the {length} before "
-        f"{test[-2].mean():.3f}: {'still ' if word == 'falling' else ''}{word}{'' if word == 'level' else scatter}. "
-        f"The training loss averages {train[-1].mean():.3f}, before {train[-2].mean():.3f}: {direction(*train[-2:])}."
+        f"It averages {test[-1].mean():.3f} over the last {length} epochs, {test[-2].mean():.3f} over the {length} "
+        f"before: {'still ' if word == 'falling' else ''}{word}{'' if word == 'level' else scatter}. The training loss "
+        f"goes from {train[-2].mean():.3f} to {train[-1].mean():.3f}: {direction(*train[-2:])}."
     )
     rises = direction(test[lowest], test[-1]) == "rising" and standard_errors(test[lowest], test[-1]) >= 4
     if rises and train[-1].mean() < train[lowest].mean():
-        since = f"Since its lowest fifth, with a mean of {test[lowest].mean():.3f}, the test loss has risen"
-        return f"{text} {since}, while the training loss fell: overfitting."
+        since = f"The test loss has risen since its lowest fifth, which averages {test[lowest].mean():.3f},"
+        return f"{text} {since} while the training loss fell: overfitting."
     return text
 
 
 def describe_gap(record, overfits=False):
-    """Return a sentence on the final network's losses; an empty one where their standard errors are unknown."""
+    """Return a sentence on the final network's losses; empty if their standard errors are unknown."""
     errors = [record.get(f"{loss}_error") for loss in ("final_train_loss", "test_loss")]
     if None in errors or not np.isfinite(errors).all():
         return ""
@@ -119,11 +119,11 @@ def describe_gap(record, overfits=False):
 
 
 def describe_comparison(comparison):
-    """Return sentences on how the CNN compares with the FCN: accuracies, sizes, and McNemar's test if it was made."""
+    """Return sentences that compare the CNN with the FCN: accuracies, sizes and, if available, McNemar's test."""
     cnn, fcn = comparison["cnn_accuracy"], comparison["fcn_accuracy"]
     text = (
-        f"The CNN's {comparison['cnn_parameters']:,} parameters classify {percent(cnn)} of the test images correctly, "
-        f"the FCN's {comparison['fcn_parameters']:,} {percent(fcn)}: a difference of {points(cnn, fcn)}."
+        f"The CNN ({comparison['cnn_parameters']:,} parameters) classifies {percent(cnn)} of the test images "
+        f"correctly, the FCN ({comparison['fcn_parameters']:,}) {percent(fcn)}: a difference of {points(cnn, fcn)}."
     )
     if "p_value" in comparison:
         cnn_only, fcn_only, p = (comparison[key] for key in ("cnn_only", "fcn_only", "p_value"))
@@ -148,20 +148,20 @@ def describe_confusion(record, model):
 
 
 def describe_imbalance(record, matrix):
-    """Return sentences on the recall of the rarest classes together, and on those predicted too seldom."""
+    """Return sentences on the pooled recall of the rarest classes, and on the most under-predicted classes."""
     counts, true, predicted = np.array(record["train_counts"]), matrix.sum(1), matrix.sum(0)
     order = [label for label in np.argsort(counts, kind="stable") if true[label]]
     if len(order) < 2:
         return ""
     fewest, most = counts[order[0]], counts[order[-1]]
     if most <= 1.1 * fewest:
-        return f"Imbalance: none, as each class has about the same number of training images: {fewest:,} to {most:,}."
+        return f"Imbalance: none; each class has about the same number of training images ({fewest:,} to {most:,})."
     rarest, others = order[: len(order) // 2], order[len(order) // 2 :]
     (low, low_count), (high, high_count) = [
         (np.diag(matrix)[half].sum(), true[half].sum()) for half in (rarest, others)
     ]
     seldom = [
-        f"{short_name(record['class_names'][label])} (predicted {times(predicted[label])}, "
+        f"{short_name(record['class_names'][label])} ({times_predicted(predicted[label])}, "
         f"{plural(true[label], 'test image')})"
         for label in sorted(order, key=lambda label: predicted[label] / true[label])[:2]
         if predicted[label] < true[label]
@@ -175,25 +175,27 @@ def describe_imbalance(record, matrix):
     return f"{text} Most under-predicted: {' and '.join(seldom)}." if seldom else text
 
 
-def times(count):
-    """Return how often as text: never, once, twice, 3 times, ..."""
-    return ("never", "once", "twice")[count] if count < 3 else f"{count:,} times"
+def times_predicted(count):
+    """Return how often a class is predicted as text: never predicted, predicted once, predicted twice, ...."""
+    few = ("never predicted", "predicted once", "predicted twice")
+    return few[count] if count < len(few) else f"predicted {count:,} times"
 
 
 def describe_similarity(results, errors):
-    """Return a sentence on the errors within a branch of Galaxy Zoo's tree; empty for classes without a known tree."""
+    """Return a sentence on errors within a branch of Galaxy Zoo's decision tree; empty for classes without a tree."""
     share, expected = results["within_branch"], results["within_branch_expected"]
     if share is None:
         return ""
     return (
-        f"Similarity: similar classes are confused {'' if share > expected else 'not '}more often than frequencies "
-        f"imply. {round(share * errors):,} of {plural(errors, 'error')} ({percent(share)}) stay within a branch of "
-        f"Galaxy Zoo's decision tree; {percent(expected)} would be expected if they were independent of the true class."
+        f"Similarity: similar classes are {'' if share > expected else 'not '}confused more often than class "
+        f"frequencies imply. {round(share * errors):,} of {plural(errors, 'error')} ({percent(share)}) stay within a "
+        f"branch of Galaxy Zoo's decision tree; {percent(expected)} would be expected if they were independent of the "
+        "true class."
     )
 
 
 def describe_groups(matrix, names):
-    """Return a sentence on the three largest groups of errors: off-diagonal cells of the confusion matrix."""
+    """Return a sentence on the three largest groups of errors, off-diagonal cells of the confusion matrix."""
     errors = matrix - np.diag(np.diag(matrix))
     cells = [np.unravel_index(cell, matrix.shape) for cell in np.argsort(-errors, axis=None, kind="stable")[:3]]
     text = [
@@ -203,10 +205,10 @@ def describe_groups(matrix, names):
 
 
 def describe_transfer(record):
-    """Return sentences on the head beside the optimum of the same loss, on trained and on untrained features."""
+    """Return sentences that compare the head with the optimum, on trained and on untrained features."""
     optimum, untrained = record["logistic_regression"], record["untrained_backbone"]
     return (
-        "scikit-learn's logistic regression on the same features, the optimum of what the head is trained for, reaches "
+        "scikit-learn's logistic regression on the same features, the optimum of the head's loss, reaches "
         f"{percent(optimum['accuracy'])} ({interval(optimum['accuracy_interval'])}) and agrees with the head on "
         f"{percent(optimum['agreement'])} of the test images; its loss on all training crops is "
         f"{optimum['train_loss']:.3f}, the head's {optimum['head_train_loss']:.3f}. On the features of an untrained "

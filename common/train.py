@@ -1,4 +1,4 @@
-"""The training loop of Q2, Q3 and Q5, the one function that predicts, and the record of a trained network."""
+"""The training loop of Q2, Q3 and Q5, the prediction function, and the record of a trained network."""
 
 import math
 import time
@@ -31,12 +31,12 @@ def train_step(model, criterion, optimizer, images, labels):
 def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, checkpoint=None, quiet=False):
     """Train `model` in place; return its history, a dict of lists with one entry per epoch.
 
-    criterion: from logits and labels to the mean loss over images; checkpoint: a TrainingCheckpoint to resume from and
-    to save. Order and crops of an epoch depend on `seed` and the epoch's number, not on the epochs before it, so that a
-    run that resumes ends with the same bits as an uninterrupted one. The training loss and accuracy are running means:
-    each batch is measured before its step. Raises FloatingPointError when a loss becomes NaN or infinite.
+    criterion: function of logits and labels that returns the mean loss over images; checkpoint: a TrainingCheckpoint to
+    resume from and to save. The order and the crops of an epoch depend only on `seed` and the epoch's number, so a
+    resumed run ends with the same bits as an uninterrupted one. The training loss and accuracy are running means: each
+    batch is measured before its step. Raises FloatingPointError if a loss becomes NaN or infinite.
     """
-    network = reorder_layers(model)  # shares the parameters of `model`, computes faster
+    network = reorder_layers(model)  # shares the parameters of `model`, but is faster
     history = checkpoint.restore(model, optimizer, epochs) if checkpoint else None
     history = history or {key: [] for key in HISTORY_KEYS}
     step = bind_step(train_step, network, criterion, optimizer)  # on a GPU it replays a CUDA graph
@@ -77,7 +77,7 @@ def train(model, criterion, optimizer, train_loader, test_loader, epochs, seed, 
 
 
 def mean_loss(losses, count, epoch, lr):
-    """Return the mean loss over the `count` images of an epoch; losses: each step's mean loss times its images.
+    """Return the mean loss over the `count` images of an epoch; losses: each step's mean loss times its image count.
 
     Raises FloatingPointError, naming the first step whose loss is NaN or infinite.
     """
@@ -98,12 +98,12 @@ def predict(model, loader, seed=EVALUATION_SEED, epoch=0):
     """
     network = reorder_layers(model.eval())
     logits, labels, done = None, None, 0
-    # A GPU takes larger batches of the same crops; the last bits of a prediction depend on their size.
+    # On a GPU the batches are larger, with the same crops; the last bits of a prediction depend on the batch size.
     batch_size = TEST_BATCH if loader.images.device.type == "cuda" else None
     for images, targets in loader.batches(seed, epoch, batch_size):
         outputs = network(images)
         if logits is None:
-            # One tensor for all: a small one kept from each batch would split up the memory that the next batch needs.
+            # One tensor for all: a small one kept per batch would fragment the memory that the next batch needs.
             logits, labels = (each.new_empty(len(loader.labels), *each.shape[1:]) for each in (outputs, targets))
         rows = slice(done, done + len(targets))
         logits[rows], labels[rows] = outputs, targets
@@ -121,7 +121,7 @@ def loss_and_accuracy(criterion, logits, labels):
 
 
 def loss_error(loss, logits, labels):
-    """Return the standard error, over images, of a mean loss; NaN for a single image, or if it is not cross entropy."""
+    """Return the standard error of a mean loss over images; NaN for one image or a loss other than cross entropy."""
     losses = cross_entropy(logits.double(), labels, reduction="none")
     if len(labels) == 1 or not math.isclose(losses.mean().item(), loss, rel_tol=1e-3):
         return float("nan")
@@ -133,7 +133,7 @@ def training_record(options, data, task, model, criterion, train_loader, test_lo
 
     options: the script's, by name; data: Q1's dict; task: main or transfer. The final network is evaluated on all
     training images, transformed as in training, and on all test images, so that `final_train_loss` and `test_loss` can
-    be compared; the history's training loss is a running mean over the network as it changes.
+    be compared; the training loss in the history is a running mean while the network changes.
     """
     class_names, train_labels = class_names_of(data, task), data[f"{task}_train_labels"]
     train_images = data[f"{task}_train_images"]
@@ -154,7 +154,7 @@ def training_record(options, data, task, model, criterion, train_loader, test_lo
         "std": data["std"].tolist(),
         "image_size": train_images.shape[-1],
         "appearance": data.get("appearance", {}).get(task),
-        "train_hashes": image_hashes(train_images),  # for predict.py to notice its own training images
+        "train_hashes": image_hashes(train_images),  # for predict.py to recognize training images
         "train_counts": train_labels.bincount(minlength=num_classes).tolist(),
         "test_counts": test_counts.tolist(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

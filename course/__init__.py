@@ -1,1 +1,1 @@
-"""The assignment as one plain notebook, and what makes of it the submission, the skeleton and the course."""
+"""The assignment as one plain notebook, and the code that builds submission, skeleton and course from it."""

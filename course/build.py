@@ -1,8 +1,8 @@
-"""Make notebooks of the text in galaxies.py and assignment.py: the submission, the students' skeleton, the course.
+"""Build notebooks from galaxies.py and assignment.py: the submission, the students' skeleton, the nbgrader course.
 
-submission: runs the notebook in a temporary folder, inserts the discussion of its results, and writes
-submission.ipynb and submission.html. skeleton: writes skeleton.ipynb, with the solutions cleared. course: writes
-course/, a folder in which nbgrader's commands work. Needs requirements-teaching.txt.
+submission: runs the notebook in a temporary folder, inserts a discussion of its results, and writes submission.ipynb
+and submission.html. skeleton: writes skeleton.ipynb, without the solutions. course: writes course/, a course folder for
+nbgrader's commands. Needs requirements-teaching.txt.
 """
 
 import json
@@ -35,7 +35,7 @@ PACKAGES = ("jupytext", "nbformat", "nbclient", "nbconvert", "ipykernel", "nbgra
 COLAB = {"accelerator": "GPU", "colab": {"provenance": [], "gpuType": "T4"}}
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 MARKING_MODULES = ("__init__", "isolation", "judge", "marking", "moodle", "notes", "repair", "watch")
-MARKING_IMAGES = 1500, 20  # synthetic ones, of the file that submissions are marked with, and the least of a class
+MARKING_IMAGES = 1500, 20  # images in the synthetic file for grading, and the minimum per class
 # On a phone long lines scroll instead of being cut off, and printed numbers do not break.
 NARROW = (
     "<style>.jp-InputArea-editor pre { overflow-x: auto } "
@@ -44,7 +44,7 @@ NARROW = (
 
 
 def check_packages():
-    """Raise ValueError that names the packages that are missing."""
+    """Raise ValueError, naming them, if packages are missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ValueError(f"notebooks need {', '.join(missing)}: pip install -r requirements-teaching.txt")
@@ -69,9 +69,9 @@ def new_notebook(cells):
 
 
 def execute(book, folder, **environment):
-    """Run a notebook's cells in `folder` by this very Python, with a progress bar by cell.
+    """Run a notebook's cells in `folder` with this Python and a progress bar.
 
-    Raises ValueError that names the cell that failed, or says what ended the kernel.
+    Raises ValueError, with the cell that failed or the reason why the kernel died.
     """
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -96,7 +96,7 @@ def execute(book, folder, **environment):
     # Without a folder to look in, the kernel is ipykernel's own: this Python.
     client.km = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    # Cell by cell: client.execute would catch Ctrl-C and end in an AssertionError.
+    # Cell by cell, because client.execute catches Ctrl-C and fails with an AssertionError.
     with open(folder / "kernel.log", "w+", encoding="utf-8", errors="replace") as log, bar:
         try:
             with client.setup_kernel(env=os.environ | environment, stderr=log):
@@ -117,7 +117,7 @@ def execute(book, folder, **environment):
 
 
 def insert_discussions(book, results):
-    """Put the discussion of each question before the heading of the next one, and the last ones at the end."""
+    """Insert the discussion of each question before the next heading, and the last ones at the end."""
     from nbformat.v4 import new_markdown_cell
 
     places = [place for place, cell in enumerate(book.cells) if cell.source.startswith("## Question")]
@@ -127,7 +127,7 @@ def insert_discussions(book, results):
 
 
 def to_html(book):
-    """Return a notebook as one HTML page that loads nothing: nbconvert's own template."""
+    """Return a notebook as one HTML page without external resources, by nbconvert's default template."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
@@ -135,13 +135,13 @@ def to_html(book):
 
 
 def find_data(out):
-    """Return the path of the data that `make data` has used, by q1_data.json in `out`.
+    """Return the path of the data that `make data` used, according to q1_data.json in `out`.
 
-    Galaxy10 is downloaded again if it is gone from the cache. Raises FileNotFoundError without that record.
+    Galaxy10 is downloaded again if it is no longer in the cache. Raises FileNotFoundError without that record.
     """
     path = Path(out) / "q1_data.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the Galaxy10 HDF5 file with --data (make: DATA=)")
+        raise FileNotFoundError(f"{path} does not exist: pass the Galaxy10 HDF5 file with --data (make: DATA=)")
     record = load_json(path)
     if record["source"] == "galaxy10-sdss" and not record["args"]["data"]:
         return fetch(record["args"]["cache"], PUBLISHED["sdss"])
@@ -149,7 +149,7 @@ def find_data(out):
 
 
 def name_classes(book, names):
-    """Replace Galaxy10 SDSS's class names by a file's in a notebook's cell `class names`."""
+    """Replace Galaxy10 SDSS's class names in a notebook's cell `class names`."""
     [cell] = [cell for cell in book.cells if cell.metadata.get("title") == "class names"]
     lines = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in names)
     cell.source = re.sub(r"(?<=CLASS_NAMES = \[\n).*?(?=\])", lambda _: lines, cell.source, count=1, flags=re.DOTALL)
@@ -158,17 +158,17 @@ def name_classes(book, names):
 def make_submission(out, data, epochs, seed):
     """Run the notebook on the file `data`; write submission.ipynb and submission.html into `out`.
 
-    Raises OSError or ValueError when it is not such a file as `check_galaxy10` takes, of ten classes, or when its
-    pictures have the size of Galaxy10 DECaLS.
+    Raises OSError or ValueError if `check_galaxy10` refuses the file, it does not have ten classes, or its images have
+    the size of Galaxy10 DECaLS.
     """
     import nbformat
 
     (names, size), book = check_galaxy10(data), new_notebook(read_cells("galaxies.py"))
     if len(names) != len(CLASS_NAMES):
-        raise ValueError(f"{data}: has {len(names)} classes, and the notebook is the assignment's, of ten")
+        raise ValueError(f"{data}: has {len(names)} classes, but the notebook needs ten")
     if size == DECALS_SIZE:
         found = f"{data}: has pictures of {size} pixels, as Galaxy10 DECaLS"
-        raise ValueError(f"{found}, but the notebook is about Galaxy10 SDSS: name that with --data (make: DATA=)")
+        raise ValueError(f"{found}, but the notebook needs Galaxy10 SDSS: pass it with --data (make: DATA=)")
     name_classes(book, names)
     environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
@@ -185,7 +185,7 @@ def make_submission(out, data, epochs, seed):
 
 
 def source_cells():
-    """Return the cells of the assignment with solutions and tests, marked as nbgrader wants them."""
+    """Return the cells of the assignment with solutions and tests, and with nbgrader's metadata."""
     solution = {cell.metadata["title"]: cell.source for cell in read_cells("galaxies.py") if "title" in cell.metadata}
     cells = []
     for number, cell in enumerate(read_cells("assignment.py")):
@@ -211,7 +211,7 @@ def source_cells():
 
 
 def make_skeleton(out):
-    """Write skeleton.ipynb, the assignment as students get it, into `out`."""
+    """Write skeleton.ipynb, the students' version of the assignment, to `out`."""
     import nbformat
     from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions, LockCells
 
@@ -224,22 +224,22 @@ def make_skeleton(out):
 
 
 def make_course(out, force=False):
-    """Write course/ into `out`: nbgrader's configuration, the source notebook, and the file for marking.
+    """Write course/ to `out`: nbgrader's configuration, the source notebook, and the data file for grading.
 
-    Raises ValueError for a course that exists, in which a teacher may have changed something, unless `force` is given.
+    Raises ValueError if the course exists, since a teacher may have changed it, unless `force` is given.
     """
     import nbformat
 
     course = Path(out) / "course"
     if course.exists() and not force:
-        raise ValueError(f"{course} exists: --force replaces its source, settings and marking.h5, and no submission")
+        raise ValueError(f"{course} exists: --force replaces its source, settings and marking.h5, but no submissions")
     save_text(nbformat.writes(new_notebook(source_cells())), course / "source" / "galaxies" / "galaxies.ipynb")
     (course / "course").mkdir(exist_ok=True)
     for name in MARKING_MODULES:
         shutil.copy(HERE / f"{name}.py", course / "course")
     shutil.copy(HERE / "nbgrader_config.py", course)
     write_synthetic(course / "marking.h5", MARKING_IMAGES[0], 0, MARKING_IMAGES[1])
-    print(f"{course}: cd there, and run nbgrader generate_assignment galaxies; docs/teaching.md goes on")
+    print(f"{course}: next, cd there and run nbgrader generate_assignment galaxies (see docs/teaching.md)")
 
 
 def main():
@@ -255,12 +255,12 @@ def main():
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to make")
-    help = "the Galaxy10 HDF5 file that the submission is run on; unset: the data of q1_data.json under --out"
+    parser.add_argument("make", choices=("submission", "skeleton", "course"), help="what to build")
+    help = "Galaxy10 HDF5 file to run the submission on; unset: the file recorded in q1_data.json under --out"
     parser.add_argument("--data", type=cli.path, metavar="PATH", help=help)
-    help = "of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
+    help = "epochs of all three training runs of the submission; unset: the assignment's 50, 50 and 20"
     parser.add_argument("--epochs", type=cli.positive_int, metavar="N", help=help)
-    parser.add_argument("--force", action="store_true", help="replace a course that exists")
+    parser.add_argument("--force", action="store_true", help="replace an existing course")
     cli.add_out_and_seed(parser)
     return parser.parse_args(argv)
 

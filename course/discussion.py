@@ -1,4 +1,4 @@
-"""The discussion of each question under the notebook, from the values that its run has written to results.json."""
+"""Discuss the results of each question, from the values that a run of the notebook wrote to results.json."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ GALAXY10 = "Galaxy10 SDSS by Henry Leung and Jo Bovy (https://zenodo.org/records
 LOCALITY = Path(__file__).parents[1] / "docs" / "studies" / "locality.json"
 PARAMETERS = {"fcn": 442_952, "cnn": 178_616}
 THANKS = {
-    "Galaxy10.h5": f"The pictures come from {GALAXY10}: Sloan Digital Sky Survey, with labels from Galaxy "
+    "Galaxy10.h5": f"The images come from {GALAXY10}: Sloan Digital Sky Survey, with labels from Galaxy "
     "Zoo 2 (Willett et al. 2013, MNRAS 435, 2835).",
     "SYNTHETIC galaxies": f"The galaxies are SYNTHETIC, generated with the class names and counts of {GALAXY10}.",
-    "efigi10.h5": "The pictures come from the EFIGI catalogue (Baillard et al. 2011, A&A 532, A74), from the Sloan "
-    f"Digital Sky Survey, in the form of {GALAXY10}.",
+    "efigi10.h5": "The images come from the EFIGI catalogue (Baillard et al. 2011, A&A 532, A74), from the Sloan "
+    f"Digital Sky Survey, in the format of {GALAXY10}.",
 }
 
 
@@ -31,7 +31,7 @@ def discussions(results):
     fcn, cnn = (np.trace(matrix) / matrix.sum() for matrix in matrices)
     comparison = {"fcn_accuracy": fcn, "cnn_accuracy": cnn}
     comparison |= {f"{name}_parameters": count for name, count in PARAMETERS.items()}
-    evidence = [describe_evidence()] if cnn > fcn else []  # of what describe_comparison says then
+    evidence = [describe_evidence()] if cnn > fcn else []  # for the reason that describe_comparison gives then
     run = f"{results['data']}, random seed {results['seed']}"
     main, transfer = (f"{run}, {plural(len(results[name]['test_loss']), 'epoch')}" for name in ("cnn", "transfer"))
     discussions = [
@@ -44,14 +44,14 @@ def discussions(results):
         (main, "\n\n".join(listed(describe_confusion(record, name)) for name in record["models"])),
         (transfer, f"{describe_overfitting(results['transfer'])} {describe_transfer(results)}"),
     ]
-    thanks = THANKS.get(results["data"], f"The pictures come from {results['data']}, in the form of {GALAXY10}.")
+    thanks = THANKS.get(results["data"], f"The images come from {results['data']}, in the format of {GALAXY10}.")
     return [f"### Discussion of this run: {run}\n\n{text}" for run, text in discussions] + [
         f"## Acknowledgements\n\n{thanks}"
     ]
 
 
 def describe_overfitting(history):
-    """Return the sentences on a history's curves, with a verdict on overfitting for ten epochs or more."""
+    """Return sentences on the curves of a history, with a verdict on overfitting for ten or more epochs."""
     text = describe_curves({"history": history})
     if "overfitting" in text or len(history["test_loss"]) < 10:
         return text
@@ -59,21 +59,21 @@ def describe_overfitting(history):
 
 
 def describe_both_curves(results):
-    """Return sentences on the CNN's curves, beside the FCN's."""
+    """Return sentences on the CNN's curves, with the FCN's test loss for comparison."""
     losses = results["fcn"]["test_loss"]
     return (
-        f"{describe_overfitting(results['cnn'])} For comparison, the FCN's test loss is lowest, "
-        f"{min(losses):.3f}, after epoch {np.argmin(losses) + 1} and ends at {losses[-1]:.3f}."
+        f"{describe_overfitting(results['cnn'])} For comparison, the FCN's test loss has a minimum of "
+        f"{min(losses):.3f} after epoch {np.argmin(losses) + 1} and ends at {losses[-1]:.3f}."
     )
 
 
 def describe_evidence():
-    """Return a sentence with the result of the study of shuffled pixels, and its data."""
+    """Return a sentence with the result and the data of the study with shuffled pixels."""
     study = load_json(LOCALITY)
     lead = {key: 100 * study["cnn_minus_fcn"][key]["mean"] for key in ("as_is", "shuffled")}
     return (
-        f"The study agrees: on {source_title(study['source'])}, with shuffled pixels, the CNN's mean lead is "
-        f"{lead['shuffled']:.1f} points instead of {lead['as_is']:.1f}."
+        f"In that study, on {source_title(study['source'])}, the CNN's mean lead is {lead['shuffled']:.1f} points with "
+        f"shuffled pixels, instead of {lead['as_is']:.1f}."
     )
 
 
@@ -98,24 +98,24 @@ def describe_transfer(results):
 
 
 def describe_balance(results):
-    """Return sentences on how often the main classes occur among the training images."""
+    """Return sentences on the class frequencies of the main training images."""
     counts, names = np.array(results["train_counts"]), [short_name(name) for name in results["class_names"]]
     present = np.flatnonzero(counts)
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     missing = [names[label] for label in range(len(counts)) if not counts[label]]
     return (
-        f"The most frequent class, {names[most]}, has {counts[most]:,} training images, the rarest, {names[least]}, "
-        f"{counts[least]:,}: a ratio of {counts[most] / counts[least]:,.1f}."
+        f"The most frequent class, {names[most]}, has {counts[most]:,} training images; the rarest, {names[least]}, "
+        f"has {counts[least]:,}: a ratio of {counts[most] / counts[least]:,.1f}."
         + (f" {'; '.join(missing)}: no images in this data set." if missing else "")
         + " Rare classes hardly count in the loss, and the accuracy says little about them: always predicting "
         f"{names[most]} is already correct on {percent(majority_accuracy(results))} of the test images.\n\n"
-        f"After normalising, the means of the training crops are within {off(results['normalised_mean'], 0)} of 0 and "
+        f"After normalisation, the means of the crops are within {off(results['normalised_mean'], 0)} of 0 and "
         f"their standard deviations within {off(results['normalised_std'], 1)} of 1."
     )
 
 
 def off(values, expected):
-    """Return how far values are from the expected one at most, as text."""
+    """Return the largest deviation of the values from the expected one, as text."""
     return f"{np.abs(np.array(values) - expected).max():.3f}"
 
 
@@ -130,7 +130,7 @@ def describe_accuracy(matrix, results):
 
 
 def majority_accuracy(results):
-    """Return the share of the main test images that are of the majority class of the training images."""
+    """Return the share of the main test images that belong to the majority class of the training images."""
     tested = np.array(results["confusion"]["cnn"]).sum(1)
     return tested[np.argmax(results["train_counts"])] / tested.sum()
 

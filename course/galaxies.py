@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Recognizing galaxies with deep neural networks
 #
-# PHYS-467, assignment 3. The data are colour pictures of galaxies in ten classes. Two networks are trained on classes
-# 0-7, a fully connected and a convolutional one; their errors are compared; and what the convolutional one has learned
-# is transferred to classes 8 and 9.
+# PHYS-467, assignment 3. The data are colour images of galaxies in ten classes. This notebook trains a fully connected
+# and a convolutional network on classes 0-7, compares their errors, and transfers the convolutional network to classes
+# 8 and 9.
 #
-# The libraries first, and the device: a GPU is used where there is one.
+# Import the libraries, and choose the device: a GPU if available.
 
 # %% imports
 import hashlib
@@ -14,7 +14,7 @@ import json
 import os
 import urllib.request
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to other programs
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads leave their core to other programs
 
 import h5py
 import matplotlib.pyplot as plt
@@ -33,13 +33,13 @@ device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.ba
 print(f"torch {torch.__version__}, computing on {device}")
 
 # %% [markdown]
-# The settings. The random seed decides the split, the initial weights and all crops. Variables of the environment
-# change them without an edit: `GALAXY10_FILE` names the data file if it is not next to this notebook, `GALAXY10_URL`
-# another mirror, and `GALAXY10_EPOCHS` shortens all three training runs for a first try.
+# Settings. The random seed determines the split, the initial weights and all crops. Environment variables override the
+# settings: `GALAXY10_FILE` is the path of the data file if it is not next to this notebook, `GALAXY10_URL` is another
+# mirror, and `GALAXY10_EPOCHS` shortens all three training runs for a first try.
 
 # %% settings
 SEED = int(os.environ.get("GALAXY10_SEED", 0))
-EPOCHS = int(os.environ.get("GALAXY10_EPOCHS", 50))  # of the two networks of classes 0-7
+EPOCHS = int(os.environ.get("GALAXY10_EPOCHS", 50))  # for the two networks on classes 0-7
 TRANSFER_EPOCHS = int(os.environ.get("GALAXY10_EPOCHS", 20))
 DATA_FILE = os.environ.get("GALAXY10_FILE", "Galaxy10.h5")
 DATA_URL = os.environ.get("GALAXY10_URL", "https://zenodo.org/records/10844811/files/Galaxy10.h5")
@@ -48,8 +48,8 @@ SHA256 = "969a6b1cefcc36e09fffa86febd2f699a4aa19b837ba0427f01b0bc6ded458af"
 # %% [markdown]
 # ## Question 1: the data
 #
-# Galaxy10.h5, 210 MB, is downloaded if there is no file, and kept only if its checksum is right: an interrupted
-# download would otherwise show up much later, as strange pictures.
+# Download Galaxy10.h5 (210 MB) if it does not exist, and keep it only if its checksum matches. Otherwise an incomplete
+# download would go unnoticed until much later.
 
 # %% download
 if not os.path.exists(DATA_FILE):
@@ -64,11 +64,11 @@ if not os.path.exists(DATA_FILE):
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise SystemExit(
             f"{DATA_FILE} does not exist and cannot be downloaded from {DATA_URL} ({error}): put Galaxy10.h5, from "
-            "https://zenodo.org/records/10844811, next to this notebook, or name it in $GALAXY10_FILE."
+            "https://zenodo.org/records/10844811, next to this notebook, or set $GALAXY10_FILE to its path."
         ) from None
 
 # %% [markdown]
-# HDF5 reads from disk piece by piece, so the data become numpy arrays first, in one go, and tensors from there.
+# Read each dataset into a numpy array at once: reading an HDF5 file image by image is slow.
 
 # %% read
 with h5py.File(DATA_FILE, "r") as file:
@@ -78,9 +78,9 @@ DATA = "SYNTHETIC galaxies" if IS_SYNTHETIC else os.path.basename(DATA_FILE)
 print(f"{DATA}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}")
 
 # %% [markdown]
-# PyTorch expects the three colours first, and labels of 64 bits. The images stay bytes until they are read one by one:
-# as float32 they would take four times the memory. The numbers of training images are the assignment's, or, for a file
-# other than Galaxy10, the same proportions.
+# PyTorch expects the colour channels first, and 64-bit labels. The images stay bytes until they are used, because
+# float32 takes four times the memory. The numbers of training images are the assignment's or, for a file other than
+# Galaxy10, in the same proportions.
 
 # %% axes
 images = torch.tensor(images).permute(0, 3, 1, 2)
@@ -90,11 +90,11 @@ is_galaxy10 = (int(is_main.sum()), int((~is_main).sum())) == (20360, 1425)
 MAIN_TRAIN = 18000 if is_galaxy10 else round(18000 / 20360 * int(is_main.sum()))
 TRANSFER_TRAIN = 1000 if is_galaxy10 else round(1000 / 1425 * int((~is_main).sum()))
 print("images", tuple(images.shape), images.dtype, "labels", tuple(labels.shape), labels.dtype)
-print(f"to train on: {MAIN_TRAIN:,} of classes 0-7, {TRANSFER_TRAIN:,} of 8 and 9")
+print(f"training images: {MAIN_TRAIN:,} of classes 0-7, {TRANSFER_TRAIN:,} of classes 8 and 9")
 
 # %% [markdown]
 # The names of the ten classes. [Galaxy10's page](https://astronn.readthedocs.io/en/latest/galaxy10sdss.html) describes
-# the pictures and the votes behind the labels.
+# the images and the votes behind the labels.
 
 # %% class names
 CLASS_NAMES = [
@@ -111,7 +111,7 @@ CLASS_NAMES = [
 ]
 
 # %% [markdown]
-# The ten classes, with an example of each and the number of images: the set is strongly unbalanced.
+# Show an example of each class, and its number of images: the classes are strongly imbalanced.
 
 # %% classes
 counts = torch.bincount(labels, minlength=10)
@@ -126,7 +126,7 @@ figure.suptitle(f"The ten classes · {DATA}")
 plt.show()
 
 # %% [markdown]
-# `MyDataset` holds images and labels. Whenever an image is read it becomes float32, and the transform is applied to it.
+# `MyDataset` holds images and labels. Indexing it converts an image to float32 and applies the transform.
 
 
 # %% dataset
@@ -147,13 +147,13 @@ class MyDataset(Dataset):
 
 
 # %% [markdown]
-# Classes 0-7 are the main set, classes 8 and 9 are held back for question 5; what is not for training is for testing.
-# The split is stratified, so that even the rarest class is in both halves.
+# Classes 0-7 are the main set; classes 8 and 9 are held back for question 5. Images not used for training are test
+# images. The split is stratified, so that even the rarest class is in both subsets.
 
 
 # %% split
 def split(chosen, train_size):
-    """Return indices of `train_size` training images, and of the rest, of the images where `chosen` is true."""
+    """Split the images where `chosen` is true; return the indices of `train_size` training images and of the rest."""
     indices = chosen.nonzero().flatten()
     return train_test_split(indices, train_size=train_size, stratify=labels[indices], random_state=SEED)
 
@@ -162,9 +162,10 @@ main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)
 transfer_train_indices, transfer_test_indices = split(~is_main, TRANSFER_TRAIN)
 
 # %% [markdown]
-# Mean and standard deviation of each colour, for normalising: over random crops, as the networks will see crops, and
-# over training images only, so that nothing is learned from test images. Of whole pictures, which have more dark sky,
-# the mean would be lower. The images are cropped one by one: in a single call all would be cropped at the same place.
+# Compute the mean and standard deviation of each colour channel, for normalisation: over random crops, because the
+# networks see crops (whole images have more dark sky, so their mean is lower), and over training images only, so that
+# nothing is learned from test images. The images are cropped one by one: a single call would crop all of them at the
+# same position.
 
 # %% statistics
 torch.manual_seed(SEED)
@@ -174,8 +175,8 @@ mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))
 print("mean", mean.numpy().round(2), "std", std.numpy().round(2))
 
 # %% [markdown]
-# The transform crops first and normalises then, and all four sets share it. The loss expects labels that begin at 0, so
-# the held-back labels 8 and 9 become 0 and 1.
+# The transform crops, then normalises; all four sets use it. The loss expects labels that start at 0, so labels 8 and 9
+# become 0 and 1.
 
 # %% datasets
 transform = transforms.Compose([transforms.RandomCrop(48), transforms.Normalize(mean, std)])
@@ -187,7 +188,7 @@ for name in ("main_train", "main_test", "transfer_train", "transfer_test"):
     print(f"{name:15}", len(globals()[name]), "images per class:", torch.bincount(globals()[name].target).tolist())
 
 # %% [markdown]
-# Batches of 64, the last one smaller. Only the training images are shuffled.
+# Load batches of 64; the last one is smaller. Only the training images are shuffled.
 
 # %% loaders
 main_train_loader = DataLoader(main_train, batch_size=64, shuffle=True)
@@ -198,7 +199,7 @@ batch, target = next(iter(main_train_loader))
 print("a batch:", tuple(batch.shape), batch.dtype, "with labels", tuple(target.shape), target.dtype)
 
 # %% [markdown]
-# A check: after normalising, the crops of all training images must have mean 0 and standard deviation 1.
+# Check: after normalisation, the crops of all training images must have mean 0 and standard deviation 1.
 
 # %% check
 crops = torch.cat([batch for batch, _ in main_train_loader])
@@ -209,8 +210,8 @@ del crops
 # %% [markdown]
 # ## Question 2: a fully connected network
 #
-# First a function that predicts, for all three networks. The test images get random crops too, but the same ones in
-# every epoch: `predict` seeds them, and puts torch's random state back.
+# First, a prediction function for all three networks. The test images are also cropped at random, but identically in
+# every epoch: `predict` seeds the crops, and restores torch's random state.
 
 
 # %% predict
@@ -226,13 +227,13 @@ def predict(model, loader):
 
 
 # %% [markdown]
-# The training loop, for all three networks too. The losses are summed over images and divided once, so that the last,
-# smaller batch does not count more than it should. The training loss of each batch is taken before its step.
+# The training loop, also for all three networks. Losses are summed over images and divided once, so that the smaller
+# last batch is not overweighted. The training loss of each batch is computed before its step.
 
 
 # %% train
 def train(model, optimizer, train_loader, test_loader, epochs):
-    """Train `model` in place; return the lists train_loss, test_loss and test_accuracy, of each epoch."""
+    """Train `model` in place; return the lists train_loss, test_loss and test_accuracy, one entry per epoch."""
     criterion = nn.CrossEntropyLoss()
     history = {"train_loss": [], "test_loss": [], "test_accuracy": []}
     for epoch in range(epochs):
@@ -256,7 +257,7 @@ def train(model, optimizer, train_loader, test_loader, epochs):
 
 
 # %% [markdown]
-# One hidden layer of 64 units. `nn.CrossEntropyLoss` takes logits: a softmax at the end would be one too many.
+# One hidden layer of 64 units. There is no softmax at the end, because `nn.CrossEntropyLoss` expects logits.
 
 # %% fcn
 torch.manual_seed(SEED)
@@ -265,13 +266,13 @@ fcn_optimizer = torch.optim.Adam(fcn.parameters(), lr=0.001)
 print(fcn, f"\n{sum(parameter.numel() for parameter in fcn.parameters()):,} parameters")
 
 # %% [markdown]
-# Trained for `EPOCHS` epochs with Adam. After each, the losses and the test accuracy are printed and kept.
+# Train for `EPOCHS` epochs with Adam, and record the losses and the test accuracy of each epoch.
 
 # %% fcn training
 fcn_history = train(fcn, fcn_optimizer, main_train_loader, main_test_loader, EPOCHS)
 
 # %% [markdown]
-# The learning curves: a test loss that rises while the training loss falls is the sign of overfitting.
+# Plot the learning curves. A test loss that rises while the training loss falls is the sign of overfitting.
 
 
 # %% fcn curves
@@ -296,7 +297,7 @@ show_curves(fcn_history, "Fully connected network")
 # ## Question 3: a convolutional network
 #
 # Two convolutions with 5 x 5 filters, each followed by ReLU and max-pooling, and two linear layers give 64 features; a
-# linear head turns them into eight logits. Backbone and head are separate, for question 5.
+# linear head maps them to eight logits. The backbone and the head are separate modules, for question 5.
 
 
 # %% cnn
@@ -325,14 +326,14 @@ cnn_optimizer = torch.optim.Adam(cnn.parameters(), lr=0.002)
 print(cnn, f"\n{sum(parameter.numel() for parameter in cnn.parameters()):,} parameters")
 
 # %% [markdown]
-# Trained by the same loop, so that the two networks can be compared.
+# Use the same training loop, so that the two networks can be compared.
 
 # %% cnn training
 cnn_history = train(cnn, cnn_optimizer, main_train_loader, main_test_loader, EPOCHS)
 show_curves(cnn_history, "Convolutional network")
 
 # %% [markdown]
-# Both networks on the same test images. The baseline always predicts the majority class of the training set.
+# Compare both networks on the same test images. The baseline always predicts the majority class of the training set.
 
 # %% comparison
 majority = torch.bincount(main_train.target).argmax()
@@ -343,7 +344,7 @@ for name, history in (("FCN", fcn_history), ("CNN", cnn_history)):
 # %% [markdown]
 # ## Question 4: what the networks confuse
 #
-# Counted on the whole test set: rows are the true classes, columns the predicted ones.
+# Compute the confusion matrices on the whole test set: rows are true classes, columns are predicted classes.
 
 
 # %% confusion
@@ -358,7 +359,7 @@ cnn_confusion = count_confusion(cnn, main_test_loader)
 print("FCN", fcn_confusion.shape, "CNN", cnn_confusion.shape, f"of {len(main_test):,} test images")
 
 # %% [markdown]
-# As pictures: what is off the diagonal are the errors.
+# Plot the matrices; the errors are off the diagonal.
 
 # %% confusion pictures
 short_names = [name.rpartition(", ")[2] for name in CLASS_NAMES[:8]]
@@ -371,7 +372,7 @@ figure.suptitle(f"Confusion on the test set · {DATA}")
 plt.show()
 
 # %% [markdown]
-# Is it the imbalance? Each class's number of training and test images, and its recall in both networks.
+# Is it the imbalance? For each class, print the number of training and test images, and the recall of both networks.
 
 # %% recall
 train_counts = torch.bincount(main_train.target, minlength=8)
@@ -384,7 +385,7 @@ for label, name in enumerate(short_names):
 # %% [markdown]
 # ## Question 5: transfer to two new classes
 #
-# The backbone is frozen, and Adam gets only the 130 parameters of a new head, so that nothing else can change.
+# Freeze the backbone, and pass only the 130 parameters of a new head to Adam, so that nothing else can change.
 
 # %% transfer
 for parameter in cnn_backbone.parameters():
@@ -395,8 +396,8 @@ transfer_model = nn.Sequential(cnn_backbone, transfer_head).to(device)
 transfer_optimizer = torch.optim.Adam(transfer_head.parameters(), lr=0.005)
 
 # %% [markdown]
-# Trained by the same loop, for `TRANSFER_EPOCHS` epochs. A copy of the backbone's weights shows that they have not
-# changed.
+# Use the same training loop, for `TRANSFER_EPOCHS` epochs. A copy of the backbone's weights shows that they do not
+# change.
 
 # %% transfer training
 frozen = [parameter.clone() for parameter in cnn_backbone.parameters()]
@@ -408,9 +409,9 @@ print("the backbone is unchanged:", same)
 show_curves(transfer_history, "Transfer")
 
 # %% [markdown]
-# What are the features worth? The control is a backbone that was never trained. On the features of each, for one crop
-# per training image, scikit-learn fits the linear head of the lowest training loss: C is so large that nothing is
-# regularised, as in training.
+# What are the features worth? The control is an untrained backbone. For each backbone, scikit-learn fits the linear
+# head with the lowest training loss, on the features of one crop per training image. C is so large that there is
+# practically no regularisation, as in training.
 
 # %% control
 torch.manual_seed(SEED)
@@ -427,7 +428,7 @@ control["majority"] = (transfer_test.target == majority).float().mean().item()
 print(f"majority class: {control['majority']:.1%}")
 
 # %% [markdown]
-# The weights and the results, for later.
+# Save the weights and the results.
 
 # %% save
 for name, model in (("fcn", fcn), ("cnn", cnn), ("transfer", transfer_model)):

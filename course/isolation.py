@@ -1,7 +1,7 @@
-"""Run the kernel of a submission isolated: by bubblewrap, else in a container, else, after a warning, as the teacher.
+"""Run a submission's kernel isolated: with bubblewrap, else in a container, else, after a warning, as the teacher.
 
-Isolated code reads the system and Python, writes into one folder and has no network. nbgrader reaches the kernel by
-sockets in that folder.
+Isolated code can read the system and Python, can write to one folder and has no network. nbgrader communicates with the
+kernel through sockets in that folder.
 """
 
 import os
@@ -17,16 +17,16 @@ from traitlets import Dict, Unicode
 from traitlets.log import get_logger
 
 IMAGE = "galaxy-marking"  # of the container; docs/teaching.md builds it
-PROCESSES, MEMORY = 256, 8 * 2**30  # the most of a submission; bytes, by process or container
+PROCESSES, MEMORY = 256, 8 * 2**30  # limits: processes per submission; bytes per process or container
 SYSTEM = "/usr /bin /lib /lib64 /nix /etc/alternatives /etc/fonts /etc/ld.so.cache /etc/passwd"
 UNSHARE_AS_ROOT = "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try"
 NOBODY = 65534
 
 
 def by_bubblewrap(command, folder, is_root):
-    """Return `command` as bubblewrap runs it.
+    """Return the command that runs `command` in bubblewrap.
 
-    No limit holds for root: root's submissions run as nobody, and `folder` must belong to nobody.
+    Limits do not apply to root, so root's submissions run as nobody, and `folder` must belong to nobody.
     """
     unshare, mode, drop = "--unshare-all", "", ""
     if is_root:
@@ -36,7 +36,7 @@ def by_bubblewrap(command, folder, is_root):
     wrapped += f"{mode} --tmpfs /dev/shm {mode} --tmpfs /tmp".split()
     python = sys.base_prefix, sys.prefix, Path(sys.executable).resolve().parents[1], site.getusersitepackages()
     for path in map(Path, (*SYSTEM.split(), *python)):
-        for parent in reversed(path.parents[:-1]):  # which nobody could not enter otherwise
+        for parent in reversed(path.parents[:-1]):  # otherwise nobody could not enter them
             wrapped += ["--dir", str(parent)]
         wrapped += ["--ro-bind-try", str(path), str(path)]
     limits = f"{drop} prlimit --nproc={PROCESSES} --data={MEMORY}".split()
@@ -44,7 +44,7 @@ def by_bubblewrap(command, folder, is_root):
 
 
 def in_container(engine, command, folder, cwd, variables):
-    """Return `command` as docker or podman runs it, in a container called like the folder."""
+    """Return the command that runs `command` with docker or podman, in a container named like the folder."""
     user = "--userns=keep-id" if engine == "podman" else f"--user={os.getuid()}:{os.getgid()}"
     limits = ["--network=none", f"--pids-limit={PROCESSES}", f"--memory={MEMORY}", user]
     places = [f"--volume={folder}:{folder}", f"--workdir={cwd}"]
@@ -53,7 +53,7 @@ def in_container(engine, command, folder, cwd, variables):
 
 
 def isolate(engine, command, folder, cwd, variables):
-    """Return `command` as `engine` runs it, which is bwrap, docker, podman or None."""
+    """Return the command that runs `command` with `engine`: bwrap, docker, podman or None."""
     if engine is None:
         return command
     if engine != "bwrap":
@@ -66,8 +66,10 @@ def isolate(engine, command, folder, cwd, variables):
 
 @cache
 def choose_engine(engines):
-    """Return the first of `engines` by which this Python starts. Return None, after a warning, if there is none."""
-    for engine in engines if sys.platform == "linux" else ():  # elsewhere the sockets do not reach out of a container
+    """Return the first of `engines` that can start this Python. Return None, after a warning, if there is none."""
+    for engine in (
+        engines if sys.platform == "linux" else ()
+    ):  # on other systems sockets do not cross a container's boundary
         with TemporaryDirectory() as folder:
             command = isolate(engine, [sys.executable, "-c", "import ipykernel"], Path(folder), folder, {})
             try:
@@ -80,7 +82,7 @@ def choose_engine(engines):
 
 
 class IsolatedKernel(AsyncKernelManager):
-    """A kernel that `engine` starts and that sees `folder` and `variables` alone."""
+    """A kernel that is started by `engine` and sees only `folder` and `variables`."""
 
     engine = Unicode(None, allow_none=True)
     folder = Unicode()
@@ -88,12 +90,15 @@ class IsolatedKernel(AsyncKernelManager):
 
     async def _async_launch_kernel(self, kernel_cmd, **options):
         command = isolate(self.engine, kernel_cmd, Path(self.folder), options["cwd"], self.variables)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # or code could forge the lines at the end
+        quiet = {
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }  # otherwise code could forge the lines at the end
         await super()._async_launch_kernel(command, **options | quiet | {"env": self.variables})
 
     async def _async_cleanup_resources(self, restart=False):
         await super()._async_cleanup_resources(restart)
-        if self.engine in ("docker", "podman"):  # which leave a container alone when its client is killed
+        if self.engine in ("docker", "podman"):  # which keep a container running when its client is killed
             command = [self.engine, "rm", "--force", Path(self.folder).name]
             subprocess.run(command, capture_output=True, check=False)
 

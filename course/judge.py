@@ -1,11 +1,12 @@
-"""The tests of the course: they judge what a network computes and what a training did, not how it is spelled.
+"""The tests of the course: they judge what networks compute and how they were trained, not how the code is written.
 
 `start(names, file)` watches a notebook run; `Judge.mark(test)` then gives the points, or raises `Lost` with a reason,
-or `Undecided` when it cannot see what it needs. The run of a submission imports this file and watch.py from the
-course's folder.
+or `Undecided` if it cannot see what it needs. The run of a submission imports this file and watch.py from the course's
+folder.
 
-Networks are judged by what a copy with random weights computes, data by reading the sets, training by the watch's
-forwards, histories and matrices by values computed from them. A fault of `train` costs the points of the first network.
+Networks are judged by the outputs of a copy with random weights, data by reading the sets, training by the forwards
+that the watch recorded, histories and matrices by values computed from these. A mistake in `train` costs points for the
+first network only.
 """
 
 import copy
@@ -45,11 +46,11 @@ class Judge(Watch):
     def __init__(self, names, file):
         super().__init__(names, file)
         self.question, self.is_blank = None, False  # whether a cell of the question is empty
-        self.faults = {}  # of `train`: sentences, and the first network that lost points for them
-        self.features = []  # of the backbone that question 3 has trained
+        self.faults = {}  # of `train`: messages, and the first network that lost points for them
+        self.features = []  # of the backbone trained in question 3
 
     def mark(self, test):
-        """Run a test. Raises Lost or Undecided; whatever else goes wrong in it is Undecided too."""
+        """Run a test. Raises Lost or Undecided; any other exception in the test becomes Undecided."""
         if test[:2] != self.question:
             self.question, self.is_blank, self.has_blank = test[:2], self.has_blank, False
         try:
@@ -83,7 +84,7 @@ def pictures(dataset):
         inner = pictures(dataset.dataset)
         return [inner[int(index)] for index in dataset.indices]
     if not hasattr(dataset, "data"):
-        raise Undecided(f"the images of a {type(dataset).__name__} could not be seen")
+        raise Undecided(f"the images of a {type(dataset).__name__} could not be inspected")
     return dataset.data
 
 
@@ -112,7 +113,7 @@ def check_read(run):
     pairs = {tuple(map(id, pair)): pair for pair in pairs if pair[0] is not None and pair[1] is not None}
     if not pairs:
         raise Undecided("images and labels are missing")
-    wrong = "labels do not belong to the images"
+    wrong = "labels do not match the images"
     for images, labels in pairs.values():
         if not len(run.label_of) == len(images) == len(labels):
             continue
@@ -136,7 +137,7 @@ def check_disjoint(run):
     for task in ("main", "transfer"):
         train, test = (keys(pictures(run.get(f"{task}_{subset}"))) for subset in ("train", "test"))
         if shared := len(set(train) & set(test)):
-            raise Lost(f"{shared} images are both in {task}_train and in {task}_test")
+            raise Lost(f"{shared} images are in both {task}_train and {task}_test")
 
 
 def check_labels(run):
@@ -149,7 +150,7 @@ def check_labels(run):
         if not set(labels) <= set(range(8 if name.startswith("main") else 2)):
             raise Lost(f"{name} has the labels {sorted(set(labels))}")
         if wrong := sum(a != b for a, b in zip(labels, expected, strict=True)):
-            raise Lost(f"{wrong} of {len(expected)} labels of {name} do not belong to their images")
+            raise Lost(f"{wrong} of {len(expected)} labels of {name} do not match their images")
 
 
 def check_statistics(run):
@@ -168,7 +169,7 @@ def check_statistics(run):
                 return
     raise Lost(
         f"mean and std are {short(pairs[0][0])} and {short(pairs[0][1])}; crops of the images have {short(mean)} and "
-        f"{short(std)} for pixels of 0-255"
+        f"{short(std)}, for pixel values of 0-255"
     )
 
 
@@ -185,7 +186,7 @@ def check_transform(run):
         if max(gap.abs().max() for gap in gaps) > 0.5:
             raise Lost(
                 f"the crops of {name} are not normalised: their means are {short(found[0])}, their standard deviations "
-                f"{short(found[1])}; by mean and std they would be {short(expected[0])} and {short(expected[1])}"
+                f"{short(found[1])}; after normalisation they would be {short(expected[0])} and {short(expected[1])}"
             )
     if len({torch.as_tensor(run.get("main_train")[0][0]).numpy().tobytes() for _ in range(10)}) < 4:
         raise Lost("the crops of an image of main_train are always the same")
@@ -206,7 +207,7 @@ def check_loaders(run, subset):
         if subset == "test" and first != second:
             raise Lost(f"{name}_loader is shuffled")
         if subset == "test" and first != expected:
-            raise Lost(f"{name}_loader gives the images in another order than {name}")
+            raise Lost(f"{name}_loader gives the images in a different order than {name}")
 
 
 # Networks
@@ -250,7 +251,7 @@ def look_at(network):
         is_random = not same(copied.train()(images), outputs)
         looks = SimpleNamespace(outputs=outputs, convolutions=trace.of("conv2d"), linears=trace.of("linear"))
         if not looks.linears:
-            raise Undecided("the layers of the network could not be seen")
+            raise Undecided("the layers of the network could not be inspected")
         try:
             expected = reference(images, looks.convolutions, looks.linears)
             looks.final = next((name for name, function in FINALS.items() if same(function(expected), outputs)), None)
@@ -294,7 +295,7 @@ def first_difference(found, wanted):
     if len(found) < len(wanted):
         return f"{wanted[i]} is missing{place}"
     if len(found) > len(wanted):
-        return f"{found[i]} was not asked for{place}"
+        return f"unexpected {found[i]}{place}"
     return f"{found[i]} instead of {wanted[i]}{place}"
 
 
@@ -304,7 +305,7 @@ def check_operations(name, looks, expected, kinds):
     if not looks.as_asked and found != wanted:
         raise Lost(f"{name}: {first_difference(found, wanted)}")
     if not looks.as_asked and looks.operations == expected:
-        raise Undecided(f"{name} computes something else than its layers")
+        raise Undecided(f"{name} computes something other than its layers")
 
 
 def check_layers(run):
@@ -320,8 +321,8 @@ def check_convolutions(run):
         before, after = call.args[0].shape[-1], call.result.shape[-1]
         if after != before - 4:
             raise Lost(
-                f"convolution {number} makes {after} x {after} pixels of {before} x {before}: it was to have no "
-                "padding, and a stride of 1"
+                f"convolution {number} maps {before} x {before} pixels to {after} x {after}: it should have no padding "
+                "and a stride of 1"
             )
 
 
@@ -347,9 +348,9 @@ def check_logits(run, name):
     """Raise Lost when the loss function of a network does not get logits, or for nn.NLLLoss log-probabilities."""
     final, (loss, between) = look_at(run.get(name)).final, seen_loss(run, name)
     if loss and between is None:
-        raise Undecided(f"the loss function gets something else than the outputs of {name}")
+        raise Undecided(f"the loss function gets something other than the outputs of {name}")
     wrong = {
-        "softmax": "nn.CrossEntropyLoss gets the softmax of the logits of {}, and contains a softmax already",
+        "softmax": "nn.CrossEntropyLoss gets the softmax of the logits of {}, but already contains a softmax",
         "sigmoid": "nn.CrossEntropyLoss gets the sigmoid of the logits of {}, not the logits",
         "relu": "the logits of {} go through a ReLU, so none can be negative",
     }
@@ -387,7 +388,7 @@ def check_cnn_head(run):
         with torch.no_grad():
             whole, stacked = copied[0](images), copied[2](copied[1](images))
         if not same(whole, stacked) and not same(whole, stacked.log_softmax(1)):
-            raise Lost("cnn is not classifier_head on cnn_backbone")
+            raise Lost("cnn is not cnn_backbone followed by classifier_head")
 
 
 # Training
@@ -401,25 +402,25 @@ def check_optimizer(run, name, parameters, rate):
         raise Lost(f"the optimizer of {name} is {type(optimizer).__name__}, not Adam")
     rates = {each.rate for each in steps} | {float(group["lr"]) for group in optimizer.param_groups}
     if len(rates) > 1 or any("initial_lr" in group for group in optimizer.param_groups):  # which schedulers set
-        raise Lost(f"the learning rate of {name} has a schedule, and was to be {rate}")
+        raise Lost(f"the learning rate of {name} has a schedule, but should be {rate} throughout")
     if not np.isclose([*rates], rate).all():
         raise Lost(f"the learning rate of {name} is {rates.pop()}, not {rate}")
     given = [p for group in optimizer.param_groups for p in group["params"]]
     if ids(given) != ids(parameters):
         found, expected = (sum(p.numel() for p in each) for each in (given, parameters))
-        raise Lost(f"the optimizer of {name} has {found:,} parameters; it was to have {expected:,}")
+        raise Lost(f"the optimizer of {name} has {found:,} parameters, not {expected:,}")
 
 
 def check_gradients(run):
     if any(each.has_leftover for each in run.training("fcn")):
-        raise Lost("gradients add up from step to step: zero_grad is missing, or at the wrong place")
+        raise Lost("gradients accumulate from step to step: zero_grad is missing, or in the wrong place")
 
 
 def epochs_of(run, name):
     """Return the passes in which a network was trained. Raises Undecided for batches from no loader."""
     subset = run.training(name)[0].dataset
     if subset is None:
-        raise Undecided(f"on which images {name} was trained could not be seen")
+        raise Undecided(f"it could not be seen on which images {name} was trained")
     return [each for each in run.passes(name) if each[0].dataset == subset and any(one.optimizer for one in each)]
 
 
@@ -506,7 +507,7 @@ def check_history(run, name, tested):
             raise Undecided(f"no pass of {name} over {tested} was seen after each epoch")
         if not any(is_near(each, rows) for each in lists) and run.is_new(name, kind):
             text = ", ".join(f"{row[0]:.3f}" for row in rows)
-            faults.append(f"{title} does not have the {kind} of its epochs, means over all images: {text}")
+            faults.append(f"{title} does not contain the {kind} of each epoch, a mean over all images: {text}")
     if faults:
         raise Lost("; ".join(faults))
 
@@ -570,7 +571,7 @@ def check_counts(run):
     found = [int(count) for count in counts]
     expected = np.bincount(labels_of(run.get("main_train")), minlength=8).tolist()
     if found not in (expected, [*expected, 0, 0]):
-        raise Lost(f"train_counts is {found}; the training images of the classes 0-7 are {expected}")
+        raise Lost(f"train_counts is {found}, not {expected}, the numbers of training images of classes 0-7")
 
 
 # Question 5
@@ -617,7 +618,7 @@ def check_backbone(run):
     if not found or not run.features:
         raise Undecided("the features of the backbone could not be seen")
     if not any(same(a, b) for a in found for b in run.features):
-        raise Lost("transfer_model begins with other weights than question 3 has trained")
+        raise Lost("transfer_model does not start from the weights trained in question 3")
 
 
 TESTS = {

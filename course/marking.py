@@ -1,4 +1,4 @@
-"""The steps of nbgrader's autograde that the course replaces: running a submission and saving its marks."""
+"""The steps of nbgrader's autograde that the course replaces: run a submission, and save its scores."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from nbgrader.preprocessors.execute import UnresponsiveKernelError
 from nbgrader.utils import is_grade
 from traitlets import Dict, Integer, List, Unicode
 
-# What starts the watch over a notebook, in the kernel and before its first cell.
+# Starts the watch in the kernel, before the notebook's first cell.
 START = """
 import sys
 
@@ -33,24 +33,26 @@ KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMR
 
 
 class Stopped(Exception):
-    """A submission did what ends its run."""
+    """A submission did something that ends its run."""
 
 
 class MarkingRun(Execute):
-    """Run a submission isolated, and end it when it loops, ends Python, deletes its files or prints too much.
+    """Run a submission isolated; end the run if it loops, ends Python, deletes its files or prints too much.
 
-    It gets a copy of the data for marking as Galaxy10.h5. Afterwards the cells that are not marked show the student's
-    own output again, beside the errors of this run: the descriptions are about that output. What a marked cell writes
-    to stderr, such as a warning or a progress bar, would count as its failure, and is removed.
+    The submission gets a copy of the grading data as Galaxy10.h5. After the run, cells without tests show the student's
+    original output again, which the written answers refer to, and the errors of this run. Output of tests on stderr,
+    such as warnings or progress bars, is removed, because nbgrader would count it as a failure.
     """
 
-    data = Unicode(help="the HDF5 file that submissions are run on").tag(config=True)
-    environment = Dict(help="variables of the environment of the run").tag(config=True)
-    engines = List(["bwrap", "docker", "podman"], help="what may isolate a run, the first that works").tag(config=True)
-    max_output = Integer(10_000_000, help="bytes that a submission may print").tag(config=True)
+    data = Unicode(help="HDF5 file to run submissions on").tag(config=True)
+    environment = Dict(help="environment variables of the run").tag(config=True)
+    engines = List(["bwrap", "docker", "podman"], help="programs to isolate a run; the first that works is used").tag(
+        config=True
+    )
+    max_output = Integer(10_000_000, help="most bytes that a submission may print").tag(config=True)
 
     def preprocess(self, nb, resources):
-        """Run a notebook. Raises UnresponsiveKernelError, after a line that says why, when the run was ended."""
+        """Run a notebook. Raises UnresponsiveKernelError, after logging the reason, if the run was ended."""
         names = resources["nbgrader"]
         outputs = [cell.get("outputs") for cell in nb.cells]
         self.printed, self.reason, self.cell = 0, None, nb.cells[0]
@@ -63,23 +65,23 @@ class MarkingRun(Execute):
             except (CellTimeoutError, DeadKernelError, Stopped) as error:
                 reasons = {
                     CellTimeoutError: f"took longer than {self.timeout} seconds",
-                    DeadKernelError: "ended Python, or took all memory",
+                    DeadKernelError: "ended Python, or used all memory",
                 }
                 reason = self.reason or reasons.get(type(error), str(error))
                 name, first_line = grade_id(self.cell), self.cell.source.strip().partition("\n")[0]
                 reason = f"{f'the cell {name}' if name else 'a cell'} {reason}. The cell begins with: {first_line}"
-                self.log.error("%s is not marked: %s", names["student"], reason)
-                notes["Not marked"].append(f"{names['student']}: {reason}")
+                self.log.error("%s is not graded: %s", names["student"], reason)
+                notes["Not graded"].append(f"{names['student']}: {reason}")
                 raise UnresponsiveKernelError from None
         self.show_own_output(nb, outputs, names["student"])
         return nb, resources
 
     def fill_folder(self, names, submission):
-        """Fill the temporary folder; return the folder in it in which the submission runs.
+        """Fill the temporary folder; return its subfolder in which the submission runs.
 
-        It is as deep as in the course: without isolation "../.." is to be a folder that is thrown away too.
+        It is as deep as in the course, so that "../.." is temporary too if the run is not isolated.
         """
-        import matplotlib  # here: of nbgrader's commands only this one needs it
+        import matplotlib  # here, because nbgrader's other commands do not need it
 
         folder = self.folder / "run" / "autograded" / names["student"] / names["assignment"]
         shutil.copytree(submission, folder)
@@ -115,7 +117,7 @@ class MarkingRun(Execute):
         return self.km
 
     def preprocess_cell(self, cell, resources, index):
-        """Run a cell. Raises Stopped when files are missing after it."""
+        """Run a cell. Raises Stopped if files are missing afterwards."""
         self.cell = cell
         cell, resources = super().preprocess_cell(cell, resources, index)
         missing = [path.name for path in self.files if not path.exists()]
@@ -124,14 +126,14 @@ class MarkingRun(Execute):
         return cell, resources
 
     def on_cell_executed(self, **options):
-        """Look at the reply to a cell. Raises Stopped after exit(), which ends Python a moment later."""
+        """Check the reply to a cell. Raises Stopped after exit(), which ends Python a moment later."""
         super().on_cell_executed(**options)
         payload = options["execute_reply"]["content"].get("payload", [])
         if any(each.get("source") == "ask_exit" for each in payload):
             raise Stopped("ended Python")
 
     def process_message(self, msg, cell, cell_index):
-        """Take a message of the kernel; end the kernel when it has printed too much."""
+        """Process a message of the kernel; shut the kernel down if it has printed too much."""
         if self.reason:
             return None
         if msg["msg_type"] in ("stream", "display_data", "execute_result", "error"):
@@ -143,7 +145,7 @@ class MarkingRun(Execute):
         return super().process_message(msg, cell, cell_index)
 
     def show_own_output(self, nb, outputs, student):
-        """Put the submitted outputs back where nothing is marked; elsewhere keep what the test says."""
+        """Restore the submitted outputs of cells without tests; keep the messages of tests."""
         for cell, own in zip(nb.cells, outputs, strict=True):
             errors = errors_of(cell)
             if cell.cell_type == "code" and is_grade(cell):
@@ -154,13 +156,13 @@ class MarkingRun(Execute):
                         line = f"{student} {grade_id(cell)}: {error.evalue}"
                         notes["Undecided, for you to decide in formgrader"].append(line)
             elif own:
-                text = "When this was marked, on a small synthetic file, the cell failed:\n"
+                text = "When this was graded, on a small synthetic file, the cell failed:\n"
                 note = [nbformat.v4.new_output("stream", name="stdout", text=text)] if errors else []
                 cell.outputs = own + note + errors
 
 
 class SaveMarks(SaveAutoGrades):
-    """Save the marks; a test that is undecided waits for the teacher."""
+    """Save the scores; undecided tests need manual grading."""
 
     def _add_score(self, cell, resources):
         super()._add_score(cell, resources)
@@ -171,5 +173,5 @@ class SaveMarks(SaveAutoGrades):
 
 
 def errors_of(cell):
-    """Return the errors that a cell has ended in."""
+    """Return the errors in the output of a cell."""
     return [each for each in cell.get("outputs", []) if each.output_type == "error"]

@@ -1,6 +1,6 @@
-"""Moodle's files: collect its zips with `nbgrader zip_collect`, write what it imports with `nbgrader export`.
+"""Moodle's files: collect its zips with `nbgrader zip_collect`, write files for it with `nbgrader export`.
 
-The grading worksheet, a CSV file of Moodle beside the zips, gives names and says who is missing.
+The grading worksheet, Moodle's CSV file next to the zips, contains the names of all participants.
 """
 
 import csv
@@ -28,7 +28,7 @@ NAME, GRADE = ("Full name", "Nom complet"), ("Grade", "Note")  # columns of the 
 
 
 def read_worksheet(archive):
-    """Return the header and, by participant's number, the rows of the newest CSV file in a folder, or nothing."""
+    """Return the header and, by participant's number, the rows of a folder's newest CSV file; empty without one."""
     for path in sorted(archive.glob("*.csv"), key=lambda path: path.stat().st_mtime)[-1:]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header, *rows = csv.reader(file)
@@ -53,7 +53,7 @@ def is_notebook(path):
 
 
 def priority(path):
-    """Return what orders a student's notebooks in a zip: whether they are called galaxies, and a browser's number."""
+    """Return the sort key of a student's notebooks: whether it is called galaxies, the browser's number, the path."""
     number = re.search(r"\((\d+)\)$", path.stem)
     return "galaxies" in path.stem.lower(), int(number[1]) if number else 0, str(path)
 
@@ -62,12 +62,12 @@ class OneNotebook(FileNameCollectorPlugin):
     """Collect one notebook per student, whatever its name, from the zip that was downloaded last."""
 
     def collect(self, submitted_file):
-        """Return what nbgrader needs to know of a file that is collected, and None for the others."""
+        """Return nbgrader's description of a file that is collected, None for other files."""
         return self.chosen.get(submitted_file)
 
     @cached_property
     def chosen(self):
-        """What is collected, by path. Writes names into the gradebook, and lists what is not collected."""
+        """The collected files, by path. Writes names to the gradebook, and lists files that are not collected."""
         coursedir = self.parent.coursedir
         downloaded = Path(coursedir.root, "downloaded", coursedir.assignment_id)
         header, rows = read_worksheet(downloaded / "archive")
@@ -83,7 +83,7 @@ class OneNotebook(FileNameCollectorPlugin):
             else:
                 chosen[str(notebooks[-1])] = self.describe(number, notebooks[-1])
                 for path in notebooks[:-1]:
-                    notes["Left out"].append(f"{who}: {path.name}, as {notebooks[-1].name} is collected")
+                    notes["Skipped"].append(f"{who}: {path.name}, because {notebooks[-1].name} is collected")
         notes["Missing"] += [f"{names[number]} ({number})" for number in rows if number not in files]
         with Gradebook(coursedir.db_url, coursedir.course_id) as gradebook:
             for number, name in names.items():
@@ -93,7 +93,7 @@ class OneNotebook(FileNameCollectorPlugin):
         return chosen
 
     def describe(self, number, path):
-        """Return what nbgrader needs to know of a notebook. autograde marks it again if its time is newer."""
+        """Return nbgrader's description of a notebook. autograde grades it again if its timestamp is newer."""
         coursedir = self.parent.coursedir
         before = Path(coursedir.format_path(coursedir.submitted_directory, number, coursedir.assignment_id))
         notebook, time = before / f"{coursedir.assignment_id}.ipynb", before / "timestamp.txt"
@@ -103,7 +103,7 @@ class OneNotebook(FileNameCollectorPlugin):
 
 
 def sort_files(downloaded):
-    """Return the participants' names and files, by number: of each, the files of the last download that has any."""
+    """Return the participants' names and files, by number; the files are those of the last download that has any."""
     times = {path.stem: path.stat().st_mtime for path in (downloaded / "archive").iterdir()}
     names, files, latest = {}, defaultdict(list), defaultdict(float)
     for path in sorted((downloaded / "extracted").rglob("*")):
@@ -124,17 +124,17 @@ def sort_files(downloaded):
 
 
 class MoodleExport(ExportPlugin):
-    """Write grades.csv and feedback.zip for Moodle, and tests.csv: how many have lost the points of each test."""
+    """Write grades.csv and feedback.zip for Moodle, and tests.csv: how many students lost points in each test."""
 
     def export(self, gradebook):
-        """Write the three files into the course's folder."""
+        """Write the three files to the course's folder."""
         assignment, root = (self.assignment or ["galaxies"])[0], Path(self.parent.coursedir.root)
         submissions = {each.student.id: each for each in gradebook.assignment_submissions(assignment)}
         books = {path.parts[-3]: path for path in root.glob(f"autograded/*/{assignment}/*.ipynb")}
         tested = [(submissions[student], nbformat.read(path, as_version=4)) for student, path in books.items()]
         complete = {each.student.id: each for each, _ in tested if not each.needs_manual_grade}
         incomplete = [each.student for number, each in submissions.items() if number not in complete]
-        notes["Without grade and feedback, not completely marked"] += [f"{full_name(s)} ({s.id})" for s in incomplete]
+        notes["Without grade and feedback, not fully graded"] += [f"{full_name(s)} ({s.id})" for s in incomplete]
         grades = grade_rows(submissions, complete, *read_worksheet(root / "downloaded" / assignment / "archive"))
         for name, rows in (("grades.csv", grades), ("tests.csv", test_rows(tested))):
             with open(root / name, "w", encoding="utf-8", newline="") as file:
@@ -151,12 +151,12 @@ class MoodleExport(ExportPlugin):
 
 
 def full_name(student):
-    """Return a student's name, or number where no name is known."""
+    """Return a student's name, or the number if the name is unknown."""
     return f"{student.first_name or ''} {student.last_name or ''}".strip() or student.id
 
 
 def grade_rows(submissions, complete, header, rows):
-    """Return the worksheet, or without one a table like it, with the grades of the completely marked submissions."""
+    """Return the worksheet, or a table like it, with the grades of the fully graded submissions."""
     if not rows:
         header = ["Identifier", "Full name", "Grade"]
         rows = {number: [number, full_name(each.student), ""] for number, each in submissions.items()}
@@ -168,7 +168,7 @@ def grade_rows(submissions, complete, header, rows):
 
 
 def test_rows(tested):
-    """Return, for each test, how many have lost points, how many are undecided, and the most frequent error.
+    """Return, for each test, how many lost points, how many are undecided, and the most frequent error.
 
     tested: pairs of a submission and its notebook. Written answers are left out.
     """

@@ -1,4 +1,4 @@
-"""nbgrader's settings for marking the assignment; see docs/teaching.md. This file lies in the course's folder."""
+"""nbgrader's settings for the assignment; see docs/teaching.md. This file belongs in the course's folder."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent
 sys.path.insert(0, str(here))
-# nbgrader starts alembic by its name, which lies beside this Python, also where the environment is not activated.
+# nbgrader starts alembic by name. It is next to this Python, even if the environment is not activated.
 os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
 
 from course.marking import MarkingRun, SaveMarks  # noqa: E402
@@ -23,7 +23,7 @@ c.CourseDirectory.root = str(here)
 c.ClearSolutions.code_stub = {"python": "# your code here"}
 c.ClearSolutions.text_stub = "Your answer here."
 
-# Collecting and feedback begin anew each time; autograde marks what is new or has changed.
+# Collecting and feedback start over each time; autograde grades new and changed submissions.
 c.ZipCollectApp.collector_plugin = OneNotebook
 c.ZipCollectApp.force = c.ExtractorPlugin.force = c.GenerateFeedback.force = True
 c.ExportApp.plugin_class = MoodleExport
@@ -32,9 +32,9 @@ c.Autograde.sanitize_preprocessors = [Repair, steps.OverwriteKernelspec, Restore
 ours = {steps.Execute: MarkingRun, steps.SaveAutoGrades: SaveMarks}
 theirs = Autograde.class_traits()["autograde_preprocessors"].default()
 c.Autograde.autograde_preprocessors = [ours.get(step, step) for step in theirs]
-warnings.filterwarnings("ignore", module="nbgrader.api")  # of its use of SQLAlchemy
+warnings.filterwarnings("ignore", module="nbgrader.api")  # about its use of SQLAlchemy
 
-# What a submission is marked with: a small synthetic file, two epochs, the CPU.
+# Submissions are graded on a small synthetic file, with two epochs, on the CPU.
 c.MarkingRun.data = str(here / "marking.h5")
 c.MarkingRun.environment = {
     "GALAXY10_FILE": "Galaxy10.h5",
@@ -44,6 +44,6 @@ c.MarkingRun.environment = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 c.ExecutePreprocessor.timeout = 60  # seconds per cell; the slowest one of the solution takes about one
-c.ExecutePreprocessor.interrupt_on_timeout = False  # a cell that never ends ends that submission
-c.ExecutePreprocessor.iopub_timeout = 30  # seconds for what a cell has printed to arrive, on a busy machine
+c.ExecutePreprocessor.interrupt_on_timeout = False  # a cell that never ends stops the run
+c.ExecutePreprocessor.iopub_timeout = 30  # seconds to wait for a cell's output, on a busy machine
 c.ExecutePreprocessor.startup_timeout = 120

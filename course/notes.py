@@ -1,4 +1,4 @@
-"""Lines for the teacher, printed when a command of nbgrader ends: in its log they would be hard to find."""
+"""Lines for the teacher, printed at the end of an nbgrader command, because they are hard to find in its log."""
 
 import atexit
 import sys

@@ -1,7 +1,7 @@
-"""What happens while a student's notebook runs: batches, outputs, losses and steps, kept for the tests in judge.py.
+"""Record batches, outputs, losses and steps while a student's notebook runs, for the tests in judge.py.
 
-Data model: each time a network gets a batch, the watch appends one `Forward`. What follows is noted in it: the call of
-a loss function, backward, and the step of an optimizer. All forwards in one iteration over a loader are a pass.
+Data model: each time a network gets a batch, the watch appends one `Forward`. It records what follows: the call of a
+loss function, backward, and the optimizer's step. A pass is all forwards in one iteration over a loader.
 """
 
 import importlib.util
@@ -26,31 +26,31 @@ from torch.utils.data import DataLoader
 from torch.utils.weak import WeakIdKeyDictionary
 
 SETS = ("main_train", "main_test", "transfer_train", "transfer_test")
-# Packages that Colab has and this machine may not have, for tables, plots and summaries.
+# Packages for tables, plots and summaries that Colab has and this machine may lack.
 STUBS = ("pandas", "seaborn", "torchsummary", "torchinfo", "torchviz")
 
 
 class Lost(AssertionError):
-    """The points are not given, for this reason."""
+    """A test gives no points, for this reason."""
 
 
 class Undecided(Exception):
-    """The test could not see what it needs; the teacher decides."""
+    """A test could not see what it needs; the teacher decides."""
 
 
 def on_cpu(value):
-    """Return the CPU in place of the name of a GPU."""
+    """Return the CPU if the value is the name of a GPU, else the value."""
     is_gpu = isinstance(value, (str, torch.device)) and str(value).partition(":")[0] in ("cuda", "mps")
     return torch.device("cpu") if is_gpu else value
 
 
 def train_size(task, total):
-    """Return how many of `total` images of a task are for training: the assignment's number, or its share."""
+    """Return how many of a task's `total` images are for training, in the assignment's proportion."""
     return round(total * (18000 / 20360 if task == "main" else 1000 / 1425))
 
 
 def fit_numbers(source, counts, epochs):
-    """Return source with Galaxy10's numbers of images and epochs, where they are written out, as this run has them.
+    """Return source with Galaxy10's literal numbers of images and epochs replaced by those of this run.
 
     counts: the numbers of images of both tasks, main and transfer.
     """
@@ -77,7 +77,7 @@ def stand_in(file):
     google = sys.modules.get("google") or ModuleType("google")
     google.colab = colab
     sys.modules |= {"google": google, "google.colab": colab, "google.colab.patches": MagicMock()}
-    Frame = type("DataFrame", (), {"__new__": lambda *_, **__: MagicMock()})  # a type: others ask isinstance of it
+    Frame = type("DataFrame", (), {"__new__": lambda *_, **__: MagicMock()})  # a type, for other packages' isinstance
     missing = [name for name in STUBS if importlib.util.find_spec(name) is None]
     sys.modules |= {name: MagicMock(DataFrame=Frame, Series=Frame) for name in missing}
     sys.modules |= {"torchsummary": MagicMock()}  # the package needs a real GPU
@@ -98,7 +98,7 @@ def stand_in(file):
 
 
 def keys(images):
-    """Return images of any dtype and scale as bytes, colours first, one key per image."""
+    """Return a key per image: its bytes, channels first, for images of any dtype and scale."""
     if isinstance(images, (list, tuple)):
         images = torch.stack([torch.as_tensor(image) for image in images])
     images = torch.as_tensor(images)
@@ -117,7 +117,7 @@ def as_numbers(target):
 
 @dataclass
 class Loss:
-    """A call of a loss function: its name, what it got, and its options, such as class weights."""
+    """A call of a loss function: its name, its input, and its options, such as class weights."""
 
     function: str
     outputs: torch.Tensor
@@ -126,9 +126,9 @@ class Loss:
 
 @dataclass(eq=False)
 class Forward:
-    """A batch that a network got, what the network made of it, and what followed.
+    """A batch that a network got, the network's outputs, and what followed.
 
-    dataset, target and iteration (the number of the pass over its loader) are None for a batch from no loader.
+    dataset, target and iteration (the number of the pass over the loader) are None if no loader gave the batch.
     """
 
     module: torch.nn.Module
@@ -141,31 +141,31 @@ class Forward:
     loss: Loss | None = None
     has_backward: bool = False
     has_leftover: bool = False  # gradients of an earlier step
-    optimizer: torch.optim.Optimizer | None = None  # that made a step
+    optimizer: torch.optim.Optimizer | None = None  # that took a step
     rate: float | None = None
     moved: set = field(default_factory=set)  # ids of the parameters that got gradients
 
 
 def gradients(module):
-    """Return the versions of the gradients of a module, by the ids of their parameters; backward changes them."""
+    """Return the versions of a module's gradients, by parameter id; backward changes them."""
     return {id(p): p.grad._version for p in module.parameters() if p.grad is not None}
 
 
 def ids(parameters):
-    """Return what tells a network's parameters from others, also after a layer is replaced."""
+    """Return the ids of parameters, which change if a layer is replaced."""
     return frozenset(map(id, parameters))
 
 
 class Watch(TorchFunctionMode):
-    """Watch a notebook run whose names are `names`, on the data of `file`."""
+    """Watch a notebook run with the namespace `names`, on the data in `file`."""
 
     def __init__(self, names, file):
         super().__init__()
         self.names = names
-        self.values = []  # of names that are often used again, after each cell
+        self.values = []  # after each cell, of names that are often reused
         self.batches, self.batch, self.iterations = WeakIdKeyDictionary(), (None, None, None), 0
         self.forwards, self.forward, self.before = [], None, {}
-        self.start, self.optimizers = {}, {}  # the states of networks before their first step; all that made steps
+        self.start, self.optimizers = {}, {}  # networks' states before their first step; all optimizers that took steps
         self.error, self.has_blank = None, False  # the last error in a cell; whether a cell is empty
         with h5py.File(file, "r") as opened:
             images, labels = np.array(opened["images"]), np.array(opened["ans"]).astype(int)
@@ -190,7 +190,7 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if len(args) == 1 and not kwargs and func is not torch.Tensor.cuda:
-            return func(*args)  # most calls, of attributes such as shape
+            return func(*args)  # most calls: attributes such as shape
         args, kwargs = tuple(map(on_cpu, args)), {key: on_cpu(value) for key, value in (kwargs or {}).items()}
         if func is torch.Tensor.cuda:
             return args[0]
@@ -212,7 +212,7 @@ class Watch(TorchFunctionMode):
             loader_class.__iter__ = lambda loader: self.watch_pass(loader, iterate(loader))
 
     def watch_pass(self, loader, batches):
-        """Yield the batches of a pass over a loader, and keep which set and which pass they are of."""
+        """Yield the batches of a pass over a loader; record to which set and pass they belong."""
         known = [name for name in SETS if self.names.get(f"{name}_loader") is loader]
         known += [name for name in SETS if self.names.get(name) is getattr(loader, "dataset", loader)]
         self.iterations += 1
@@ -224,7 +224,7 @@ class Watch(TorchFunctionMode):
             yield batch
 
     def after_forward(self, module, args, outputs):
-        """Keep what a network made of a batch. Its parts end before it, so that the whole comes last."""
+        """Record the outputs of a network for a batch. Submodules end before it, so the whole network comes last."""
         if not args or not torch.is_tensor(args[0]) or not torch.is_tensor(outputs):
             return
         if outputs.ndim != 2 or next(module.parameters(), None) is None or not args[0].any():  # as the checks' zeros
@@ -237,7 +237,7 @@ class Watch(TorchFunctionMode):
         self.forward = forward if outputs.requires_grad else self.forward
 
     def before_step(self, optimizer, args, kwargs):
-        """Keep the step of an optimizer, and the state of its network before the first one."""
+        """Record an optimizer's step and, before the first one, the state of its network."""
         self.optimizers |= {id(optimizer): optimizer}
         forward, self.forward = self.forward, None
         if forward:
@@ -249,7 +249,7 @@ class Watch(TorchFunctionMode):
             forward.moved = {key for key, version in after.items() if version != self.before.get(key)}
 
     def after_cell(self, source, error=None):
-        """Keep the values of names that are often used again, and whether the cell is empty or has failed."""
+        """Record the values of names that are often reused, and whether the cell is empty or failed."""
         for loader_class in {type(self.names.get(f"{name}_loader")) for name in SETS}:
             if "__iter__" in vars(loader_class) and loader_class.__module__ == "__main__":  # a loader of the student's
                 self.watch_class(loader_class)
@@ -259,20 +259,20 @@ class Watch(TorchFunctionMode):
             self.error = f"{type(error).__name__}: {error}"
 
     def get(self, name):
-        """Return the value of a name. Raises Undecided when there is none."""
+        """Return the value of a name. Raises Undecided if it has none."""
         value = self.names.get(name)
         if value is None or isinstance(value, MagicMock):
             raise Undecided(f"{name} is missing" if value is None else f"{name} needs a package that is missing here")
         return value
 
     def forwards_of(self, name):
-        """Return the forwards of a network, as its parameters are now."""
+        """Return the forwards of a network with its current parameters."""
         module = self.get(name)
         own = ids(module.parameters())
         return [each for each in self.forwards if each.module is module and each.parameters == own]
 
     def passes(self, name):
-        """Return the passes of a network over loaders, in their order, each a list of forwards."""
+        """Return the passes of a network over loaders, in order, each a list of forwards."""
         passes = {}
         for each in self.forwards_of(name):
             if each.iteration is not None:
@@ -280,17 +280,17 @@ class Watch(TorchFunctionMode):
         return list(passes.values())
 
     def training(self, name):
-        """Return the forwards of a network that ended in the step of an optimizer.
+        """Return the forwards of a network that an optimizer's step followed.
 
-        Raises Lost when there were none, and Undecided when there may have been some that could not be seen.
+        Raises Lost if there were none, and Undecided if there may have been some that could not be seen.
         """
         steps = [each for each in self.forwards_of(name) if each.optimizer]
         if steps:
             return steps
         if self.error:
-            raise Undecided(f"no training of {name} was seen; a cell has ended in {self.error}")
+            raise Undecided(f"no training of {name} was seen; a cell failed with {self.error}")
         own = ids(self.get(name).parameters())
         given = [[p for group in each.param_groups for p in group["params"]] for each in self.optimizers.values()]
         if any(ids(each) <= own for each in given):
-            raise Undecided(f"an optimizer has changed {name}, but on which images could not be seen")
-        raise Lost(f"{name} was not trained: no optimizer has made a step for its parameters")
+            raise Undecided(f"an optimizer changed {name}, but it could not be seen on which images")
+        raise Lost(f"{name} was not trained: no optimizer took a step for its parameters")

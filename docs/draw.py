@@ -1,4 +1,4 @@
-"""Draw the figures of the README: ten generated galaxies, the files between the scripts, and the CNN's shapes.
+"""Draw the figures of README.md and docs/design.md: generated galaxies, the scripts' files, and the CNN's shapes.
 
     python -m docs.draw
 

@@ -1,1 +1,1 @@
-"""Questions that the assignment raises, each answered by a measurement over seeds: one script each."""
+"""Questions that the assignment leaves open, one script each, answered by measurements over several seeds."""

@@ -1,11 +1,11 @@
 """When a network says 80%, is it right 80% of the time? And does one number, the temperature, fix it?
 
-Seed s has the split, initial weights and crops of `make all SEED=s`, but some training images are held out. FCN and CNN
-are trained on the others. The temperature is the T with the lowest cross entropy of logits / T on the held-out images
-(Guo et al. 2017). With one crop per image, it changes the probabilities, not the predictions. The expected calibration
-error is the mean gap between confidence and accuracy of the test images, in ten bins of equal number. All this is
-measured for one random crop per image, as in Q2 to Q4 and in the figure, and, with another temperature, for the mean
-over nine crops, as in predict.py.
+Seed s has the split, initial weights and crops of `make all SEED=s`, but the FCN and the CNN are trained without some
+of the training images, which are held out. The temperature is the T with the lowest cross entropy of logits / T on the
+held-out images (Guo et al. 2017). With one crop per image, it changes the probabilities, not the predictions. The
+expected calibration error is the mean gap between confidence and accuracy on the test images, in ten bins of equal
+size. Everything is measured for one random crop per image, as in Q2 to Q4 (and in the figure), and, with a separate
+temperature, for the mean over nine crops, as in predict.py.
 
 Reads q1_data.pt under --out. Writes calibration.json, calibration.png and a file per run into {out}/studies.
 """
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 WHEN = ("before", "after")  # dividing the logits by the temperature
-CORRECT = {"before": "correct", "after": "correct_after"}  # they can differ for the mean over crops
+CORRECT = {"before": "correct", "after": "correct_after"}  # these can differ for the mean over crops
 NINE = "nine_crops_"  # prefix of the results for the mean over nine crops
 BINS = 10
 
@@ -33,7 +33,7 @@ BINS = 10
 def measure(out, device, seed, network, epochs, held_out, crops):
     """Return the results of `fit_and_test` for one random crop and, with the prefix NINE, for a grid of `crops`.
 
-    held_out: share of the training images that the temperature is fitted on.
+    held_out: fraction of the training images to hold out and fit the temperature on.
     """
     data = resplit(load_data(out), seed)
     images, labels = data["main_train_images"], data["main_train_labels"]
@@ -59,7 +59,7 @@ def measure(out, device, seed, network, epochs, held_out, crops):
 
 
 def fit_and_test(test_pair, held_out_pair):
-    """Return the held-out images' temperature, and whether each test prediction is correct and its confidence.
+    """Return the temperature fitted on held-out images, and each test prediction's confidence and correctness.
 
     The pairs are logits, float (n, k), or (crops, n, k) to average the probabilities, and labels, int (n,).
     """
@@ -75,7 +75,7 @@ def fit_and_test(test_pair, held_out_pair):
 
 
 def equal_bins(confidence, correct):
-    """Return mean confidence, accuracy and count, float64 (3, BINS), in bins with equal numbers of predictions.
+    """Return mean confidence, accuracy and count, float64 (3, BINS), in bins with equally many predictions.
 
     confidence: float (n,), the probability of the predicted class; correct: bool (n,).
     Raises ValueError for fewer predictions than bins.
@@ -183,7 +183,7 @@ def main():
 
 def get_args(argv=None):
     parser = study_parser(__doc__, "python -m studies.calibration --seeds 0-9")
-    help = "share of the training images to fit the temperature on"
+    help = "fraction of the training images to hold out and fit the temperature on"
     parser.add_argument("--held-out", type=cli.fraction, default=0.1, metavar="SHARE", help=help)
     return parser.parse_args(argv)
 

@@ -1,8 +1,8 @@
-"""Make efigi10.h5, 3,772 pictures of the EFIGI catalogue with Galaxy10's class names, from the catalogue's own files.
+"""Create efigi10.h5, 3,772 pictures of the EFIGI catalogue with Galaxy10's class names, from the catalogue's files.
 
-Labels follow a rule on EFIGI's visual attributes (Baillard et al. 2011, A&A 532, A74): they are not Galaxy Zoo votes,
-and no galaxy gets class 5. docs/studies.md says where the pictures (SDSS gri, one JPEG per PGC name) and the table
-EFIGI_attributes.txt (version 1.6.2, also compressed as .gz) are. The file holds images, ans and pgc_name.
+The labels are derived from EFIGI's visual attributes (Baillard et al. 2011, A&A 532, A74), not from Galaxy Zoo votes;
+no galaxy has class 5. docs/studies.md gives the rule and the sources: the pictures (SDSS gri, one JPEG per PGC name)
+and the table EFIGI_attributes.txt (version 1.6.2, also compressed as .gz). The file contains images, ans and pgc_name.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 EXAMPLES = ("python -m studies.efigi --pictures galaxies/ --attributes EFIGI_attributes.txt --to efigi10.h5",)
 ORDER_SEED = 467  # of the permutation of the rows
-# Places of the attributes in a row: each is followed by its lower and upper confidence limit.
+# Positions of the attributes in a row; each is followed by its lower and upper confidence limits.
 TYPE, BULGE, ARM_STRENGTH, ARM_CURVATURE, INCLINATION = 1, 4, 7, 10, 43
 
 
@@ -41,7 +41,7 @@ def read_attributes(path):
 
 
 def galaxy10_class(morphology, bulge, strength, curvature, inclination):
-    """Return the number of a galaxy's Galaxy10 class, or None where the rule has none."""
+    """Return the number of a galaxy's Galaxy10 class, or None if no rule applies."""
     spheroid = morphology <= -4 or morphology == 11
     lenticular = -3 <= morphology <= -1
     disk = 0 <= morphology <= 10
@@ -63,7 +63,7 @@ def galaxy10_class(morphology, bulge, strength, curvature, inclination):
 
 
 def labelled_names(attributes):
-    """Return the PGC names of the galaxies that have a class, in the order of the file's rows, and their classes."""
+    """Return the PGC names of the galaxies with a class, in the order of the file's rows, and their classes."""
     classes = {name: galaxy10_class(*values) for name, values in attributes.items()}
     names = sorted(name for name, label in classes.items() if label is not None)
     names = np.random.default_rng(ORDER_SEED).permutation(names).tolist()
@@ -71,7 +71,7 @@ def labelled_names(attributes):
 
 
 def read_picture(path):
-    """Return a picture as Galaxy10 has it, uint8 (69, 69, 3)."""
+    """Return a picture in Galaxy10's format, uint8 (69, 69, 3)."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS))
 
@@ -93,8 +93,8 @@ def main():
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--pictures", type=cli.path, required=True, metavar="DIR", help="folder of the pictures, PGC0000212.jpg …")
-    add("--attributes", type=cli.path, required=True, metavar="FILE", help="EFIGI_attributes.txt, or the same as .gz")
+    add("--pictures", type=cli.path, required=True, metavar="DIR", help="folder of pictures: PGC0000212.jpg, …")
+    add("--attributes", type=cli.path, required=True, metavar="FILE", help="EFIGI_attributes.txt, plain or as .gz")
     add("--to", type=cli.path, required=True, metavar="FILE", help="HDF5 file to write")
     return parser.parse_args(argv)
 

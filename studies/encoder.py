@@ -1,10 +1,10 @@
 """Does a larger encoder, pretrained on other images and frozen, beat the assignment's CNN? (Optional: needs timm.)
 
-The encoder sees whole images, at the resolution of the file that q1_data.py has read; the assignment's networks see
-crops. An encoder trained on the same survey may have seen the test images: for Zoobot, a note says so. On the main
-classes, a linear head on the encoder's features is compared with the CNN of `OMP_NUM_THREADS=1 make all SEED=s`; on the
-transfer classes, with a linear head on Q3's frozen backbone. Heads are scikit-learn's logistic regression with
-regularisation by cross-validation.
+The encoder sees whole images, at the resolution of the file that q1_data.py read; the assignment's networks see crops.
+An encoder trained on the same survey may have seen the test images: for Zoobot, a note says so. A linear head on the
+encoder's features is compared, on the main classes, with the CNN of `OMP_NUM_THREADS=1 make all SEED=s` and, on the
+transfer classes, with a linear head on Q3's frozen backbone. The heads are scikit-learn's logistic regression,
+regularised by cross-validation.
 
 Reads q1_data.pt and q3_cnn.pt under --out. Writes encoder.json, encoder.png, the features and a file per run into
 {out}/studies.
@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 BATCH_SIZE = 32
 SEEN = "Zoobot was trained on Galaxy Zoo's pictures of SDSS and DECaLS, which include galaxies of Galaxy10's test set."
-TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # with what the encoder is compared
+TASKS = {"main": "CNN", "transfer": "frozen backbone of Q3"}  # the other network in the comparison
 
 
 def load_encoder(name, weights=None):
@@ -61,11 +61,11 @@ def load_encoder(name, weights=None):
 
 
 def larger_pictures(out, size):
-    """Return the HDF5 file that Q1 has read, or None unless its images have more than `size` pixels, and a note."""
+    """Return the HDF5 file that Q1 read, or None unless its images have more than `size` pixels, and a note."""
     path = galaxies_file(load_json(Path(out) / "q1_data.json"), out)
     sees = f"The encoder sees the pictures of {size} x {size} pixels in q1_data.pt"
     if not path.is_file():
-        return None, f"{sees}: {path}, which q1_data.py has read, no longer exists."
+        return None, f"{sees}: {path}, which q1_data.py read, no longer exists."
     with open_hdf5(path) as file:
         own = dataset(path, file, "images").shape[1]
     if own <= size:
@@ -109,10 +109,10 @@ def encode(encoder, config, batches, device):
 
 
 def encoder_features(name, weights, size, data, out, device):
-    """Return the name of the file with the encoder's features of all images, what it was made from, and notes.
+    """Return the name of the file with the encoder's features of all images, its inputs, and notes.
 
-    The file, in {out}/studies, holds `features`, float32 (n, d), in file order. size: input size in pixels, by default
-    the encoder's. The notes say which images the encoder sees, and whether it was trained on them.
+    The file, in {out}/studies, contains `features`, float32 (n, d), in file order. size: input size in pixels, by
+    default the encoder's. The notes say which images the encoder sees, and whether it was trained on them.
     """
     encoder, config = load_encoder(name, weights)
     if size:
@@ -141,7 +141,7 @@ def measure(out, device, seed, task, epochs, features, backbone):
 
     features: name of the file; backbone: hash of the weights of Q3's backbone.
     """
-    # Mean and std: for the CNN from this split, for Q3's backbone from Q3's.
+    # Mean and std are from this split for the CNN, from Q3's split for Q3's backbone.
     data = resplit(load_data(out), seed) if task == "main" else sample(out, seed)
     encoded = load_tensors(Path(out) / "studies" / features, made_by="studies.encoder")["features"]
     pairs = [(encoded[data[f"{task}_{each}_indices"]], data[f"{task}_{each}_labels"]) for each in ("train", "test")]
@@ -155,7 +155,7 @@ def measure(out, device, seed, task, epochs, features, backbone):
 
 
 def summarise(rows):
-    """Return each task's accuracies of encoder and other network by seed, and their difference, with intervals."""
+    """Return the accuracies of the encoder and the other network by task and seed, and their differences."""
     tasks = {}
     for task in dict.fromkeys(row["task"] for row in rows):
         values = {name: [row[name] for row in select(rows, task=task)] for name in ("encoder", "other")}
@@ -217,9 +217,9 @@ def get_args(argv=None):
         "python -m studies.encoder --encoder local-dir:zoobot  # a folder with its config.json and model.safetensors",
     )
     add = parser.add_argument
-    add("--encoder", required=True, metavar="NAME", help="timm model, or hf_hub:OWNER/MODEL or local-dir:FOLDER")
+    add("--encoder", required=True, metavar="NAME", help="timm model, hf_hub:OWNER/MODEL or local-dir:FOLDER")
     add("--encoder-weights", type=cli.path, metavar="PTH", help="its state_dict (default: timm downloads it)")
-    add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="side of its input (default: the model's)")
+    add("--encoder-size", type=cli.positive_int, metavar="PIXELS", help="input size (default: the model's)")
     cli.add_force(parser)
     return parser.parse_args(argv)
 

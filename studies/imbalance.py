@@ -1,9 +1,9 @@
-"""Is it the imbalance? The CNN trained against it in four ways, for overall accuracy and for the rare classes.
+"""Is it the imbalance? Four remedies, and their effect on the overall accuracy and on the rare classes.
 
-none: Q3's CNN, unchanged. root and inverse: nn.CrossEntropyLoss with class weights 1/sqrt(n) and 1/n, for n training
-images of the class. sampler: all classes are sampled equally often. adjusted: the logits of `none` minus the logarithm
-of the class frequencies (Menon et al. 2021), without retraining. If rare classes were hard only because they are rare,
-these methods would raise their recall to the level of the others.
+none: Q3's CNN, unchanged. root and inverse: nn.CrossEntropyLoss with class weights 1/sqrt(n) and 1/n, where n is the
+number of training images of the class. sampler: all classes are sampled equally often. adjusted: the logits of `none`
+minus the logarithm of the class frequencies (Menon et al. 2021), without retraining. If rare classes were hard only
+because they are rare, these methods would raise their recall to the level of the others.
 
 Reads q1_data.pt under --out. Writes imbalance.json, imbalance.png and a file per run into {out}/studies.
 """
@@ -35,7 +35,7 @@ COLOURS = dict(zip(TITLES, ("#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00
 
 
 def class_weights(counts, power):
-    """Return n^-power per class, float32 (k,), scaled to mean 1 over the training images; 0 for an empty class."""
+    """Return n^-power per class, float32 (k,), scaled to a mean of 1 over the training images; 0 for an empty class."""
     counts = counts.double()
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
     return (weights * counts.sum() / (weights * counts).sum()).float()

@@ -1,7 +1,7 @@
-"""What do the networks see? Shifted crops, over seeds; and of one run confident mistakes, filters and features.
+"""What do the networks see? Shifted crops, over seeds; confident mistakes, filters and features of one run.
 
-The networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images of seed s with all crops shifted off the
-centre by the same number of pixels, in four directions.
+The networks of `OMP_NUM_THREADS=1 make all SEED=s` predict the test images of seed s, with all crops shifted from the
+centre by the same number of pixels, in each of four directions.
 
 Reads q1_data.pt, q2_fcn.pt, q3_cnn.pt and q5_transfer.pt under --out. Writes inside.json, inside.png (the shifts),
 inside_mistakes.png, inside_filters.png, inside_features.png and a file per run into {out}/studies.
@@ -29,7 +29,7 @@ BARE = {"xticks": [], "yticks": [], "frame_on": False}  # axes of pictures
 
 
 def crop_at(data, right, down):
-    """Return the main test images, cropped `right` and `down` pixels off the centre, float32 and normalised."""
+    """Return the main test images, normalised float32, cropped `right` and `down` pixels off the centre."""
     images = data["main_test_images"]
     top, left = ((side - 48) // 2 for side in images.shape[2:])
     crops = images[:, :, top + down :, left + right :][:, :, :48, :48].float()
@@ -37,7 +37,7 @@ def crop_at(data, right, down):
 
 
 def measure(out, device, seed, network, epochs):
-    """Return a network's accuracy and share of changed predictions by shift: means over images and directions."""
+    """Return a network's accuracy and share of changed predictions per shift, means over images and directions."""
     data = resplit(load_data(out), seed)
     model = seed_network(network, data, out, seed, epochs, device).cpu()
     labels, predictions = data["main_test_labels"], []
@@ -134,9 +134,9 @@ def filters_figure(cnn, data):
 
 
 def features_in_a_plane(features, head):
-    """Project features, float32 (n, 64), onto the head's decision direction and the widest one across it: (n, 2).
+    """Project features, float32 (n, 64), onto the head's decision direction and the widest orthogonal one: (n, 2).
 
-    The first coordinate is the difference between the two logits: the decision line is at zero.
+    The first coordinate is the difference of the two logits, so the decision line is at zero.
     """
     direction = head.weight[1] - head.weight[0]
     logit_difference = features @ direction + head.bias[1] - head.bias[0]
@@ -172,7 +172,7 @@ def main():
     if num_transfer == 2:
         networks["transfer"] = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     else:
-        notes = [f"inside_features.png needs two classes held back: with {num_transfer} it is left out."]
+        notes = [f"inside_features.png needs two held-back classes: with {num_transfer} it is left out."]
     for script, network in zip(("q2_fcn", "q3_cnn", "q5_transfer"), networks.values(), strict=False):
         load_trained(network, Path(args.out) / f"{script}.pt", data, f"{script}.py", args.force)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in NETWORKS]

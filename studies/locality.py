@@ -1,4 +1,4 @@
-"""Why is the CNN better? Both networks on crops whose pixels are shuffled, by one permutation for all images.
+"""Why is the CNN better? Both networks trained on crops with shuffled pixels, the same permutation for all images.
 
 The FCN treats all pixels alike, so a fixed permutation does not affect it. The CNN's filters see neighbouring pixels
 and use the same weights everywhere; after shuffling, neighbours no longer belong together and a shape no longer looks
@@ -22,14 +22,14 @@ PIXELS = {"as_is": "as is", "shuffled": "shuffled"}
 
 
 def shuffle_pixels(crops):
-    """Return crops, float32 (n, 3, h, w), with their pixels permuted, always in the same way."""
+    """Return crops, float32 (n, 3, h, w), with their pixels shuffled by a fixed permutation."""
     _, _, height, width = crops.shape
     order = torch.randperm(height * width, generator=torch.Generator().manual_seed(PERMUTATION_SEED))
     return crops.flatten(2)[:, :, order.to(crops.device)].view(crops.shape)
 
 
 def measure(out, device, seed, network, epochs):
-    """Return a network's accuracy on crops as they are, and, retrained, on shuffled ones."""
+    """Return a network's accuracy on unchanged crops and, after retraining, on shuffled crops."""
     data = resplit(load_data(out), seed)
     plain = seed_network(network, data, out, seed, epochs, device)
     other = train_on_main(network, data, epochs, seed, device, augmentations=[shuffle_pixels])
@@ -50,7 +50,7 @@ def summarise(rows):
 
 
 def compare(values):
-    """Return the intervals of a metric, float (seeds,) for each of PIXELS, and of its change."""
+    """Return intervals for a metric, float (seeds,) for each of PIXELS, and for its change."""
     change = values["shuffled"] - values["as_is"]
     return {key: mean_interval(each) for key, each in (values | {"change": change}).items()}
 
@@ -76,7 +76,7 @@ def tables(record):
 
 
 def locality_figure(summary, image):
-    """Return a figure of all accuracies beside one galaxy, uint8 (3, h, w), as is and shuffled."""
+    """Return a figure of all accuracies and, next to them, one galaxy, uint8 (3, h, w), as is and shuffled."""
     layout = [["accuracy", *PIXELS]]
     figure, axes = plt.subplot_mosaic(layout, figsize=(10.6, 3.6), layout="constrained", width_ratios=(2.2, 1, 1))
     accuracy, rows = axes["accuracy"], [(name, key) for name in NETWORKS for key in PIXELS]
@@ -95,7 +95,7 @@ def locality_figure(summary, image):
 def main():
     args = get_args()
     data = load_data(args.out)
-    runs = [{"seed": seed, "network": name} for name in ("cnn", "fcn") for seed in args.seeds]  # the longest first
+    runs = [{"seed": seed, "network": name} for name in ("cnn", "fcn") for seed in args.seeds]  # the longest runs first
     summary = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs))
     figure = locality_figure(summary, data["main_test_images"][0])
     save_study(__file__, args, data, figure, describe(summary), **summary)

@@ -1,10 +1,10 @@
-"""How much do the results vary from seed to seed, and does the split or the training make them vary?
+"""How much do the results vary between seeds, and is this due to the split or to the training?
 
-FCN, CNN and transfer of seed s are trained as in `OMP_NUM_THREADS=1 make all SEED=s`, with the same split, initial
-weights and crops. Three baselines use the same images: the majority class, softmax regression (one linear layer,
-trained like the FCN) and k nearest neighbours of downsampled pixels (scikit-learn, k by cross-validation on the
-training images). Each split of the first --grid seeds is combined with each of their training seeds, to separate the
-variance between splits from the variance between training runs. --split file adds the course's split, in file order.
+For each seed s, FCN, CNN and transfer are trained as in `OMP_NUM_THREADS=1 make all SEED=s`, with the same split,
+initial weights and crops. Three baselines use the same images: the majority class, softmax regression (one linear
+layer, trained like the FCN) and k nearest neighbours on downsampled pixels (scikit-learn, k by cross-validation on the
+training images). The splits of the first --grid seeds are crossed with their training seeds, to separate the variance
+between splits from the variance between training runs. --split file adds the course's split, in file order.
 
 Reads q1_data.pt under --out. Writes seeds.json, seeds.png and a file per run into {out}/studies.
 """
@@ -44,7 +44,7 @@ TITLES = {
 def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
     """Return the results of each method by name, dicts with test_accuracy and more.
 
-    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, there are only FCN and CNN.
+    split: stratified, by `split_seed`, or file. If split_seed differs from `seed`, only FCN and CNN are trained.
     """
     data = resplit(load_data(out), split_seed, split)
     networks = {name: seed_network(name, data, out, seed, epochs, device) for name in NETWORKS}
@@ -72,7 +72,7 @@ def measure(out, device, split, split_seed, seed, epochs, transfer_epochs):
 def nearest_neighbours(data, seed):
     """Return the metrics of k nearest neighbours on the central 48 x 48 pixels, averaged to 12 x 12.
 
-    k is chosen by five-fold cross-validation on the training images of Q1's `data`; seed: for the folds.
+    k is chosen by five-fold cross-validation on the training images of Q1's `data`; seed: of the folds.
     """
     features, labels = {}, {}
     for subset in ("train", "test"):
@@ -196,8 +196,9 @@ def main():
 def get_args(argv=None):
     parser = study_parser(__doc__, "python -m studies.seeds --seeds 0-9 --split file")
     add, whole = parser.add_argument, cli.positive_int
-    add("--grid", type=whole, default=3, metavar="N", help="seeds in the split × training grid; 1: none")
-    add("--split", choices=("stratified", "file"), default="stratified", help="file: add the course's, in file order")
+    add("--grid", type=whole, default=3, metavar="N", help="seeds to cross, splits × training runs; 1: none")
+    help = "file: add the course's split, in file order"
+    add("--split", choices=("stratified", "file"), default="stratified", help=help)
     epochs = DEFAULTS["transfer"].epochs
     add("--transfer-epochs", type=whole, default=epochs, metavar="N", help="passes over the transfer training set")
     return parser.parse_args(argv)

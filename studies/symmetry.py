@@ -1,8 +1,8 @@
 """A galaxy has no right way up: what is that worth to the networks, in points and in labelled galaxies?
 
-FCN and CNN are trained on an eighth, a quarter, half and all of the training images, with and without the eight
-symmetries of the square, a random one per image and epoch, and predict with and without averaging over all eight.
-With fewer images there are more epochs, so that the number of steps is about the same. Seed s has the split, initial
+FCN and CNN are trained on 1/8, 1/4, 1/2 and all of the training images, with and without augmentation (a random one of
+the square's eight symmetries per image and epoch), and predict with and without averaging over all eight symmetries.
+Smaller training sets get more epochs, so that the number of steps is about the same. Seed s has the split, initial
 weights and crops of `make all SEED=s`.
 
 Reads q1_data.pt under --out. Writes symmetry.json, symmetry.png and a file per run into {out}/studies.
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-USES = ("none", "test-time", "train-time", "both")  # where the symmetries are applied
+USES = ("none", "test-time", "train-time", "both")  # where symmetries are applied
 LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
 
 
@@ -40,7 +40,7 @@ class SymmetryMean(nn.Module):
 
 
 def measure(out, device, seed, network, fraction, epochs):
-    """Return a network's accuracy for each of USES, trained on 1 / `fraction` of the images, and their number."""
+    """Return a network's accuracy for each of USES, trained on 1 / `fraction` of the images, and the image count."""
     data = resplit(load_data(out), seed)
     if fraction > 1:
         labels = data["main_train_labels"]
@@ -59,7 +59,7 @@ def measure(out, device, seed, network, fraction, epochs):
 
 
 def summarise(rows, fractions):
-    """Return accuracies, gains and worth of the symmetries by network and fraction, with intervals."""
+    """Return accuracies, gains and the worth of the symmetries by network and fraction, with intervals."""
     networks = {}
     for name in NETWORKS:
         found = {"train_count": {}, "seeds": {}, "accuracy": {}, "gain": {}, "worth": {}}
@@ -122,7 +122,8 @@ def symmetry_figure(networks):
 def main():
     args = get_args()
     data = load_data(args.out)
-    combinations = product(("cnn", "fcn"), args.seeds, args.fractions)  # the longest first: no core waits for another
+    # The longest runs come first, so that all cores finish at about the same time.
+    combinations = product(("cnn", "fcn"), args.seeds, args.fractions)
     runs = [{"seed": seed, "network": name, "fraction": fraction} for name, seed, fraction in combinations]
     networks = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)
     save_study(__file__, args, data, symmetry_figure(networks), describe(networks), networks=networks)
@@ -130,7 +131,7 @@ def main():
 
 def get_args(argv=None):
     parser = study_parser(__doc__, "python -m studies.symmetry --seeds 0-9 --fractions 1")
-    help = "train on 1/n of the images for each n in the list, with n times as many epochs"
+    help = "train on 1/n of the images for n times as many epochs, for each n in the list"
     parser.add_argument("--fractions", type=number_list, default="1,2,4,8", metavar="LIST", help=help)
     args = parser.parse_args(argv)
     if args.fractions[0] != 1:

@@ -1,11 +1,11 @@
 """What is the pretrained backbone worth, in labelled galaxies of the two new classes?
 
-Four networks with the same layers: Q3's trained backbone and an untrained one, both frozen, with scikit-learn's
-logistic regression as head (regularisation by cross-validation); the network trained from scratch; and the trained one
-with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies. Seed s has the split
-and test images of `make all SEED=s`, the first n of its training images, and different initial weights. Whole networks
-train for 30 epochs with Q3's learning rate; with fewer galaxies there are more epochs, so that the number of steps is
-the same.
+Four networks with the same layers are compared: Q3's trained backbone and an untrained one, both frozen, with
+scikit-learn's logistic regression as the head (regularised by cross-validation); the network trained from scratch; and
+the trained one with all weights fine-tuned. Each is trained on 25, 50, 100, 200, 400 and all labelled galaxies. Seed s
+has the split and test images of `make all SEED=s`, the first n of its training images, and different initial weights.
+Whole networks are trained for 30 epochs with Q3's learning rate, or for more epochs with fewer galaxies, so that the
+number of steps is the same.
 
 Reads q1_data.pt and q3_cnn.pt under --out. Writes transfer.json, transfer.png and a file per run into {out}/studies.
 """
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
-SIZES = (25, 50, 100, 200, 400)  # labelled galaxies, besides all
+SIZES = (25, 50, 100, 200, 400)  # labelled galaxies; all are added
 LABELS = {
     "frozen": "trained backbone, frozen",
     "untrained": "untrained backbone, frozen",
@@ -44,7 +44,7 @@ PAIRS = (("frozen", "untrained"), ("frozen", "scratch"), ("tuned", "scratch"), (
 
 
 def sample(out, seed):
-    """Return Q1's dict, split by `seed`, with mean and std from the split of Q3's backbone."""
+    """Return Q1's dict, split by `seed`, with the mean and std that Q3's backbone was trained with."""
     original = load_data(out)
     return resplit(original, seed) | {name: original[name] for name in ("mean", "std")}
 
@@ -60,12 +60,12 @@ def trained_backbone(out, force=True, expected_hash=None):
 
 
 def backbone_features(backbone, data, task):
-    """Return a backbone's features of one crop per image, and the labels: a pair for training, one for test images."""
+    """Return a backbone's features of one crop per image, and the labels: a training pair and a test pair."""
     return [predict(backbone, make_loader(data, f"{task}_{subset}")) for subset in ("train", "test")]
 
 
 def epochs_for(size, whole_size, epochs, batch_size):
-    """Return how many epochs of `size` images take as many steps as `epochs` of `whole_size`, rounded up."""
+    """Return the number of epochs of `size` images with as many steps as `epochs` of `whole_size`, rounded up."""
     steps = epochs * math.ceil(whole_size / batch_size)
     return math.ceil(steps / math.ceil(size / batch_size))
 
@@ -152,7 +152,9 @@ def main():
     args = get_args()
     data = load_data(args.out)
     if not task_names(data)["transfer"]:
-        raise ValueError(f"{args.out}: no classes are held back for this study: rerun q1_data.py with --hold-back")
+        raise ValueError(
+            f"{args.out}: no classes are held back, which this study needs: rerun q1_data.py with --hold-back"
+        )
     _, backbone = trained_backbone(args.out, args.force)
     whole = len(data["transfer_train_labels"])
     sizes = [size for size in SIZES if size < whole] + [whole]

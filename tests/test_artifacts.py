@@ -32,7 +32,7 @@ def test_missing_and_mismatched_files_say_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"q1_data.pt does not exist: run q1_data.py first"):
         load_data(tmp_path)
     artifacts.save_tensors({"mean": torch.ones(3)}, tmp_path / "q1_data.pt")
-    with pytest.raises(ValueError, match=r"q1_data.pt is not what q1_data.py writes: rerun it"):
+    with pytest.raises(ValueError, match=r"q1_data.pt was not written by this q1_data.py: rerun it"):
         load_data(tmp_path)
     artifacts.save_tensors(nn.Linear(4, 3).state_dict(), tmp_path / "q2_fcn.pt")
     with pytest.raises(ValueError, match=r"q2_fcn.pt does not hold the weights of this network: rerun the script that"):

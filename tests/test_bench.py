@@ -81,8 +81,8 @@ def test_the_dry_run_on_the_cpu_passes_every_check(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["gpu", *options, "--out", str(tmp_path)])
     gpu.main()
     rows = {row["name"]: row for row in load_json(tmp_path / "gpu" / "gpu.json")["rows"]}
-    checked = {"chain", *(f"{run}, card and CPU" for run in ("q2_fcn, epoch 1", "q3_cnn, epoch 1"))}
-    assert {name for name, row in rows.items() if row["passed"]} == checked | {"q3_cnn_resumed, epoch 2, card and CPU"}
+    checked = {"chain", *(f"{run}, GPU and CPU" for run in ("q2_fcn, epoch 1", "q3_cnn, epoch 1"))}
+    assert {name for name, row in rows.items() if row["passed"]} == checked | {"q3_cnn_resumed, epoch 2, GPU and CPU"}
     assert "SYNTHETIC" in rows["machine"]["value"]
     printed = capsys.readouterr().out
     assert all(f"{name}: {row['value']}" in printed for name, row in rows.items())

@@ -56,7 +56,7 @@ def test_other_peoples_checkpoints_are_recognized_with_the_same_weights(form, tm
     for legacy in (False, True):
         torch.save(content, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=not legacy)
         loaded, found = load(tmp_path / "ckpt.pt")
-        assert found == (f"a cnn_backbone, its names begin with '{prefix}'" if prefix else "a cnn_backbone")
+        assert found == (f"a cnn_backbone; its tensor names begin with '{prefix}'" if prefix else "a cnn_backbone")
         assert weights_hash(loaded.state_dict()) == weights_hash(BACKBONE.state_dict())
 
 
@@ -100,7 +100,7 @@ REFUSED = {
     "whole numbers": (WEIGHTS | {"0.7.bias": torch.ones(128, dtype=torch.int8)}, "expected finite floating-poin"),
     "a model and its average": (
         {"model": WEIGHTS, "ema": AveragedModel(CNN).state_dict()},
-        "holds 2 networks, with the prefixes 'model.0.' and 'ema.module.0.': save one of them alone",
+        "holds 2 networks, with the prefixes 'model.0.' and 'ema.module.0.': save only one of them",
     ),
     "a tensor": (torch.zeros(3), EXPECTED + "nothing"),
 }
@@ -119,11 +119,14 @@ def test_files_that_are_no_checkpoint_are_named_for_what_they_are_and_run_nothin
     torch.save(WEIGHTS, path)
     cut_short = path.read_bytes()[:5000]
     for write, reason in (
-        (lambda: path.write_text("0.weight = 1\n"), "it is another kind of file, or was cut short"),
-        (lambda: path.write_bytes(cut_short), "it is another kind of file, or was cut short: copy or recreate it$"),
-        (lambda: torch.save(harmful, path), "it holds objects of _?io.open, whose code is not run: save a state_dict$"),
-        (lambda: torch.save(harmful, path, _use_new_zipfile_serialization=False), "it holds objects of _?io.open, "),
-        (lambda: torch.save(CNN, path), r"it holds objects of torch\.nn\.modules\.container\.Sequential, whose code"),
+        (lambda: path.write_text("0.weight = 1\n"), "it is another kind of file, or truncated"),
+        (lambda: path.write_bytes(cut_short), "it is another kind of file, or truncated: copy or recreate it$"),
+        (
+            lambda: torch.save(harmful, path),
+            "it contains _?io.open, which is not loaded .*: save a state_dict$",
+        ),
+        (lambda: torch.save(harmful, path, _use_new_zipfile_serialization=False), "it contains _?io.open, "),
+        (lambda: torch.save(CNN, path), r"it contains torch\.nn\.modules\.container\.Sequential, which"),
         (lambda: zipfile.ZipFile(path, "w").writestr("folder/file", "x"), "(?!it )"),  # torch's own words
     ):
         write()
@@ -146,7 +149,7 @@ def test_the_record_beside_a_network_must_be_of_the_same_weights(tmp_path, capsy
     path = tmp_path / "ckpt.pt"
     save_tensors(WEIGHTS, path)
     load(path)
-    assert "no ckpt.json next to it, so what it was trained on is unknown" in capsys.readouterr().out
+    assert "no ckpt.json next to it, so its training data are unknown" in capsys.readouterr().out
     save_json(DATA | {"weights_sha256": weights_hash(WEIGHTS)}, tmp_path / "ckpt.json")
     load(path)
     save_tensors(WEIGHTS | {"1.bias": torch.zeros(8)}, path)

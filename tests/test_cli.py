@@ -20,7 +20,7 @@ def test_ctrl_c_says_how_to_resume_where_that_is_possible(arguments, given, comm
 
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(sys, "argv", given)
-    for level, same_make in ((None, ""), ("1", " (or the same make again)")):
+    for level, same_make in ((None, ""), ("1", " (or rerun make)")):
         monkeypatch.delenv("MAKELEVEL", raising=False)
         if level:
             monkeypatch.setenv("MAKELEVEL", level)

@@ -1,4 +1,4 @@
-"""Q4's numbers: per class, and within the branches of Galaxy Zoo's tree."""
+"""Q4's metrics: per class, and within the branches of Galaxy Zoo's tree."""
 
 from common import metrics, plots
 from common.galaxies.facts import BRANCHES, CLASS_NAMES, DECALS_CLASS_NAMES
@@ -13,7 +13,7 @@ pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, ma
 
 
 def slowly(matrix, branches):
-    """Errors within a branch and those expected, one image after the other."""
+    """Return the errors within a branch, and the expected ones, counted one image at a time."""
     branch = {label: number for number, labels in enumerate(branches) for label in labels}
     within = expected = errors = 0
     for true, row in enumerate(matrix):
@@ -28,7 +28,7 @@ def slowly(matrix, branches):
 
 
 @given(pairs)
-def test_errors_within_a_branch_are_counted_one_by_one(answers):
+def test_errors_within_a_branch_match_a_count_one_by_one(answers):
     labels, predictions = zip(*answers, strict=True)
     matrix = confusion_matrix(labels, predictions, labels=range(8))
     found = metrics.errors_within_branch(matrix, BRANCHES_OF_MAIN)
@@ -45,7 +45,7 @@ def test_each_class_is_in_one_branch():
 
 
 @given(pairs)
-def test_metrics_of_the_classes_are_sklearns(answers):
+def test_metrics_per_class_match_sklearn(answers):
     labels, predictions = map(np.array, zip(*answers, strict=True))
     found = metrics.per_class(confusion_matrix(labels, predictions, labels=range(8)))
     expected = precision_recall_fscore_support(labels, predictions, labels=range(8), zero_division=np.nan)

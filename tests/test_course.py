@@ -122,8 +122,7 @@ def test_a_network_of_other_operations_is_told_the_first_difference():
     assert first_difference(CNN[:5], CNN) == "max_pool2d by 2 is missing after relu 2"
     assert first_difference([], ["relu"]) == "relu is missing"
     assert (
-        first_difference(["linear", "dropout", "linear"], ["linear", "linear"])
-        == "dropout was not asked for after linear 1"
+        first_difference(["linear", "dropout", "linear"], ["linear", "linear"]) == "unexpected dropout after linear 1"
     )
     assert (
         first_difference([*CNN[:5], "avg_pool2d", *CNN[6:]], CNN)
@@ -361,14 +360,14 @@ CASES = {
 # What the tests say, and a teacher would repeat.
 REASONS = {
     "batch means divided by the number of images":
-        "fcn_history does not have the train_loss of its epochs, means over all images: ",
-    "test loss of training images": "fcn_history does not have the test_loss of its epochs, means over all images: ",
+        "fcn_history does not contain the train_loss of each epoch, a mean over all images: ",
+    "test loss of training images": "fcn_history does not contain the test_loss of each epoch, a mean over all images: ",
     "backward on test images": "backward is also called for fcn on the test set",
     "steps on test images too": "fcn is trained on the images of the test set",
-    "padding": "convolution 1 makes 48 x 48 pixels of 48 x 48: it was to have no padding, and a stride of 1",
+    "padding": "convolution 1 maps 48 x 48 pixels to 48 x 48: it should have no padding and a stride of 1",
     "both matrices of the FCN": "cnn_confusion is the matrix of fcn",
     "matrix transposed": "the rows of fcn_confusion are the predicted classes, not the true ones",
-    "softmax in train": "nn.CrossEntropyLoss gets the softmax of the logits of fcn, and contains a softmax already",
+    "softmax in train": "nn.CrossEntropyLoss gets the softmax of the logits of fcn, but already contains a softmax",
 }  # fmt: skip
 # The student's own check says the same sentence.
 SEEN = (

@@ -158,7 +158,8 @@ def test_while_nothing_comes_back_a_line_says_where_to_look(scheduler, monkeypat
     monkeypatch.setattr(parallel, "SILENCE", 0.5)
     assert list(parallel.side_by_side(time.sleep, [2], dask=scheduler)) == [None]
     sentence = (
-        "No result from Dask for 0.5 seconds (workers: 1): if none follows, see the logs of scheduler and workers\n"
+        "No result from Dask for 0.5 seconds (workers: 1): "
+        "if this continues, see the logs of the scheduler and the workers\n"
     )
     assert capsys.readouterr().err == sentence
 
@@ -172,7 +173,7 @@ def test_what_a_worker_does_not_see_is_named_in_one_sentence(folder):
     with pytest.raises(ValueError, match=r"the pictures from a.h5\[10\] on: .*q3_cnn.pt"):
         classify_there(classifier, (Piece(0, ["a.h5"], range(10, 20)), None))
     other = classifier._replace(model=str(folder / "q3_cnn.pt"))
-    with pytest.raises(ValueError, match=r"q3_cnn\.pt is another network on"):
+    with pytest.raises(ValueError, match=r"q3_cnn\.pt is a different network on"):
         classify_there(other, (Piece(0, ["1.jpg"]), None))
 
 

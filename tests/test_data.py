@@ -1,4 +1,4 @@
-"""Crops, normalisation and loader, against slices of images, torchvision and torch's own DataLoader."""
+"""Compare crops, normalisation and loader with slices of images, torchvision and torch's DataLoader."""
 
 from common.data import Loader, MyDataset, RandomCrop, normalize_rows
 from common.symmetries import RandomSymmetry
@@ -15,7 +15,7 @@ MEAN, STD = torch.tensor([10.0, 20, 30]), torch.tensor([3.0, 4, 5])
 
 
 def numbered_images(count):
-    """Images whose first two channels say each pixel's row and column, and the third the image's number."""
+    """Return images whose channels contain each pixel's row, its column, and the number of the image."""
     images = torch.empty(count, 3, 69, 69, dtype=torch.uint8)
     images[:, 0] = torch.arange(69, dtype=torch.uint8)[:, None]
     images[:, 1] = torch.arange(69, dtype=torch.uint8)
@@ -24,11 +24,11 @@ def numbered_images(count):
 
 
 def epoch_of(loader, seed=0, epoch=1):
-    """All crops and labels of an epoch."""
+    """Return all crops and labels of an epoch."""
     return tuple(map(torch.cat, zip(*loader.batches(seed, epoch), strict=True)))
 
 
-def test_every_crop_is_a_whole_window_of_its_own_image():
+def test_every_crop_is_a_window_of_its_image():
     images = random_data(40)[0]
     index = [7, 7, 3, 39]
     crops, _ = MyDataset(images, torch.zeros(40), CROP)[index]
@@ -48,11 +48,11 @@ def test_crops_of_one_batch_differ_and_all_offsets_occur_equally_often():
         counts += torch.bincount(top * 22 + left, minlength=484)
     chi_square = ((counts - 50) ** 2 / 50).sum().item()
     assert (counts > 0).all()
-    assert abs(chi_square - 483) < 5 * np.sqrt(2 * 483)  # mean and deviation of chi-square with 483 degrees
+    assert abs(chi_square - 483) < 5 * np.sqrt(2 * 483)  # mean and deviation for 483 degrees of freedom
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_the_dataset_gives_torchs_dataloader_what_the_transform_gives(order):
+def test_the_dataset_works_with_torchs_dataloader(order):
     images, labels = random_data(10)
     dataset = MyDataset(images.contiguous(memory_format=order), labels, crop_transform(MEAN, STD))
     torch.manual_seed(5)
@@ -88,7 +88,7 @@ def test_the_loader_gives_every_image_once_cropped_and_normalised(shuffle):
         torch.testing.assert_close(each, transforms.Normalize(MEAN, STD)(window.float()), rtol=1e-6, atol=1e-5)
 
 
-def test_an_epochs_random_numbers_depend_on_seed_and_epoch_alone():
+def test_an_epochs_random_numbers_depend_only_on_seed_and_epoch():
     loader = Loader(MyDataset(numbered_images(100), torch.arange(100), CROP), shuffle=True)
 
     def corners(seed, epoch):
@@ -111,7 +111,7 @@ def test_batches_of_another_size_have_the_same_crops():
         assert torch.equal(found, expected)
 
 
-def test_weights_sample_as_torchs_sampler_does():
+def test_weighted_sampling_matches_torchs_sampler():
     weights = torch.tensor([0.1] * 50 + [0.9] * 50, dtype=torch.double)
     loader = Loader(MyDataset(*random_data(100), CROP), weights=weights)
     loader.labels = torch.arange(100)
@@ -133,7 +133,7 @@ class RandomShift:
 
 
 @pytest.mark.parametrize("extra", [RandomShift(), RandomSymmetry()])
-def test_a_random_transform_of_batches_leaves_the_crops_and_depends_on_the_epoch_alone(extra):
+def test_a_random_transform_keeps_the_crops_and_depends_only_on_the_epoch(extra):
     dataset = MyDataset(*random_data(150), transforms.Compose([RandomCrop(48), extra]))
     plain, changed = (epoch_of(Loader(each))[0] for each in (MyDataset(*random_data(150), CROP), dataset))
     params = Loader(dataset).sample_epoch(0, 1)[3]
@@ -153,14 +153,15 @@ def test_a_random_transform_of_batches_leaves_the_crops_and_depends_on_the_epoch
         ([RandomCrop(48), transforms.RandomHorizontalFlip()], "would treat all images of a batch alike: see README"),
     ],
 )
-def test_transforms_that_would_treat_a_batch_alike_are_refused(steps, words):
+def test_transforms_that_would_treat_a_batch_alike_are_rejected(steps, words):
     with pytest.raises(ValueError, match=words):
         Loader(MyDataset(*random_data(10), transforms.Compose(steps)))
 
 
 # x * scale + shift and (x - mean) / std each round at most four times, by half a unit in the last place, 6e-8, of at
-# most 255 / 3: below 2e-5 where the result is large, and 2e-6 where x is near the mean and the result near zero.
-def test_rows_are_normalised_as_by_torchvision_but_for_rounding():
+# most 255 / 3: the error is below 2e-5 for large results, and below 2e-6 if x is near the mean and the result near
+# zero.
+def test_normalised_rows_match_torchvision_up_to_rounding():
     crops = torch.rand(5, 3, 48, 48) * 255
     normalize = transforms.Normalize(MEAN, STD)
     for order in (torch.contiguous_format, torch.channels_last):

@@ -51,7 +51,7 @@ def test_pixels_without_a_value_are_counted_and_a_cube_of_them_is_refused(tmp_pa
     assert capsys.readouterr().err == (f"{path}: 2,304 of 27,648 pixel values (8.3%) are NaN or infinite, set to 0\n")
     assert np.array_equal(holes, read(write(tmp_path / "b.fits", np.nan_to_num(cube))))
     assert capsys.readouterr().err == ""
-    with pytest.raises(ValueError, match="has only pixels that are NaN or infinite"):
+    with pytest.raises(ValueError, match="has only NaN or infinite pixels"):
         read(write(tmp_path / "c.fits", np.full_like(cube, np.nan)))
 
 
@@ -112,8 +112,8 @@ def test_a_compressed_file_is_found_and_read_as_the_plain_one(tmp_path, name):
 def test_without_a_cube_of_three_bands_it_says_what_a_file_holds_and_what_is_needed(tmp_path, names, shape, holds):
     images = [fits.ImageHDU(np.zeros(shape), name=name) for name in names]
     table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1])])
-    needed = "which is needed: width x height x 3, the bluest band first"
-    with pytest.raises(ValueError, match=f"holds {holds}, but no cube of three bands, {needed}"):
+    needed = r"\(width x height x 3, the bluest band first\)"
+    with pytest.raises(ValueError, match=f"holds {holds}, but no cube of three bands {needed}"):
         read(write(tmp_path / "a.fits", fits.PrimaryHDU(), *images, table))
 
 
@@ -122,7 +122,7 @@ def test_of_several_cubes_the_first_is_read_and_said(tmp_path, capsys):
     alone = read(write(tmp_path / "alone.fits", cube))
     path = write(tmp_path / "a.fits", cube, fits.ImageHDU(1 / cube, name="INVVAR"))
     assert np.array_equal(read(path), alone)
-    assert capsys.readouterr().err == f"{path}: holds 2 cubes of three bands, of which the first (PRIMARY) is read\n"
+    assert capsys.readouterr().err == f"{path}: holds 2 cubes of three bands; only the first (PRIMARY) is read\n"
 
 
 def test_damaged_files_say_so_and_the_rest_goes_on(tmp_path):

@@ -39,21 +39,21 @@ def empty(*shape, dtype=np.uint8):
     ({"images": empty(60, 69, 69)}, "images are uint8 60 x 69 x 69, not uint8 n x size x size x 3"),
     ({"images": empty(60, 69, 69, 3, dtype=np.float32)}, "images are float32 60 x 69 x 69 x 3, not"),
     ({"images": empty(60, 3, 69, 69)}, "images are uint8 60 x 3 x 69 x 69, not"),
-    ({"images": empty(60, 47, 47, 3)}, "60 x 47 x 47 x 3, not .* of 48 pixels or more"),
+    ({"images": empty(60, 47, 47, 3)}, "60 x 47 x 47 x 3, not .* with a size of at least 48"),
     ({"images": empty(60, 69, 70, 3)}, "60 x 69 x 70 x 3, not"),
     ({"images": empty(0, 69, 69, 3), "ans": LABELS[:0]}, "has no images"),
-    ({"ans": LABELS[:59]}, "ans are uint8 59, not a whole number for each of 60 images"),
-    ({"ans": np.eye(10, dtype=np.uint8)[LABELS]}, "ans are uint8 60 x 10, not a whole number for each"),
-    ({"ans": LABELS.astype(float)}, "ans are float64 60, not a whole number for each"),
-    ({"ans": LABELS + np.uint8(1)}, "ans run from 1 to 10, but the 10 classes have the numbers 0-9"),
-    ({"ans": LABELS.astype(int) - 1}, "ans run from -1 to 8"),
-    ({"class_names": OWN[:9]}, "ans run from 0 to 9, but the 9 classes have the numbers 0-8"),
-    *(({"class_names": names}, f"class_names must be different texts, one for each class: found {found}")
+    ({"ans": LABELS[:59]}, "ans is uint8 59, not one integer for each of 60 images"),
+    ({"ans": np.eye(10, dtype=np.uint8)[LABELS]}, "ans is uint8 60 x 10, not one integer for each"),
+    ({"ans": LABELS.astype(float)}, "ans is float64 60, not one integer for each"),
+    ({"ans": LABELS + np.uint8(1)}, "ans ranges from 1 to 10, but the 10 classes are numbered 0-9"),
+    ({"ans": LABELS.astype(int) - 1}, "ans ranges from -1 to 8"),
+    ({"class_names": OWN[:9]}, "ans ranges from 0 to 9, but the 9 classes are numbered 0-8"),
+    *(({"class_names": names}, f"class_names must be distinct strings, one per class: found {found}")
       for names, found in ((OWN[:1], "1, "), ([*OWN[:9], OWN[0]], "10, "), ([*map(str, range(1001))], "1001, "),
                            ([*OWN[:9], ""], "10, "), ([*OWN[:9], "two\nlines"], "10, "), (np.arange(10), "none"),
                            ("a name", "1, "), (np.array([b"\xff", *b"abcdefghi"], "S1"), "10, "))),
     ({"split": ["train"] * 59 + ["valid"]}, r"'split' must be train or test .* not \['valid'\]: use --split strat"),
-    ({"split": np.zeros(60)}, "'split' is float64 .*, not one text or whole number per image"),
+    ({"split": np.zeros(60)}, "'split' is float64 .*, not one string or integer per image"),
 ])  # fmt: skip
 def test_what_is_wrong_with_the_contents_is_said(changes, sentence, tmp_path):
     path = write_galaxy10(tmp_path / "galaxies.h5", **changes)
@@ -162,7 +162,7 @@ def test_ids_are_objid_or_else_id_and_those_that_are_none_are_said(tmp_path, cap
         del file["id"]
         file["id"] = np.arange(60) / 2
         assert catalogue_ids(path, file, 60) == []
-    sentence = "its ids are not used: 'id' is float64 (60,), not one text or whole number per image"
+    sentence = "ignoring its ids: 'id' is float64 (60,), not one string or integer per image"
     assert capsys.readouterr().err == f"{path}: {sentence}\n"
 
 
@@ -170,7 +170,7 @@ def test_a_file_of_another_size_is_reduced_once_and_again_when_it_has_changed(tm
     large = np.random.default_rng(1).integers(0, 256, (60, 96, 96, 3), dtype=np.uint8)
     path = write_galaxy10(tmp_path / "own.h5", images=large, id=np.arange(60), class_names=OWN)
     copy = reduced(path, OWN, tmp_path / "cache")
-    assert capsys.readouterr().out == f"{path}: reduced to 69 x 69 pixels in {copy}\n"
+    assert capsys.readouterr().out == f"{path}: resized to 69 x 69 pixels in {copy}\n"
     assert check_galaxy10(copy) == (OWN, 69)
     with h5py.File(copy) as file:
         assert (file["ans"][:] == LABELS).all()

@@ -1,4 +1,4 @@
-"""Metrics against closed forms; those of Q4's confusion matrices are in test_confusion.py."""
+"""Compare metrics with closed forms; test_confusion.py tests those of Q4's confusion matrices."""
 
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar, recall_intervals
 
@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import chi2
 
 
-def test_majority_is_that_of_the_training_labels():
+def test_the_majority_class_is_from_the_training_labels():
     assert majority_accuracy([2, 2, 2, 0], [0, 0, 0, 2]) == 0.25
 
 
-def test_interval_is_wilsons_closed_form():
+def test_the_interval_matches_wilsons_closed_form():
     for correct, count in ((0, 10), (7, 10), (412, 495), (10, 10)):
         z, share = 1.959963984540054, correct / count
         centre = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -22,7 +22,7 @@ def test_interval_is_wilsons_closed_form():
         assert np.isnan(recall_intervals(matrix)[1]).all()
 
 
-def test_mcnemar_counts_discordant_images_and_agrees_with_the_chi_square_form_for_many():
+def test_mcnemar_counts_discordant_images_and_agrees_with_chi_square_for_many():
     rng = np.random.default_rng(0)
     first, second = rng.random(4000) < 0.65, rng.random(4000) < 0.68
     test = mcnemar(first, second)

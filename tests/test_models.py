@@ -13,14 +13,14 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_parameter_counts_are_the_assignments():
+def test_parameter_counts_match_the_assignment():
     assert count(make_fcn()) == 442_952
     assert count(make_backbone()) == 178_096
     assert count(make_cnn()) == 178_616
     assert count(nn.Sequential(make_backbone(), nn.Linear(64, 2))) == 178_226
 
 
-def test_layers_are_the_assignments():
+def test_layers_match_the_assignment():
     kinds = [type(layer) for layer in make_fcn()]
     assert kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
     kinds = [type(layer) for layer in make_backbone()]
@@ -28,7 +28,7 @@ def test_layers_are_the_assignments():
     assert kinds == [*convolution, *convolution, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
 
 
-def test_first_loss_is_near_that_of_a_uniform_guess():
+def test_the_first_loss_is_near_a_uniform_guess():
     torch.manual_seed(0)
     crops = torch.randn(256, 3, 48, 48)
     for model, num_classes in ((make_fcn(), 8), (nn.Sequential(make_backbone(), nn.Linear(64, 2)), 2)):
@@ -36,13 +36,13 @@ def test_first_loss_is_near_that_of_a_uniform_guess():
         assert abs(loss - math.log(num_classes)) < 0.1
 
 
-def test_state_dict_keys_put_backbone_and_head_apart():
+def test_state_dict_keys_separate_backbone_and_head():
     keys = set(make_cnn().state_dict())
     layers = {key.rsplit(".", 1)[0] for key in keys}
     assert layers == {"0.0", "0.3", "0.7", "0.9", "1"}
 
 
-# Bits, on any processor: a maximum and ReLU round nothing, and all other layers get the same numbers in both networks.
+# Exact on any processor: maximum and ReLU do not round, and all other layers get the same values in both networks.
 def test_pooling_before_relu_changes_no_bit_of_outputs_and_gradients():
     torch.manual_seed(0)
     model = make_cnn()

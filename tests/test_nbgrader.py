@@ -320,7 +320,7 @@ def test_one_notebook_of_each_student_is_collected_and_the_others_are_listed(mar
             "Pdf (300002): report.pdf, no notebook",
             "Script (300003): galaxies.py, no notebook",
         ],
-        "Left out": ["Bad Luck (100003): galaxies.ipynb, as galaxies (1).ipynb is collected"],
+        "Skipped": ["Bad Luck (100003): galaxies.ipynb, because galaxies (1).ipynb is collected"],
     }
 
 
@@ -341,7 +341,7 @@ def test_a_second_zip_brings_new_students_and_resubmissions_and_a_worksheet_says
 def test_a_run_that_misbehaves_is_ended_with_a_reason_and_the_next_are_marked(marked):
     course, said = marked
     assert said["ended"][0] != 0
-    assert [line for line in notes(said["ended"])["Not marked"] if FORKS not in line] == [
+    assert [line for line in notes(said["ended"])["Not graded"] if FORKS not in line] == [
         f"{number}: a cell {reason}. The cell begins with: {source.splitlines()[0]}"
         for number, (source, reason) in ENDED.items()
     ]
@@ -353,7 +353,7 @@ def test_a_run_that_misbehaves_is_ended_with_a_reason_and_the_next_are_marked(ma
 @needs_bubblewrap
 def test_a_submission_that_forks_without_end_is_ended(marked):
     _, said = marked
-    assert [line for line in notes(said["ended"])["Not marked"] if FORKS in line]
+    assert [line for line in notes(said["ended"])["Not graded"] if FORKS in line]
 
 
 @needs_bubblewrap
@@ -373,7 +373,7 @@ def test_points_follow_the_teachers_source_and_a_resubmission(marked):
     assert sum(full.values()) == 13.5 + 0.5 + 1
     assert (full["q1_read"], full["q6_test"]) == (1, 1)
     assert scores(course, CHANGED)["q6_test"] == 1
-    assert f"{FULL}: put back q1_labels" in notes(said["changed"])["Repaired"]
+    assert f"{FULL}: restored missing q1_labels" in notes(said["changed"])["Repaired"]
 
 
 def test_what_is_undecided_is_listed(marked):
@@ -398,7 +398,7 @@ def test_the_table_for_moodle_has_the_worksheets_rows_and_grades_of_all_that_is_
     assert [row[4] for row in rows] == ["", "1", ""]
     assert [row[:4] + row[5:] for row in rows] == [row[:4] + row[5:] for row in expected[1:]]
     [(heading, names)] = notes(said["export"]).items()
-    assert heading == "Without grade and feedback, not completely marked"
+    assert heading == "Without grade and feedback, not fully graded"
     assert [name for name in names if FORKS not in name] == [
         *(f"Bad Luck ({number})" for number in ENDED),
         f"Max Frisch ({FULL})",

@@ -192,8 +192,8 @@ def test_without_the_data_one_sentence_says_where_to_get_them(path, options, rea
     message = str(stopped.value)
     assert reason in message
     assert message.endswith(
-        "put Galaxy10.h5, from https://zenodo.org/records/10844811, next to this notebook, or name it in "
-        "$GALAXY10_FILE."
+        "put Galaxy10.h5, from https://zenodo.org/records/10844811, next to this notebook, or set $GALAXY10_FILE to "
+        "its path."
     )
     assert ". " not in message.removesuffix(".")
     assert list(tmp_path.iterdir()) == []
@@ -264,7 +264,7 @@ def test_pictures_of_the_size_of_decals_are_refused_wherever_they_come_from(tmp_
 
 def test_without_data_or_packages_one_line_says_what_is_missing(tmp_path, monkeypatch):
     error = error_of(run("course/build.py", "submission", "--out", tmp_path))
-    assert error.startswith(f"error: {tmp_path}/q1_data.json does not exist: name the Galaxy10 HDF5 file with --data")
+    assert error.startswith(f"error: {tmp_path}/q1_data.json does not exist: pass the Galaxy10 HDF5 file with --data")
     error = error_of(run("course/build.py", "submission", "--out", tmp_path, "--data", tmp_path / "no.h5"))
     assert error.startswith(f"error: {tmp_path}/no.h5: No such file or directory")
     assert list(tmp_path.iterdir()) == []

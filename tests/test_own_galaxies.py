@@ -128,7 +128,10 @@ def test_without_classes_held_back_the_chain_ends_after_q4(page):
     assert "none: no classes are held back (--hold-back)" in (folder / "own" / "summary.txt").read_text()
     assert record_of(folder / "own")["counts"]["transfer_train"] == []
     error = error_of(run("q5_transfer.py", "--out", folder / "own"))
-    assert error == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more"
+    assert (
+        error
+        == "error: no classes are held back for transfer: rerun q1_data.py with --hold-back and two or more classes"
+    )
     assert record_of(folder / "ten", "q3_cnn")["class_names"] == list(CLASS_NAMES)
 
 
@@ -231,7 +234,7 @@ def test_what_does_not_fit_is_counted_and_left_out_and_the_field_is_the_middle(o
     changed = [*rows[:30], rows[0], ["77", "", "", "spiral", "train"], [*rows[30][:3], "nan", "train"]]
     table = write_table(tmp_path / "t.csv", changed)
     printed = cutouts(folder, tmp_path / "own.h5", "--field", 0.5, table=table)
-    assert f"{table}: 30 pictures of {folder / 'pictures'}; left out: 1 row without a class; 1 row wi" in printed
+    assert f"{table}: 30 pictures of {folder / 'pictures'}; skipped: 1 row without a class; 1 row wi" in printed
     assert "1 row without a picture; 1 row repeated; 9 pictures without a row\n" in printed
     counts = Counter(row[3] for row in rows[:30])
     assert f"Classes: {'; '.join(f'{name} ({counts[name]})' for name in sorted(counts))}\n" in printed
@@ -253,8 +256,8 @@ def test_classes_that_differ_only_in_case_and_pictures_in_two_forms_are_named(ow
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         f"{tmp_path}/pictures: 1 of 40 pictures are FITS, the others are not: their stretch and colours differ, so use "
-        "one form for all pictures",
-        f"{table}: classes that differ only in case are different classes: Spiral; spiral",
+        "one format for all pictures",
+        f"{table}: classes whose names differ only in case are kept separate: Spiral; spiral",
     ]
 
 
@@ -269,22 +272,22 @@ def test_ids_may_be_paths_within_the_folder_or_with_it(tmp_path, monkeypatch):
         lines = [f"{prefix}{copy}{index}.JPG,{len(copy)}" for index in range(4) for copy in ("", "copy\\")]
         Path("t.csv").write_text("\n".join(["file,class", *lines]))
         printed = run_well("cutouts.py", folder, "t.csv", "--to", "own.h5")
-        assert "4 pictures repeated byte for byte, 4 of them with another class than the first one\n" in printed
+        assert "4 pictures identical to an earlier one, 4 of them with a different class\n" in printed
         with h5py.File("own.h5") as file:
             assert file["ans"][:].tolist() == [0, 1] * 4
 
 
 @pytest.mark.parametrize(("change", "options", "sentence"), [
     (lambda rows: [*rows, [*rows[0][:4], "train"]], (),
-     rf"lines 2 \({OBJID}\) and 42 .*jpg is both irregular test and irregular train: leave one row for"),
+     rf"lines 2 \({OBJID}\) and 42 .*jpg is both irregular test and irregular train: keep one of these rows"),
     (list, ("--class", "morphology"), "has no column morphology: name one with --class"),
-    (list, ("--id", "ra"), "no row names one of the 40 pic.*; name another"),
+    (list, ("--id", "ra"), "no row matches any of the 40 pic.*; name another"),
     (list, ("--class", "ra"), "40 different classes, such as"),
     (lambda rows: [[*row[:3], "galaxy", "train"] for row in rows], (), "1 different classes"),
     (lambda rows: [], (), "it has no rows"),
     (list, ("--split-column", "ra"), "ra must be train or test for each picture, not"),
     (lambda rows: [*rows[:-1], [*rows[-1][:4], ""]], ("--split-column", "subset"), r"not \[''\]"),
-    (list, ("--to", "table.csv"), "the name of an HDF5 file ends in .h5"),
+    (list, ("--to", "table.csv"), "the name of an HDF5 file must end in .h5"),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_used_is_one_line_and_the_file_stays(change, options, sentence, own, tmp_path):
     table = write_table(tmp_path / "t.csv", change(own[1]))
@@ -308,7 +311,7 @@ def test_pictures_that_cannot_be_read_are_named_and_names_of_two_stop_the_run(tm
     (tmp_path / "pictures" / "south" / f"{rows[1][0]}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     sentence = f"line 3: {rows[1][0]} could be {rows[1][0]}.jpg or south/{rows[1][0]}.png"
     assert sentence in error_of(run("cutouts.py", *options))
-    assert "is no folder of pictures" in error_of(run("cutouts.py", tmp_path / "none", *options[1:]))
+    assert "is not a folder of pictures" in error_of(run("cutouts.py", tmp_path / "none", *options[1:]))
     assert "python cutouts.py" in error_of(run("q1_data.py", "--data", tmp_path / "pictures", "--out", tmp_path / "o"))
 
 

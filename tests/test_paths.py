@@ -44,5 +44,5 @@ def test_other_tildes_and_colons_stay_and_the_cache_of_the_environment_may_begin
 def test_an_address_is_refused_in_one_line_before_anything_is_written(tmp_path):
     for address in ("https://zenodo.org/records/1/files/a.h5", "FILE:///a/b.h5"):
         error = error_of(run("q1_data.py", "--data", address, "--out", tmp_path / "out"))
-        assert f"argument --data: '{address}' is an address, not a file or folder of this machine" in error
+        assert f"argument --data: '{address}' is a URL, not a local file or folder" in error
     assert not (tmp_path / "out").exists()

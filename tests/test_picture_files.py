@@ -52,8 +52,8 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
     (tmp_path / "cut.jpg").write_bytes(b"no picture")  # it should be one, so it is not left out
     Image.new("1", (12_000, 9_000)).save(tmp_path / "large", "PNG")  # which is not read, and named for that
     assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg", "large"])
-    counts = capsys.readouterr().err.strip().removeprefix(f"{tmp_path}: left out: ").split(", ")
-    assert sorted(counts) == ["2 hidden", "5 no pictures"]
+    counts = capsys.readouterr().err.strip().removeprefix(f"{tmp_path}: skipped: ").split(", ")
+    assert sorted(counts) == ["2 hidden", "5 not pictures"]
     read = dict(read_pictures(find_pictures([tmp_path]), 69))
     for name in (names["PNG"], names["TIFF"], names["BMP"], "cutouts[0]"):
         assert np.array_equal(read[f"{tmp_path}/{name}"], np.asarray(image))
@@ -63,7 +63,7 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
 def test_a_file_that_is_named_and_no_picture_is_an_error_that_says_what_could_be_read(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     [(name, error)] = read_pictures([tmp_path / "a.jpg"], 69)
-    why = "is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS"
+    why = "is damaged, or not JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 or FITS"
     assert (name, str(error)) == (f"{tmp_path}/a.jpg", why)
 
 
@@ -78,8 +78,8 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path, image, capsys)
         (tmp_path / "in" / link).symlink_to(target)
     expected = ["b.png", "deep/a.png", "f", "gone", "outside/d.png", "outside/deep/e", "self", "visible.png"]
     assert found_in(tmp_path / "in") == expected
-    counts = capsys.readouterr().err.removeprefix(f"{tmp_path}/in: left out: ").strip().split(", ")
-    assert sorted(counts) == ["1 hidden", "2 links to a folder above", "4 links to what is read anyway"]
+    counts = capsys.readouterr().err.removeprefix(f"{tmp_path}/in: skipped: ").strip().split(", ")
+    assert sorted(counts) == ["1 hidden", "2 links to a parent folder", "4 duplicate links"]
     errors = {n: str(p) for n, p in read_pictures(find_pictures([tmp_path / "in"]), 69) if isinstance(p, Exception)}
     assert list(errors) == [f"{tmp_path}/in/gone", f"{tmp_path}/in/self"]
     assert "in/outside/d.png" in found_in(tmp_path, "in/outside")  # a link that is named itself

@@ -102,7 +102,7 @@ def test_classes_that_are_whole_numbers_keep_them_in_rows_and_tables(folder, tmp
     assert (rows[0]["truth"], rows[0]["truth_name"]) == ("5", "5")
     assert written_numbers([*names, "ring"]) == list(range(9))
     (tmp_path / "truth.csv").write_text("name,class\n100008.jpg,3\n")  # a position
-    with pytest.raises(ValueError, match=r"truth.csv, line 2: 3 is no class: the network knows 1; 2; 5; 7; 11; 13; 17"):
+    with pytest.raises(ValueError, match=r"truth.csv, line 2: 3 is not a class: the network knows 1; 2; 5; 7; 11; 13;"):
         read_truth(tmp_path / "truth.csv", names, ["100008.jpg"])
 
 
@@ -115,7 +115,7 @@ def test_true_classes_come_from_a_table_of_ones_own_by_names_paths_and_the_ids_o
     files = ["in/100008.jpg", "in/100023.jpg", str(tmp_path / "a.h5"), "none.h5"]
     expected = {"in/100008.jpg": 2, f"{tmp_path}/a.h5[0]": 0, f"{tmp_path}/a.h5[2]": 1}
     assert read_truth(tmp_path / "truth.csv", NAMES, files) == expected
-    with pytest.raises(ValueError, match="no row names one of the 1 pictures"):
+    with pytest.raises(ValueError, match="no row matches any of the 1 pictures"):
         read_truth(tmp_path / "truth.csv", NAMES, ["z.png"])
     (tmp_path / "truth.csv").write_text("picture,ra,class\n100008,1.5,round\n")
     sentence = r"has no column objid or id or name or file: rename one \(picture, ra, class\)"
@@ -258,7 +258,8 @@ def test_when_nobody_reads_the_table_the_files_are_completed(folder, tmp_path):
         process = start("predict.py", *pictures, *model, *options, "--quiet", log=tmp_path / "stdout", errors=errors)
         process.join(120)
         assert process.exitcode == status
-    assert (tmp_path / "errors-0").read_text() == "ids of several pictures: 12; a join by id repeats their rows\n"
+    sentence = "ids shared by several pictures: 12; a join by id repeats their rows\n"
+    assert (tmp_path / "errors-0").read_text() == sentence
     assert len(rows_of(tmp_path / "a.csv")) == len(json.loads((tmp_path / "a.json").read_text())) == 240
 
 

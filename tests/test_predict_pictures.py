@@ -95,10 +95,10 @@ def test_sixteen_bit_colours_that_pillow_cannot_give_are_refused(tmp_path, galax
     (tmp_path / "a.png").write_bytes(colour_png(galaxy.astype(np.uint16) * 257))
     assert abs(read(tmp_path / "a.png") - halved(galaxy)).max() <= 1
     (tmp_path / "dark.png").write_bytes(colour_png(galaxy.astype(np.uint16) * 4))
-    with pytest.raises(ValueError, match="has 16-bit colours below 4,096, which Pillow makes black"):
+    with pytest.raises(ValueError, match="has 16-bit colours below 4,096, which Pillow reads as black"):
         read(tmp_path / "dark.png")
     (tmp_path / "planes.tif").write_bytes(planar_tiff())
-    with pytest.raises(ValueError, match="stores 16-bit colours one after the other"):
+    with pytest.raises(ValueError, match="stores 16-bit colours in separate planes"):
         read(tmp_path / "planes.tif")
 
 
@@ -106,7 +106,7 @@ def test_sixteen_bit_colours_that_pillow_cannot_give_are_refused(tmp_path, galax
 def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_path, capsys, galaxy, name):
     path = saved(tmp_path / name, galaxy, save_all=True, append_images=[Image.new("RGB", (138, 138), "white")])
     assert abs(read(path) - halved(galaxy)).mean() < 6  # a GIF has 256 colours
-    assert capsys.readouterr().err == f"{path}: holds several pictures, of which the first is read\n"
+    assert capsys.readouterr().err == f"{path}: holds several pictures; only the first is read\n"
 
 
 @pytest.mark.parametrize(("name", "mode", "orientation"), [

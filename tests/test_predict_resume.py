@@ -73,7 +73,7 @@ def test_a_run_that_is_killed_twice_resumes_to_the_same_bytes_and_is_not_done_ag
     assert after_table(done.stdout) == (folder / "whole.txt").read_text()
     assert done.stderr == (folder / "whole.err").read_text()  # which names what could not be read before, too
     done = run("predict.py", *arguments(folder, tmp_path, "--resume"))
-    assert (done.returncode, done.stdout.splitlines()[-1].endswith("complete, nothing is left to do.")) == (0, True)
+    assert (done.returncode, done.stdout.splitlines()[-1].endswith("complete, nothing to do.")) == (0, True)
     for name in OUTPUTS.values():
         assert (tmp_path / name).read_bytes() == (folder / "whole" / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*OUTPUTS.values(), "a.csv.resume"])
@@ -85,7 +85,7 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(folder, tmp_path, ending,
     found, errors = interrupted(folder, tmp_path, ending, slow)
     rows = (tmp_path / "a.csv.part").read_text().splitlines()
     assert found == status
-    assert f"{tmp_path}/a.csv.part: the {len(rows) - 1:,} pictures so far are kept there.\n" in errors
+    assert f"{tmp_path}/a.csv.part: contains the {len(rows) - 1:,} pictures classified so far.\n" in errors
     if ending == signal.SIGTERM:  # what refuses to continue is the same
         return
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -106,7 +106,7 @@ def test_a_run_interrupted_before_the_first_rows_says_that_nothing_is_kept(tmp_p
     with pytest.raises(KeyboardInterrupt):
         write_rows(tmp_path / "a.csv", 0, ending=KeyboardInterrupt())
     assert list(tmp_path.iterdir()) == []
-    sentence = "interrupted before the first pictures were classified: nothing is kept\n"
+    sentence = "interrupted before the first pictures were classified: nothing was saved\n"
     assert capsys.readouterr().err == sentence
     with pytest.raises(ValueError, match="no"):
         write_rows(tmp_path / "a.csv", 0, ending=ValueError("no"))
@@ -172,14 +172,14 @@ def test_a_full_disk_keeps_the_rows_so_far(tmp_path, capsys):
     with pytest.raises(OSError, match="No space left on device"):
         write_rows(tmp_path / "a.csv", 2, full=True)
     assert (tmp_path / "a.csv.part").read_text() == "name\n0\n1\n"
-    assert capsys.readouterr().err == f"{tmp_path}/a.csv.part: the 2 pictures so far are kept there.\n"
+    assert capsys.readouterr().err == f"{tmp_path}/a.csv.part: contains the 2 pictures classified so far.\n"
 
 
 def test_with_nothing_to_resume_it_starts_from_the_beginning(folder, tmp_path):
     arguments = (folder / "0.png", "--model", folder / "q3_cnn.pt", "--resume", "--csv")
     done = run("predict.py", *arguments, tmp_path / "a.csv")
     assert f"{tmp_path}/a.csv.part not found, so nothing to resume: starting from the beginning." in done.stdout
-    assert "--resume continues files: name one" in error_of(run("predict.py", *arguments, "-"))
+    assert "--resume needs an output file: name one" in error_of(run("predict.py", *arguments, "-"))
 
 
 def test_in_pieces_each_row_of_an_hdf5_file_has_its_own_picture(folder):

@@ -80,13 +80,13 @@ def unmark(cells):
 
 
 DAMAGES = {
-    "deleted": (delete, "put back q1_labels"),
+    "deleted": (delete, "restored missing q1_labels"),
     "duplicated": (duplicate, "removed a duplicate of q1_labels"),
-    "split": (split, "removed a duplicate of q1_check; restored q1_check"),
-    "split, without marks": (split_without_marks, "removed a piece of q1_check; restored q1_check"),
-    "edited": (edit, "restored q1_labels"),
-    "moved": (move, "put into order the cells"),
-    "without any mark": (unmark, "marked again"),
+    "split": (split, "removed a duplicate of q1_check; restored edited q1_check"),
+    "split, without marks": (split_without_marks, "removed a fragment of q1_check; restored edited q1_check"),
+    "edited": (edit, "restored edited q1_labels"),
+    "moved": (move, "reordered the cells"),
+    "without any mark": (unmark, "relabelled"),
 }
 
 
@@ -101,9 +101,9 @@ def test_cells_are_as_released_again_and_the_solutions_are_kept(damage, book, re
 
 
 def test_cells_are_named_or_of_many_three_and_their_number():
-    done = [("restored", name) for name in "abcdefghi"]
-    assert in_words(done[:3]) == "restored a, b, c"
-    assert in_words([*done, ("put back", "z")]) == "restored 9 cells (a, b, c, …); put back z"
+    done = [("restored edited", name) for name in "abcdefghi"]
+    assert in_words(done[:3]) == "restored edited a, b, c"
+    assert in_words([*done, ("relabelled", "z")]) == "restored edited 9 cells (a, b, c, …); relabelled z"
 
 
 def test_an_unchanged_notebook_is_left_alone(book, release):
@@ -124,7 +124,7 @@ def test_what_students_add_stays_where_it_was_and_is_no_part_of_a_locked_cell(bo
     cells, done = repair(book, release)
     assert texts(cells)[place(cells, "q1_labels") + 1] == "labels"
     assert texts(cells)[place(cells, "settings") + 1] == "EPOCHS = 3"
-    assert done == [("moved into a new cell what was added to", "settings")]
+    assert done == [("moved to a new cell what was added to", "settings")]
 
 
 def test_a_solution_in_two_cells_is_joined_and_one_in_a_cell_without_mark_gets_it(book, release):
@@ -135,7 +135,7 @@ def test_a_solution_in_two_cells_is_joined_and_one_in_a_cell_without_mark_gets_i
     marked, done = repair([*book[:i], new_code_cell("mine"), *book[i + 1 :]], release)
     assert texts(marked)[i] == "mine"
     assert marked[i].metadata == release[i].metadata
-    assert done == [("marked again", "download_read")]
+    assert done == [("relabelled", "download_read")]
     text = place(book, "q1_text")
     marked, _ = repair([*book[:text], new_markdown_cell("my text"), *book[text + 1 :]], release)
     assert texts(marked)[text] == "my text"

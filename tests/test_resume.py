@@ -1,4 +1,4 @@
-"""Runs that are interrupted and resume."""
+"""Interrupted runs that resume."""
 
 import json
 import random
@@ -33,7 +33,7 @@ KILLS = 2  # of each script
 
 
 def record(out, name):
-    """A question's record without what differs from run to run: times, and the folder and the options of the call."""
+    """Return a question's record without entries that differ between runs: times, folder and options."""
     content = json.loads((out / f"{name}.json").read_text())
     content.pop("args")
     content.pop("backbone", None)
@@ -49,7 +49,7 @@ def same_artifacts(first, second, names=CHAIN):
 
 
 def epochs_kept(out, name):
-    """How many epochs the state of a run holds; every artifact in the folder is whole, or this fails."""
+    """Return the number of epochs in a run's checkpoint; fail unless every artifact in the folder is complete."""
     for path in out.glob("*.json"):
         json.loads(path.read_text())
     for path in out.glob("*.pt"):
@@ -60,7 +60,7 @@ def epochs_kept(out, name):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The folder of a chain that nothing disturbed, and how long each script took."""
+    """Run the chain without interruption; return its folder and the duration of each script."""
     out, seconds = tmp_path_factory.mktemp("uninterrupted"), {}
     run_well("q1_data.py", "--help")  # starts the fork server, which takes seconds
     for name, args in CHAIN.items():
@@ -70,12 +70,12 @@ def uninterrupted(tmp_path_factory):
     return out, seconds
 
 
-def test_killed_again_and_again_a_chain_ends_with_the_same_bits(uninterrupted, tmp_path):
+def test_a_chain_that_is_killed_repeatedly_ends_with_the_same_bits(uninterrupted, tmp_path):
     whole, seconds = uninterrupted
     out, log, moment = tmp_path / "out", tmp_path / "log", random.Random(467)
     for name, args in CHAIN.items():
         kills, kept = 0, 0
-        # On a machine that has become busier since `seconds` were taken, KILLS may all come before the first epoch.
+        # If the machine is busier than when `seconds` were measured, all KILLS may come before the first epoch.
         while kills < KILLS or ("--resume" in args and kept == 0):
             process = start(f"{name}.py", *args, "--out", out, log=log)
             process.join(moment.uniform(0, seconds[name]))
@@ -89,10 +89,10 @@ def test_killed_again_and_again_a_chain_ends_with_the_same_bits(uninterrupted, t
         last = run_well(f"{name}.py", *args, "--out", out)
         assert "--resume" not in args or re.search(r"Resuming .*: [1-9]\d* of", last)
     same_artifacts(whole, out)
-    assert not list(out.glob(".*.tmp"))  # what the kills left half written
+    assert not list(out.glob(".*.tmp"))  # left by the kills
 
 
-def test_ctrl_c_says_how_to_resume_and_that_resumes(uninterrupted, tmp_path):
+def test_ctrl_c_prints_a_command_that_resumes(uninterrupted, tmp_path):
     whole, _ = uninterrupted
     (tmp_path / "q1_data.pt").symlink_to(whole / "q1_data.pt")
     command = [sys.executable, ROOT / "q2_fcn.py", "--epochs", "40", "--device", "cpu", "--out", tmp_path]
@@ -114,7 +114,7 @@ def test_ctrl_c_says_how_to_resume_and_that_resumes(uninterrupted, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(uninterrupted, tmp_path_factory):
-    """A folder in which Q2 has been trained for two epochs."""
+    """Train Q2 for two epochs; return the folder."""
     out = tmp_path_factory.mktemp("trained")
     (out / "q1_data.pt").symlink_to(uninterrupted[0] / "q1_data.pt")
     run_well("q2_fcn.py", "--epochs", 2, "--device", "cpu", "--out", out)
@@ -123,17 +123,17 @@ def trained(uninterrupted, tmp_path_factory):
 
 @pytest.fixture
 def two_epochs(trained, tmp_path):
-    """A copy of that folder."""
+    """Return a copy of the folder of `trained`."""
     return shutil.copytree(trained, tmp_path / "out", symlinks=True)
 
 
-def test_more_epochs_continue_after_those_that_are_done(two_epochs, uninterrupted):
+def test_more_epochs_continue_a_completed_run(two_epochs, uninterrupted):
     printed = run_well("q2_fcn.py", "--epochs", 40, "--resume", "--device", "cpu", "--out", two_epochs)
     assert "2 of 40 epochs are done" in printed
     same_artifacts(uninterrupted[0], two_epochs, ["q2_fcn"])
 
 
-def test_other_settings_data_and_another_backbone_are_refused_and_named(two_epochs, uninterrupted):
+def test_different_settings_data_or_backbone_are_rejected_and_named(two_epochs, uninterrupted):
     whole, _ = uninterrupted
     backbone = torch.load(whole / "q3_cnn.pt", weights_only=True)
     torch.save({key: value + 1 for key, value in backbone.items()}, two_epochs / "other.pt")
@@ -155,21 +155,21 @@ def test_other_settings_data_and_another_backbone_are_refused_and_named(two_epoc
     assert "belongs to a run with different data or split" in error
 
 
-def test_with_nothing_to_resume_it_starts_from_the_beginning_and_says_so(two_epochs, uninterrupted):
+def test_with_nothing_to_resume_training_starts_from_the_beginning(two_epochs, uninterrupted):
     (two_epochs / "q2_fcn.resume.pt").unlink()
     printed = run_well("q2_fcn.py", "--epochs", 40, "--resume", "--device", "cpu", "--out", two_epochs)
     assert "not found, so nothing to resume: starting from the beginning" in printed
     same_artifacts(uninterrupted[0], two_epochs, ["q2_fcn"])
 
 
-def test_a_run_that_forgets_to_resume_is_told(two_epochs):
+def test_a_run_that_will_overwrite_an_unfinished_one_prints_a_warning(two_epochs):
     printed = run_well("q2_fcn.py", "--epochs", 3, "--out", two_epochs)
-    assert "holds 2 epochs of this same run; stop and add --resume to keep them" in printed
+    assert "holds 2 epochs of the same run; stop and add --resume to keep them" in printed
     assert "holds" not in run_well("q2_fcn.py", "--epochs", 3, "--lr", 0.01, "--out", two_epochs)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "one bit"])
-def test_a_damaged_state_is_refused_and_kept(damage, two_epochs):
+def test_a_damaged_checkpoint_is_rejected_and_kept(damage, two_epochs):
     path = two_epochs / "q2_fcn.resume.pt"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:5000])
@@ -187,7 +187,7 @@ def test_a_damaged_state_is_refused_and_kept(damage, two_epochs):
 
 
 @pytest.mark.parametrize(("changes", "resumes"), [({}, True), ({"seed": 1}, False), ({"epochs": 1}, False)])
-def test_resume_if_same_starts_from_the_beginning_where_resume_refuses(tmp_path, capsys, changes, resumes):
+def test_resume_if_same_starts_from_the_beginning_where_resume_fails(tmp_path, capsys, changes, resumes):
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())
     saved = {"test_loss": [0.5, 0.4]}
@@ -221,7 +221,7 @@ def train_in_float64(epochs, folder, resume=None):
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def test_moments_saved_in_another_memory_order_take_the_steps_of_an_uninterrupted_run(tmp_path):
+def test_moments_in_another_memory_order_give_the_steps_of_an_uninterrupted_run(tmp_path):
     whole = train_in_float64(2, tmp_path / "whole")
     train_in_float64(1, tmp_path / "resumed")
     path = tmp_path / "resumed" / "q3_cnn.resume.pt"

@@ -39,8 +39,8 @@ def test_auto_falls_back_on_synthetic_galaxies_with_a_warning(find, no_mirror, t
         assert len(np.unique(file["ans"])) == 10
     warning = capsys.readouterr().err
     assert "WARNING: Galaxy10 could not be downloaded." in warning
-    assert "What follows are SYNTHETIC galaxies" in warning
-    assert "To try the download again: --source real (make: SOURCE=real)." in warning
+    assert "Using SYNTHETIC galaxies" in warning
+    assert "To retry the download, use --source real (make: SOURCE=real)." in warning
 
 
 @pytest.mark.parametrize("options", [{"source": "real"}, {"dataset": "decals"}])
@@ -104,13 +104,13 @@ def test_images_of_another_size_are_reduced_and_names_of_a_published_set_said(si
     assert found.path == (path if size == 69 else next((tmp_path / "cache").glob("own-69-*.h5")))
     printed = capsys.readouterr().out
     assert ("class names are Galaxy10 SDSS's" in printed) == (size == 69)
-    assert ("reduced to 69 x 69 pixels in" in printed) == (size == 96)
+    assert ("resized to 69 x 69 pixels in" in printed) == (size == 96)
 
 
 def test_without_a_home_folder_only_the_default_cache_is_refused(tmp_path, monkeypatch):
     for name in ("HOME", "GALAXY10_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", dict().__getitem__)  # as of a user in a container without an entry in passwd
-    with pytest.raises(ValueError, match=r"there is no home folder for the cache: name a folder with --cache or"):
+    with pytest.raises(ValueError, match=r"there is no home folder for the cache: set one with --cache or"):
         download.cache_folder()
     assert download.cache_folder(tmp_path) == tmp_path

@@ -58,20 +58,20 @@ def test_splits_depend_on_the_seed_and_their_order_is_random():
     )
 
 
-def test_file_order_split_takes_the_first_ones():
+def test_file_order_split_takes_the_first_images():
     train, test = file_order_split(np.zeros(10), 7, seed=5)
     assert train.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert test.tolist() == [7, 8, 9]
 
 
-def test_a_class_of_one_image_trains():
+def test_the_only_image_of_a_class_is_for_training():
     train, test = stratified_split(np.array([0, 0, 0, 0, 1]), 3, seed=0)
     assert 4 in train
     assert 4 not in test
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_subsets_are_disjoint_and_complete_and_hold_the_right_classes(name):
+def test_subsets_are_disjoint_and_complete_and_contain_the_right_classes(name):
     indices = split_of(GALAXY10, SIZES, name)
     assert {subset: len(chosen) for subset, chosen in indices.items()} == {
         "main_train": 18000, "main_test": 2360, "transfer_train": 1000, "transfer_test": 425}  # fmt: skip
@@ -80,7 +80,7 @@ def test_subsets_are_disjoint_and_complete_and_hold_the_right_classes(name):
     assert (GALAXY10[indices["transfer_test"]] >= 8).all()
 
 
-def test_the_assignments_sizes_are_galaxy10s_and_other_files_get_their_proportion(capsys):
+def test_default_sizes_are_the_assignments_or_in_the_same_proportion(capsys):
     assert train_sizes(GALAXY10, UNSET) == SIZES
     assert capsys.readouterr().out == ""
     as_many = np.where(GALAXY10 == 0, 1, GALAXY10)
@@ -89,28 +89,29 @@ def test_the_assignments_sizes_are_galaxy10s_and_other_files_get_their_proportio
         sizes = train_sizes(labels, UNSET)
         assert sizes == {"main": round(main * 18000 / 20360), "transfer": round(transfer * 1000 / 1425)}
         assert capsys.readouterr().out == (
-            f"These are not Galaxy10 SDSS's 21,785 images: of {main:,} of classes 0-7 {sizes['main']:,} are for "
-            f"training, and of {transfer:,} of 8 and 9 {sizes['transfer']:,} (--main-train, --transfer-train).\n"
+            "These are not Galaxy10 SDSS's 21,785 images. "
+            f"Training images: {sizes['main']:,} of {main:,} (classes 0-7), "
+            f"{sizes['transfer']:,} of {transfer:,} (classes 8 and 9); change with --main-train and --transfer-train.\n"
         )
 
 
-def test_sizes_given_are_taken_and_the_line_is_about_the_other(capsys):
+def test_given_sizes_override_the_defaults(capsys):
     labels = np.repeat(np.arange(10), 30)
     assert train_sizes(GALAXY10, {"main": 200, "transfer": None}) == {"main": 200, "transfer": 1000}
     assert train_sizes(labels, {"main": 100, "transfer": 50}) == {"main": 100, "transfer": 50}
     assert capsys.readouterr().out == ""
     assert train_sizes(labels, {"main": None, "transfer": 50}) == {"main": 212, "transfer": 50}
-    assert "of 240 of classes 0-7 212 are for training, and of 60 of 8 and 9 50 (" in capsys.readouterr().out
+    assert "212 of 240 (classes 0-7), 50 of 60 (classes 8 and 9); change" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("task", "images", "limits"), [("main", 240, "8 to 232"), ("transfer", 60, "2 to 58")])
-def test_sizes_that_cannot_be_name_their_option(task, images, limits):
+def test_impossible_sizes_are_rejected_with_the_option(task, images, limits):
     labels = np.repeat(np.arange(10), 30)
     with pytest.raises(ValueError, match=f"^--{task}-train {images}: there are {images} images, and at least one is "):
         train_sizes(labels, UNSET | {task: images})
     for size in (1, images - 1):
         sizes = train_sizes(labels, UNSET | {task: size})
-        with pytest.raises(ValueError, match=f"^--{task}-train {size}: must be from {limits}, for every class to have"):
+        with pytest.raises(ValueError, match=f"^--{task}-train {size}: must be from {limits}, so that every class is"):
             split_of(labels, sizes)
 
 
@@ -121,7 +122,7 @@ def test_sizes_in_the_assignments_proportion_leave_an_image_of_every_class_for_t
             assert len(np.unique(labels[subset])) in (8, 2)
 
 
-def test_a_file_sorted_by_class_is_refused_where_a_subset_would_have_one_class():
+def test_a_file_sorted_by_class_is_rejected_if_a_subset_would_have_one_class():
     labels = np.sort(GALAXY10)
     with pytest.raises(ValueError, match=r"all 2,360 images of main_test are of class 7: .*use --split stratified"):
         split_of(np.concatenate([labels, np.full(2000, 7, dtype=np.uint8)]), SIZES | {"main": 20000}, "file")
@@ -132,7 +133,7 @@ def test_a_file_sorted_by_class_is_refused_where_a_subset_would_have_one_class()
     split_of(labels, SIZES)
 
 
-def test_one_class_alone_cannot_train_but_may_be_all_that_is_left_to_test_on():
+def test_training_needs_two_classes_but_testing_does_not():
     labels = np.repeat(np.arange(9, dtype=np.uint8), 10)
     with pytest.raises(ValueError, match="all 5 images of transfer_train are of class 8: the file has no others"):
         split_of(labels, {"main": 40, "transfer": 5})

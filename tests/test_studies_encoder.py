@@ -127,7 +127,7 @@ def test_the_encoder_sees_the_pictures_of_the_file_at_their_own_resolution(offli
     features, seen, [note, sentence] = found(f"local-dir:{tmp_path / 'zoobot'}")
     assert seen == "q1_data.pt"
     assert note.startswith("The encoder sees the pictures of 69 x 69 pixels in q1_data.pt: ")
-    assert note.endswith("own.h5, which q1_data.py has read, no longer exists.")
+    assert note.endswith("own.h5, which q1_data.py read, no longer exists.")
     assert "which include galaxies of Galaxy10" in sentence
     rows = data["main_train_indices"]
     torch.testing.assert_close(features[rows], features_of(model, data["main_train_images"], 64), **close)

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch.nn.functional import cross_entropy
 
 
-def test_the_interval_of_a_mean_is_that_of_a_t_test():
+def test_the_interval_of_a_mean_matches_a_t_test():
     values = np.random.default_rng(0).normal(0.7, 0.02, 7)
     interval = mean_interval(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
@@ -27,13 +27,13 @@ def test_the_interval_of_a_mean_is_that_of_a_t_test():
 @pytest.mark.parametrize(("values", "significant"), [
     ([0.1, 0.11], True), ([-0.1, -0.11, -0.1], True), ([-0.1, 0.2], False), ([0.4], False),
     ([0.5, 0.5], False), ([0.1, 0.1, 0.1], False)])  # fmt: skip
-def test_a_sign_is_significant_where_the_interval_says_so_but_not_of_one_value_or_of_equal_ones(values, significant):
+def test_a_difference_is_judged_by_its_interval_but_never_from_one_value_or_equal_values(values, significant):
     interval = mean_interval(values)
     assert judged(interval).endswith(", not distinguishable from zero") != significant
     assert np.isnan([interval["sd"], interval["low"], interval["high"]]).all() == (len(values) == 1)
 
 
-def test_the_components_of_a_variance_are_those_of_the_analysis_of_variance():
+def test_variance_components_match_an_analysis_of_variance():
     groups = np.random.default_rng(3).normal(size=(4, 5)) + np.array([0, 1, 2, 3])[:, None]
     parts, anova = variance_components(groups), stats.f_oneway(*groups)
     within = np.mean([np.var(group, ddof=1) for group in groups])
@@ -43,7 +43,7 @@ def test_the_components_of_a_variance_are_those_of_the_analysis_of_variance():
     assert 0 <= parts["low"] < parts["share"] < parts["high"] <= 1
 
 
-def test_the_share_of_a_variance_is_covered_by_its_interval():
+def test_the_interval_covers_the_share_of_the_variance():
     rng, covered = np.random.default_rng(4), []
     for _ in range(500):
         groups = rng.normal(0, 2, (4, 1)) + rng.normal(0, 1, (4, 4))
@@ -52,13 +52,13 @@ def test_the_share_of_a_variance_is_covered_by_its_interval():
     assert np.mean(covered) >= 0.93
 
 
-def test_without_variance_within_all_is_between_and_without_any_there_is_no_share():
+def test_variance_components_without_variance_within_groups_or_at_all():
     parts = variance_components([[1.0, 1.0], [2.0, 2.0]])
     assert (parts["share"], parts["low"], parts["high"], parts["within_sd"]) == (1, 1, 1, 0)
     assert np.isnan(variance_components([[1.0, 1.0], [1.0, 1.0]])["share"])
 
 
-def test_the_calibration_error_is_that_of_a_loop_over_bins():
+def test_the_calibration_error_matches_a_loop_over_bins():
     rng = np.random.default_rng(1)
     confidence = rng.uniform(0.6, 1, 203)
     correct = rng.random(203) < confidence - 0.1
@@ -70,11 +70,11 @@ def test_the_calibration_error_is_that_of_a_loop_over_bins():
         equal_bins(confidence[:9], correct[:9])
 
 
-def test_the_temperature_is_found_again_where_it_is_known_and_is_the_best_of_a_grid():
+def test_a_known_temperature_is_recovered_and_agrees_with_a_grid_search():
     rng = np.random.default_rng(0)
     calibrated = rng.normal(0, 2, (20000, 4))
     labels = (rng.random((20000, 1)) > softmax(calibrated, axis=1).cumsum(1)).sum(1).clip(max=3)
-    logits = (2.5 * calibrated).astype(np.float32)  # too confident by a factor of 2.5
+    logits = (2.5 * calibrated).astype(np.float32)  # over-confident by a factor of 2.5
     assert fit_temperature(logits, labels) == pytest.approx(2.5, rel=0.03)
     few = logits[:150], labels[:150]
     grid = np.exp(np.linspace(-1, 3, 4001))
@@ -85,7 +85,7 @@ def test_the_temperature_is_found_again_where_it_is_known_and_is_the_best_of_a_g
 
 
 def slow_head_accuracy(features, labels, test_features, test_labels, seed):
-    """What `head_accuracy` returns, step by step."""
+    """Return the result of `head_accuracy`, computed step by step, and the losses by strength."""
 
     def fitted(rows, strength):
         mean, sd = features[rows].mean(0), features[rows].std(0)
@@ -111,7 +111,7 @@ def slow_head_accuracy(features, labels, test_features, test_labels, seed):
 
 
 @pytest.mark.parametrize(("counts", "distance"), [((60, 40), 0.3), ((20, 30, 3), 1.0), ((40, 40, 1), 3.0)])
-def test_a_heads_regularisation_is_that_of_the_lowest_cross_entropy_in_cross_validation(counts, distance):
+def test_a_heads_regularisation_minimises_the_cross_entropy_in_cross_validation(counts, distance):
     rng = np.random.default_rng(5)
     labels, test_labels = np.repeat(range(len(counts)), counts), np.arange(300) % len(counts)
     train, test = (
@@ -119,24 +119,24 @@ def test_a_heads_regularisation_is_that_of_the_lowest_cross_entropy_in_cross_val
         for each in (labels, test_labels)
     )
     expected, losses = slow_head_accuracy(train.astype(float), labels, test.astype(float), test_labels, seed=2)
-    assert len(set(np.round(losses, 6))) == 6  # the strengths differ, so that the choice matters
+    assert len(set(np.round(losses, 6))) == 6  # the losses differ, so the choice matters
     pairs = [tuple(map(torch.from_numpy, pair)) for pair in ((train, labels), (test, test_labels))]
     assert head_accuracy(*pairs, seed=2) == expected
 
 
-def test_a_head_that_has_seen_one_class_predicts_it():
+def test_a_head_trained_on_one_class_predicts_it():
     features, labels = torch.randn(3, 4), torch.tensor([0, 1, 1])
     assert head_accuracy((features, torch.ones(3, dtype=torch.int64)), (features, labels), seed=0) == 2 / 3
 
 
-def test_few_galaxies_are_repeated_until_the_steps_are_as_many():
+def test_fewer_galaxies_get_more_epochs_for_the_same_number_of_steps():
     assert epochs_for(800, 800, 50, batch_size=64) == 50
     for size in (25, 50, 100, 200, 400):
         batches = -(-size // 64)
         assert 650 <= epochs_for(size, 800, 50, batch_size=64) * batches < 650 + batches
 
 
-def test_the_nearest_neighbours_find_the_same_image_again():
+def test_nearest_neighbours_recognize_identical_images():
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(256, (8, 3, 69, 69), dtype=torch.uint8, generator=generator)
     data = {}

@@ -78,7 +78,7 @@ def test_an_error_ends_the_study_in_one_sentence_that_names_the_run_and_keeps_wh
 
 
 def test_a_killed_process_is_reported_with_what_to_do(tmp_path, two_processes):
-    with pytest.raises(MemoryError, match=r"^a process was killed: rerun it, with fewer cores \(taskset\)$"):
+    with pytest.raises(MemoryError, match=r"^a process was killed: rerun with fewer cores \(taskset\)$"):
         squares(tmp_path, SEEDS, measure=killed)
 
 
@@ -138,5 +138,5 @@ def test_a_new_split_is_what_q1_makes_of_the_file(by_q1, first, split):
 
 
 def test_statistics_of_another_number_of_images_are_refused(by_q1):
-    with pytest.raises(ValueError, match=r"other --stats-images than 1000: rerun q1_data\.py"):
+    with pytest.raises(ValueError, match=r"--stats-images other than 1000: rerun q1_data\.py"):
         resplit(by_q1["file"] | {"mean": by_q1["file"]["mean"] + 0.1}, 0)

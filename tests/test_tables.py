@@ -73,8 +73,8 @@ def test_large_integers_and_names_that_look_like_numbers_are_ids(tmp_path):
 
 @pytest.mark.parametrize(("content", "sentence"), [
     (b"", "has no column objid or id or name or file: .*the file is empty"),
-    (b"PAR1\xff\xfe\x80", "is not a table that can be read: save it as .csv, .fits or .ecsv"),
-    (b"id,class\n1,a\n\n2\n", "t.csv, line 4: has 1 columns, the header 2"),
+    (b"PAR1\xff\xfe\x80", "cannot be read as a table: save it as .csv, .fits or .ecsv"),
+    (b"id,class\n1,a\n\n2\n", "t.csv, line 4: has 1 columns, not 2"),
     (b"#c\nid,morphology\n1,a\n", r"has no column class or .*: name one with --class \(id, morphology\)")])  # fmt: skip
 def test_a_file_that_is_no_table_is_called_so(content, sentence, tmp_path):
     (tmp_path / "t.csv").write_bytes(content)
@@ -137,9 +137,9 @@ def test_rows_that_agree_are_all_returned_and_a_picture_may_occur_twice(tmp_path
 @pytest.mark.parametrize(("rows", "names", "message"), [
     (["a/1.jpg,p", "b/1.jpg,q"], ["c/1.jpg"], r"t.csv, lines 2 \(a/1.jpg\) and 3 \(b/1.jpg\): c/1.jpg is both p and q"),
     (["1.png,p", "1.jpg,q"], ["1.gif"], r"lines 2 \(1.png\) and 3 \(1.jpg\): 1.gif is both p and q"),
-    (["2.jpg,p", "1.jpg,q"], ["a/1.jpg", "b/1.jpg"], "line 3: 1.jpg could be a/1.jpg or b/1.jpg: write its name"),
+    (["2.jpg,p", "1.jpg,q"], ["a/1.jpg", "b/1.jpg"], "line 3: 1.jpg could be a/1.jpg or b/1.jpg: use its full name"),
     (["7,p"], ["7.jpg", "7.png"], "line 2: 7 could be 7.jpg or 7.png"),
-    (["3.jpg,p"], ["1.jpg"], "no row names one of the 1 pictures, such as 1.jpg: the first row is 3.jpg"),
+    (["3.jpg,p"], ["1.jpg"], "no row matches any of the 1 pictures, such as 1.jpg: the first row is 3.jpg"),
     ([], ["1.jpg"], "it has no rows")])  # fmt: skip
 def test_what_is_ambiguous_or_contradicts_is_refused_with_its_row(rows, names, message, tmp_path):
     with pytest.raises(ValueError, match=message):

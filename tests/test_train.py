@@ -32,7 +32,7 @@ def take_steps(model, optimizer, batches):
 
 
 class CountSaves:
-    """In place of a TrainingCheckpoint: nothing is saved. `saved` counts the epochs that ended well."""
+    """Replace a TrainingCheckpoint: save nothing, and count the successful epochs in `saved`."""
 
     saved = 0
 
@@ -55,7 +55,7 @@ def train_once(network, seed=0):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_one_seed_gives_the_same_bits_and_another_does_not(network):
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(network):
     first, first_history = train_once(network)
     again, again_history = train_once(network)
     other, _ = train_once(network, seed=1)
@@ -79,10 +79,10 @@ def test_one_batch_can_be_overfitted(network):
     assert correct == 16
 
 
-# In float64: there rounding, some 1e-16, stays far below Adam's epsilon of 1e-8. In float32 it does not, and where a
-# gradient is nothing but rounding, Adam turns it into a step of up to the learning rate.
+# In float64, rounding errors (about 1e-16) stay far below Adam's epsilon of 1e-8. In float32 they do not, and if a
+# gradient is only rounding error, Adam turns it into a step of up to the learning rate.
 @pytest.mark.parametrize("network", NETWORKS)
-def test_train_step_equals_a_slow_one_in_plain_torch(network):
+def test_train_step_matches_a_slow_reference_in_plain_torch(network):
     torch.manual_seed(0)
     crops, labels = torch.randn(48, 3, 48, 48, dtype=torch.float64), torch.arange(48) % 8
     batches = [(crops[:32], labels[:32]), (crops[32:], labels[32:])]
@@ -101,13 +101,13 @@ def test_train_step_equals_a_slow_one_in_plain_torch(network):
         optimizer.step()
         losses += each.tolist()
         right += sum(int(row.argmax()) == int(label) for row, label in zip(log_probabilities, truth, strict=True))
-    assert loss == pytest.approx(math.fsum(losses) / 48, rel=1e-9)  # by image, as the second batch is smaller
+    assert loss == pytest.approx(math.fsum(losses) / 48, rel=1e-9)  # per image, because the second batch is smaller
     assert correct == right
     for parameter, expected in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-9)
 
 
-def test_predictions_repeat_bit_for_bit_and_leave_random_states_alone():
+def test_predictions_are_reproducible_and_do_not_change_the_random_state():
     torch.manual_seed(0)
     model = NETWORKS["cnn"]()
     _, loader = noise_loaders()
@@ -137,8 +137,8 @@ def test_dropout_is_off_in_predictions_and_on_in_training():
     assert modes == [True] * 2 + [False] * 2  # batches of training, then of the test
 
 
-# Measured in float64, on the data of `fixed_data`: what a change of meaning would change. float32 is within 1e-6 of
-# these, with AVX-512, AVX2 or neither; a change of order, crops, initial weights or optimizer is 1e-3 or more.
+# Measured in float64 on `fixed_data`. float32 is within 1e-6 of these values, with AVX-512, AVX2 or neither; a change
+# of the order, crops, initial weights or optimizer changes them by 1e-3 or more.
 FIRST_LOSSES = {
     "fcn": [2.334730, 1.893725],
     "cnn": [2.081075, 2.064794],
@@ -146,7 +146,7 @@ FIRST_LOSSES = {
 
 
 def fixed_data():
-    """100 images and labels that no library's random numbers decide: squares of eight colours on a gradient."""
+    """Return 100 images and labels that depend on no random numbers: squares of eight colours on a gradient."""
     index = torch.arange(100)
     labels = index % 8
     rows, columns = torch.arange(69)[:, None], torch.arange(69)
@@ -157,14 +157,14 @@ def fixed_data():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_first_losses_are_those_they_always_were(network):
+def test_the_first_losses_match_recorded_values(network):
     torch.manual_seed(0)
     history = train_with_adam(NETWORKS[network](), loaders_of(fixed_data(), fixed_data(), crop_transform(MEAN, STD)))
     assert history["train_loss"] == pytest.approx(FIRST_LOSSES[network], abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_with_epoch_and_step(value):
+def test_a_nan_or_infinite_loss_stops_the_run_and_names_epoch_and_step(value):
     poisoned, checkpoint = {"step": 0}, CountSaves()
 
     def criterion(logits, labels):
@@ -180,26 +180,26 @@ def test_a_loss_that_is_no_number_ends_the_run_with_epoch_and_step(value):
     assert checkpoint.saved == 1
 
 
-def test_weights_that_burst_in_the_last_step_of_an_epoch_are_not_kept():
+def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_saved():
     checkpoint = CountSaves()
     with pytest.raises(FloatingPointError, match="epoch 1: the test loss became NaN or infinite: try a lower"):
         train_with_adam(make_cnn(), noise_loaders(50), lr=1e30, checkpoint=checkpoint)
     assert checkpoint.saved == 0
 
 
-def test_a_learning_rate_too_high_ends_with_one_sentence_and_the_old_files(synthetic_run, tmp_path):
+def test_too_high_a_learning_rate_gives_one_error_and_keeps_the_old_files(synthetic_run, tmp_path):
     (tmp_path / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
-    (tmp_path / "q3_cnn.json").write_text("of an earlier run")
+    (tmp_path / "q3_cnn.json").write_text("earlier run")
     error = error_of(run("q3_cnn.py", "--lr", 1e30, "--out", tmp_path))
     assert re.search(r"epoch 1, .* the .*loss became NaN or infinite with --lr 1e\+30: try a lower one", error)
-    assert (tmp_path / "q3_cnn.json").read_text() == "of an earlier run"
+    assert (tmp_path / "q3_cnn.json").read_text() == "earlier run"
     assert not (tmp_path / "q3_cnn.pt").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read from Linux's /proc")
 def test_out_of_memory_says_what_to_lower(synthetic_run, tmp_path):
     (tmp_path / "q1_data.pt").symlink_to(synthetic_run[0] / "q1_data.pt")
-    # A limit just above what the program itself takes: a batch of all images does not fit any more.
+    # A limit just above the program's own memory, so that a batch of all images does not fit.
     code = (
         "import resource, sys; import q3_cnn; from common import cli\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 150_000_000\n"
@@ -211,7 +211,7 @@ def test_out_of_memory_says_what_to_lower(synthetic_run, tmp_path):
     assert "error: out of memory: lower --batch-size (" in error_of(done)
 
 
-def test_out_of_memory_on_a_gpu_is_the_same(monkeypatch, capsys):
+def test_out_of_memory_on_a_gpu_gives_the_same_error(monkeypatch, capsys):
     def main():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has 8 GiB")
 

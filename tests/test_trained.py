@@ -54,17 +54,17 @@ def test_predict_takes_another_ones_checkpoint_and_says_what_its_record_lacks(tm
     save_as_others(network, path)
     Image.fromarray(galaxies(1)[0]).save(tmp_path / "a.png")
     error = error_of(run("predict.py", tmp_path / "a.png", "--model", path))
-    assert "epoch=3.json, which q3_cnn.py wrote beside it, is missing: copy it too, or for a network trained" in error
-    assert error.endswith("write it, with source, class_names, mean, std, image_size")
+    assert "epoch=3.json, which q3_cnn.py wrote next to it, is missing: copy it too, or, for a network trained" in error
+    assert error.endswith("create it with source, class_names, mean, std, image_size")
     save_json({key: record[key] for key in NEEDED}, path.with_suffix(".json"))
     printed = run_well("predict.py", tmp_path / "a.png", "--model", path)
-    assert printed.count(f"{path}: a network of q3_cnn.py, its names begin with 'state_dict.model.'") == 1
+    assert printed.count(f"{path}: a network of q3_cnn.py; its tensor names begin with 'state_dict.model.'") == 1
     assert "no statistics of the training images, so pictures outside their range are not marked" in printed
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [
-    ("class_names", {"0": "a"}, "a list of texts"), ("class_names", list(range(8)), "a list of texts"),
-    ("class_names", ["a"], "a list of texts, one per class of the network"), ("source", None, "a text"),
+    ("class_names", {"0": "a"}, "a list of strings"), ("class_names", list(range(8)), "a list of strings"),
+    ("class_names", ["a"], "a list of strings, one per class of the network"), ("source", None, "a string"),
     ("mean", [1, None, 2], "a list of three numbers"), ("std", [30, 0, 30], "a list of three numbers above 0"),
     ("image_size", 128, "69, the only size supported"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Q5's head against logistic regression: the same model on the same features, at scikit-learn's optimum."""
+"""Compare Q5's head with logistic regression: the same model on the same features, at scikit-learn's optimum."""
 
 import json
 
@@ -19,7 +19,7 @@ EPOCHS, SEED, FEATURES = 60, 0, 3
 
 
 def write_coloured(path):
-    """Write images of one colour and noise; the colours of classes 8 and 9 overlap."""
+    """Write images of one colour with noise; the colours of classes 8 and 9 overlap."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10, dtype=np.uint8), [4] * 8 + [150] * 2)
     colours = rng.normal(110 + 20 * (labels == 9)[:, None], 20, (len(labels), 3))
@@ -33,7 +33,7 @@ def transfer_loaders(data):
 
 
 def whitened_backbone(loader):
-    """Return a backbone of random weights with three features of deviation 1 and no correlation, the others zero.
+    """Return a backbone with random weights and three uncorrelated features of standard deviation 1; others are zero.
 
     On such features Adam is near the optimum after a few hundred steps.
     """
@@ -52,7 +52,7 @@ def whitened_backbone(loader):
 
 @pytest.fixture(scope="module")
 def transferred(tmp_path_factory):
-    """The folder of a long Q5, by the command line, on 200 images of two classes."""
+    """Run a long Q5 from the command line on 200 images of two classes; return the folder."""
     out = tmp_path_factory.mktemp("transfer")
     sizes = ("--main-train", 16, "--transfer-train", 200)
     run_well("q1_data.py", "--data", write_coloured(out / "galaxies.h5"), *sizes, "--out", out)
@@ -64,14 +64,14 @@ def transferred(tmp_path_factory):
 
 
 def trained(out):
-    """Q5's network of a folder, and its loaders."""
+    """Return Q5's network in a folder, and its loaders."""
     model = nn.Sequential(make_backbone(), nn.Linear(64, 2))
     model.load_state_dict(torch.load(out / "q5_transfer.pt", weights_only=True))
     return model, *transfer_loaders(load_data(out))
 
 
 def features_of(backbone, loader, epochs):
-    """The features of all crops that a head is trained on, float64, and their labels."""
+    """Return the features, float64, and labels of all crops that a head is trained on."""
     passes = [predict(backbone, loader, SEED, epoch) for epoch in range(1, epochs + 1)]
     return (torch.cat(tensors).double().numpy() for tensors in zip(*passes, strict=True))
 
@@ -82,7 +82,7 @@ def probabilities(head, features):
 
 
 def rounding(head, features):
-    """How far the loss of float32 logits may differ: it is a logit and the log of a sum of others."""
+    """Return the rounding error of a loss from float32 logits: it is a logit and the log of a sum of others."""
     return 2 * float32_tolerance(products_of(head), head(torch.from_numpy(features).float()))
 
 
@@ -90,19 +90,19 @@ def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_
     (backbone, head), train_loader, test_loader = trained(transferred)
     features, labels = features_of(backbone, train_loader, EPOCHS)
     test_features, test_labels = (tensor.double().numpy() for tensor in predict(backbone, test_loader))
-    # Without a penalty, in float64, by Newton's method to a gradient of 1e-8: the optimum.
+    # The optimum: without a penalty, in float64, by Newton's method to a gradient of 1e-8.
     optimum = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8)
     optimum.fit(features[:, :FEATURES], labels)
     lowest = log_loss(labels, optimum.predict_proba(features[:, :FEATURES]))
     loss = log_loss(labels, probabilities(head, features))
-    assert 0.1 < lowest < 0.6  # there is something to learn, and the classes overlap, so that there is an optimum
+    assert 0.1 < lowest < 0.6  # there is something to learn, and the classes overlap, so an optimum exists
     assert loss > lowest - 1e-9
-    # Adam's last steps leave it some 2e-4 above: the crops of a batch are not those of the next.
+    # Adam's last steps leave it about 2e-4 above, because the crops differ between batches.
     assert loss < lowest + 2e-3
     answers, expected = probabilities(head, test_features).argmax(1), optimum.predict(test_features[:, :FEATURES])
     assert (answers == expected).mean() >= 0.95
     assert (expected == test_labels).mean() > 0.6
-    # What Q5 has recorded of the same comparison, with a regularisation that is practically none.
+    # Q5's record of the same comparison, with practically no regularisation.
     recorded = json.loads((transferred / "q5_transfer.json").read_text())["logistic_regression"]
     assert recorded["train_loss"] == pytest.approx(lowest, abs=1e-4)
     assert recorded["head_train_loss"] == pytest.approx(loss, abs=rounding(head, features))
@@ -111,7 +111,7 @@ def test_q5s_head_agrees_with_logistic_regression_and_its_loss_is_not_below_the_
     assert recorded["accuracy"] == pytest.approx((expected == test_labels).mean(), abs=one_image)
 
 
-def test_the_comparison_with_the_optimum_takes_a_criterion_with_class_weights(transferred):
+def test_the_comparison_with_the_optimum_accepts_class_weights(transferred):
     model, *loaders = trained(transferred)
     weights = torch.tensor([1.0, 3.0])
     found = compare_with_optimum(model, nn.CrossEntropyLoss(weight=weights), *loaders, epochs=2, seed=SEED)

@@ -1,1 +1,1 @@
-"""Use of trained networks: predictions on new pictures, export, and a page to play with."""
+"""Use trained networks: predictions on new pictures, export, and the playground."""

@@ -1,4 +1,4 @@
-"""The model card: a README with the header that the Hugging Face Hub reads, made from a network's record."""
+"""The model card: a README with the metadata that the Hugging Face Hub reads, from a network's record."""
 
 import json
 import re
@@ -10,14 +10,14 @@ from use.trained import NETWORKS, describe_classes, trained_on
 
 from torch import nn
 
-FEW = 50  # training images of a class, below which the card warns
+FEW = 50  # the card warns of classes with fewer training images
 METRICS = ("parameters", "test_loss", "test_accuracy", "test_accuracy_interval", "test_count", "majority_accuracy")
 SETTINGS = ("epochs", "batch_size", "lr", "precision", "symmetries", "seed")
-ABOUT = ("author", "license", "survey", "pixel_scale")  # options of export.py: no record holds them
+ABOUT = ("author", "license", "survey", "pixel_scale")  # options of export.py, which are not in records
 
 
 def as_code(module, indent=""):
-    """Return the Python expression that makes a network of nn.Sequential and torch's own layers."""
+    """Return the Python expression that creates a network of nn.Sequential and torch's layers."""
     if not isinstance(module, nn.Sequential):
         return f"nn.{module!r}"  # Conv2d(3, 8, kernel_size=(5, 5), stride=(1, 1))
     layers = "".join(f"{indent}    {as_code(each, indent + '    ')},\n" for each in module)
@@ -30,7 +30,7 @@ def escaped(value):
 
 
 def model_card(name, record, **about):
-    """Return the card of the network `name` as Markdown; about: values of ABOUT, left out unless given.
+    """Return the card of the network `name` as Markdown; about: values of ABOUT, omitted unless given.
 
     Raises ValueError if the record lacks a metric.
     """
@@ -58,7 +58,7 @@ def model_card(name, record, **about):
 
 
 def class_rows(record):
-    """Return the cells of each class: its name, training images, test images and recall, as texts."""
+    """Return the cells of each class as strings: name, training images, test images and recall."""
     rows, keys = [], ("class_names", "train_counts", "test_counts", "recall")
     for name, train_count, count, recall in zip(*map(record.get, keys), strict=True):
         low, high = accuracy_interval(round(count * recall), count) if count else (0, 1)

@@ -1,4 +1,4 @@
-"""Predictions on whole images: mean probabilities over a grid of crops, and how many of the crops disagree."""
+"""Predict on whole images: mean probabilities over a grid of crops, and the share of crops that disagree."""
 
 import math
 from types import SimpleNamespace
@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 CROP_SIZE = 48  # pixels: input of all networks of the assignment
-CROPS = [side**2 for side in range(1, 12)]  # sizes of a grid with even places in an image of 69 pixels
+CROPS = [side**2 for side in range(1, 12)]  # grids whose corners are at even positions in an image of 69 pixels
 
 
 def grid(size, crops):
-    """Return the (top, left) corners of a square grid of `crops` windows in an image as a list.
+    """Return the (top, left) corners of a square grid of `crops` windows in an image, as a list.
 
-    A single window is central. Others are at even places, where pooling by 2 sees the same squares in the window as in
-    the whole image, so that overlapping windows can share their convolutions.
+    A single window is central. Several windows are at even positions, so that pooling by 2 groups the same pixels in a
+    window as in the whole image, and overlapping windows can share their convolutions.
     """
     side, room = math.isqrt(crops), size - CROP_SIZE
     places = [room * i // (side - 1) // 2 * 2 for i in range(side)] if side > 1 else [room // 2]
@@ -27,11 +27,11 @@ def grid(size, crops):
 
 
 def share_layers(network, corners, size):
-    """Split a network into the layers computed once per image, and those computed once per window.
+    """Split a network into layers to compute once per image, and layers to compute once per window.
 
     Unpadded convolutions, ReLU, and pooling at corners that are multiples of its stride give the same values in a
-    window as in the whole image. Return both parts, and the corners and side of the windows in the output of the first.
-    The first part is empty if the windows have fewer pixels in total than the image.
+    window as in the whole image. Return both parts, and the corners and size of the windows in the output of the first
+    part, which is empty if the windows have fewer pixels in total than the image.
     """
     layers, side, shared = flat(network), CROP_SIZE, []
     for layer in layers if len(corners) * CROP_SIZE**2 > size**2 else []:
@@ -53,7 +53,7 @@ def flat(layer):
 class CropEnsemble:
     """A network that predicts on whole images.
 
-    mean, std: 3 values each, of pixels 0-255; size: side of the images; crops, all_symmetries: the views to average
+    mean, std: 3 values each, for pixel values 0-255; size: of the images; crops, all_symmetries: the views to average
     over.
     """
 

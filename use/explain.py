@@ -1,4 +1,4 @@
-"""Occlusion maps: how far the probability of a prediction falls if a part of the picture is covered."""
+"""Occlusion maps: how much the probability of a prediction decreases if a part of the picture is covered."""
 
 import re
 from functools import partial
@@ -11,15 +11,15 @@ from use.pieces import probabilities_of
 import matplotlib.pyplot as plt
 import torch
 
-WINDOW, STRIDE = 9, 4  # pixels: size of the covered square, and its steps
+WINDOW, STRIDE = 9, 4  # pixels: size and step of the covered square
 
 
 def occlusion(answer, image, label):
-    """Return how far the probability of class `label` falls if each place is covered, float32 (size, size).
+    """Return how much the probability of class `label` decreases if each pixel is covered, float32 (size, size).
 
-    Zeiler & Fergus (2014), by captum: a square of WINDOW pixels in the colour of the border, the sky, moves over the
-    image; each pixel gets the mean over the squares that cover it. answer: from images (n, 3, size, size) to
-    probabilities (n, classes); image: uint8 (3, size, size).
+    The method is Zeiler & Fergus's (2014), computed by captum: a square of WINDOW pixels in the colour of the border,
+    the sky, moves over the image; each pixel gets the mean over the squares that cover it. answer: function from images
+    (n, 3, size, size) to probabilities (n, classes); image: uint8 (3, size, size).
     """
     from captum.attr import Occlusion
 
@@ -37,9 +37,9 @@ def occlusion(answer, image, label):
 
 
 def explain(folder, number, found, classifier, record):
-    """Write a PNG of a picture and its occlusion map into `folder`; `number` makes its name unique.
+    """Write a PNG of a picture and its occlusion map to `folder`; `number` makes the file name unique.
 
-    found: the picture, as `describe` of use/pieces.py returns it; record: of the network.
+    found: the picture's dict from `describe` in use/pieces.py; record: of the network.
     """
     label = record["class_names"].index(found["class_name"])
     effect = occlusion(partial(probabilities_of, classifier), found["image"], label)

@@ -1,4 +1,4 @@
-"""Write a network as an ONNX file that takes pixels: normalisation and softmax are inside."""
+"""Write a network as an ONNX file that takes pixel values: normalisation and softmax are included."""
 
 import json
 import logging
@@ -9,13 +9,13 @@ from use.ensemble import CROP_SIZE
 import torch
 from torch import nn
 
-# The lowest versions that the operators need, so that older programs load the file: onnxruntime from 1.12 on.
+# The lowest versions that support the operators, so that older programs can load the file: onnxruntime 1.12 or later.
 OPSET, IR_VERSION = 17, 8
 OUTPUTS = ["logits", "probabilities", "features"]
 
 
 class FromPixels(nn.Module):
-    """A network from uint8 crops, colours last, to OUTPUTS."""
+    """A network from uint8 crops, channels last, to OUTPUTS."""
 
     def __init__(self, network, mean, std):
         super().__init__()
@@ -31,7 +31,7 @@ class FromPixels(nn.Module):
 
 
 def write_onnx(network, record, path):
-    """Write `network` with its normalisation as an ONNX file; its metadata hold the class names.
+    """Write `network` with its normalisation as an ONNX file, with the class names in its metadata.
 
     Input: crops, uint8 (n, 48, 48, 3), any n. Outputs, float32: logits and probabilities (n, classes), and features
     (n, 64), the input of the last layer.
@@ -41,7 +41,7 @@ def write_onnx(network, record, path):
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations
+        warnings.simplefilter("ignore")  # torch's deprecation warnings
         program = torch.onnx.export(
             FromPixels(network, record["mean"], record["std"]).eval(),
             (torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8),),

@@ -1,4 +1,4 @@
-"""The outputs of predict.py: a printed table, rows as CSV, and the files made from the rows at the end."""
+"""The outputs of predict.py: a printed table, rows as CSV, and the files created from the rows at the end."""
 
 import base64
 import csv
@@ -26,17 +26,17 @@ SHEET_CARDS = 500  # pictures per class in a contact sheet
 
 
 class PrintedTable:
-    """An aligned table, printed row by row. files: their names; views: crops behind each prediction."""
+    """An aligned table, printed row by row. files: file names; views: crops per prediction."""
 
     def __init__(self, files, class_names, views):
-        self.name_width = min(LONGEST_NAME, max(map(len, files), default=0) + 6)  # with room for `[1234]`
+        self.name_width = min(LONGEST_NAME, max(map(len, files), default=0) + 6)  # leaves room for `[1234]`
         width = max(map(len, class_names))
         self.form = f"{{:{self.name_width}}}  {{:{width}}} {{:>7}}   {{:{width}}} {{:>7}}   {{}}"
         self.header = self.form.format("file", "class", "prob.", "second choice", "prob.", "crops that disagree")
         self.views = views
 
     def row(self, record):
-        """Return the line of a record, and a line per reason why its picture is marked."""
+        """Return the line of a record, and one line per reason why its picture is marked."""
         name = record["file"]
         name = name if len(name) <= self.name_width else f"…{name[1 - self.name_width :]}"
         second, first = (f"{probability:.1%}" for probability in sorted(record["probabilities"])[-2:])
@@ -47,7 +47,7 @@ class PrintedTable:
 
 
 class Columns:
-    """The columns of the rows. labels: true class of each picture, numbers by name, or None without --truth."""
+    """The columns of the rows. labels: true class numbers by picture name, or None without --truth."""
 
     def __init__(self, class_names, labels):
         numbers = written_numbers(class_names)
@@ -58,7 +58,7 @@ class Columns:
         self.header = as_csv([self.names])
 
     def rows(self, records):
-        """Return records as CSV. No cell is empty: a column has the same type in all pieces of a catalogue."""
+        """Return records as CSV. No cell is empty, so a column has the same type in all pieces of a catalogue."""
         return as_csv([self.cells(record) for record in records])
 
     def cells(self, record):
@@ -117,15 +117,15 @@ def write_json_list(rows, path):
 
 
 def write_table(rows, path, kind, header):
-    """Write a table with astropy, holding all rows in memory. kind: as of `table_format`; header: texts by keyword.
+    """Write a table with astropy, with all rows in memory. kind: from `table_format`; header: strings by keyword.
 
-    FITS has ASCII only: other characters are escaped.
+    FITS allows only ASCII, so other characters are escaped.
     """
     from astropy.table import Table
 
     def values(cells, name):
         cells = np.array(cells, str if name in TEXTS else int if name in INTEGERS else float)
-        if kind == "fits" and name in TEXTS:  # numpy 1 makes floats of an empty array
+        if kind == "fits" and name in TEXTS:  # numpy 1 converts an empty array to floats
             return np.char.encode(cells, "ascii", "backslashreplace").astype(bytes)
         return cells
 
@@ -137,11 +137,11 @@ def write_table(rows, path, kind, header):
                 columns[name].append(values(cells, name))
     meta = {key: text.encode("ascii", "backslashreplace").decode() for key, text in header.items()}
     table = Table({name: np.concatenate(blocks) for name, blocks in columns.items()}, meta=meta)
-    table.write(path, format=kind, overwrite=True)  # what a killed process has left
+    table.write(path, format=kind, overwrite=True)  # a file left by a killed process
 
 
 def write_features(rows, path):
-    """Write a NumPy file: `features`, float32 (n, FEATURES), and the texts `files` and `ids`, (n,) each."""
+    """Write a NumPy file: `features`, float32 (n, FEATURES), and `files` and `ids`, strings (n,)."""
     files, ids = [], []
     for record in read_records(rows.part):
         files.append(record["file"])
@@ -152,9 +152,9 @@ def write_features(rows, path):
 
 
 def write_sheet(rows, path, class_names, about, views):
-    """Write a contact sheet, HTML: pictures by predicted class, the SHEET_CARDS least certain of each class first.
+    """Write an HTML contact sheet: the SHEET_CARDS least certain pictures of each predicted class, least certain first.
 
-    about: sentences for the top of the page; views: crops behind each prediction.
+    about: sentences for the top of the page; views: crops per prediction.
     """
     counts, heaps = Counter(), {name: [] for name in class_names}
     with open(rows.paths["html"], encoding="utf-8") as thumbnails:
@@ -164,7 +164,7 @@ def write_sheet(rows, path, class_names, about, views):
             if len(heap) < SHEET_CARDS:
                 heapq.heappush(heap, entry)
             else:
-                heapq.heappushpop(heap, entry)  # which removes the most certain
+                heapq.heappushpop(heap, entry)  # removes the most certain one
     groups = {name: [entry[2:] for entry in sorted(heap, reverse=True)] for name, heap in heaps.items()}
     page = template("sheet.html.j2").render(groups=groups, counts=counts, about=about, views=views)
     path.write_text(page, encoding="utf-8")
@@ -184,7 +184,7 @@ def template(name, **filters):
 
 
 def thumbnail(pixels):
-    """Return a picture, uint8 (h, w, 3), as a JPEG in a data: address."""
+    """Return a picture, uint8 (h, w, 3), as a data: URL of a JPEG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

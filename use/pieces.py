@@ -1,7 +1,7 @@
 """Read and classify pictures piece by piece, in this process or on the workers of a Dask cluster.
 
-The last bits of a prediction depend on the pictures in its batch and on torch's number of threads. Both are the same
-everywhere: a batch is BATCH pictures of one piece, in order, computed with one thread.
+The last bits of a prediction depend on the batch and on torch's number of threads. Both are the same everywhere: a
+batch is BATCH pictures of one piece, in order, computed with one thread.
 """
 
 import errno
@@ -29,8 +29,8 @@ import numpy as np
 import torch
 
 BATCH = 64  # pictures that are classified together
-PIECE = 2048  # pictures in a task of a Dask worker, some seconds of work
-AHEAD = 16  # pieces per core that are computed before the first of them is written
+PIECE = 2048  # pictures per task of a Dask worker, a few seconds of work
+AHEAD = 16  # pieces per core that are computed ahead of the next one to be written
 
 
 class Piece(NamedTuple):
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
     number: int
     paths: list  # text
     rows: range | None = None  # None: all rows
-    skip: int = 0  # pictures at the beginning that are already done
+    skip: int = 0  # pictures at the beginning that are done already
 
 
 class Batch(NamedTuple):
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """What classifies pictures, in a form that can be sent to a Dask worker."""
+    """The network and the options for classifying pictures, in a form that can be sent to a Dask worker."""
 
     model: str
     weights_sha256: str
@@ -65,17 +65,17 @@ class Classifier(NamedTuple):
 
     @property
     def views(self):
-        """Number of crops behind each prediction."""
+        """Number of crops per prediction."""
         return self.crops * (8 if self.symmetries else 1)
 
 
 @lru_cache(maxsize=1)
 def load(classifier):
     """Return the network as a CropEnsemble, and its record. Raises ValueError if the file holds another network."""
-    with redirect_stdout(None):  # predict.py has already described the file
+    with redirect_stdout(None):  # predict.py already described the file
         network, record, _ = load_network(classifier.model)
     if weights_hash(network.state_dict()) != classifier.weights_sha256:
-        raise ValueError(f"{classifier.model} is another network on {socket.gethostname()}, or has been replaced")
+        raise ValueError(f"{classifier.model} is a different network on {socket.gethostname()}, or was replaced")
     options = classifier.crops, classifier.symmetries, choose_device(classifier.device)
     ensemble = CropEnsemble(network, record["mean"], record["std"], IMAGE_SIZE, *options)
     return ensemble, record | {"train_hashes": frozenset(record.get("train_hashes", ()))}
@@ -98,7 +98,7 @@ def probabilities_of(classifier, images):
 
 
 def predictions(files, classifier, start=0, skip=0, dask=None):
-    """Yield the Batches of `files`, paths as text, in order, except the first `start` pieces and `skip` pictures.
+    """Yield the Batches of `files`, paths as strings, in order, without the first `start` pieces and `skip` pictures.
 
     dask: address of a scheduler whose workers compute.
     """
@@ -116,7 +116,7 @@ def predictions(files, classifier, start=0, skip=0, dask=None):
 
 
 def pieces(files):
-    """Yield `files`, paths as text, as (paths, rows) pairs of at most PIECE image files, or rows of an HDF5 file."""
+    """Yield (paths, rows) pairs of at most PIECE image files, or rows of an HDF5 file; files: paths as strings."""
     for is_hdf5, group in groupby(files, key=lambda path: path.lower().endswith(HDF5_SUFFIXES)):
         if is_hdf5:
             yield from (([path], rows) for path in group for rows in row_ranges(path))
@@ -159,10 +159,10 @@ def classify(work, classifier, readers, computing):
 
 
 def describe(pictures, ids, classifier):
-    """Return a dict per picture: its record, as predict.py's --json writes it, and what else is made from it.
+    """Return a dict per picture: its record, as --json of predict.py writes it, and further entries.
 
-    image: uint8 (3, size, size); features: float32 (64,); trained: whether it is a training image; thumbnail: text, or
-    None without --html. pictures: (name, uint8 (size, size, 3)) pairs; ids: by name, of pictures in HDF5 files.
+    image: uint8 (3, size, size); features: float32 (64,); trained: whether it is a training image; thumbnail: string,
+    or None without --html. pictures: (name, uint8 (size, size, 3)) pairs; ids: of pictures in HDF5 files, by name.
     """
     ensemble, record = load(classifier)
     class_names, numbers = record["class_names"], written_numbers(record["class_names"])
@@ -194,7 +194,7 @@ def describe(pictures, ids, classifier):
 
 
 def unreadable(name, error):
-    """Return a sentence that a picture cannot be read."""
+    """Return the error message of an unreadable picture."""
     sentence = one_line(error) or type(error).__name__
     return sentence if name in sentence else f"{name}: {sentence}"
 

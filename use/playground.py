@@ -1,6 +1,6 @@
-"""Make a page in which the trained CNN, and the FCN, run in the browser: for the classroom.
+"""Create a web page, for the classroom, that runs the trained CNN and FCN in the browser.
 
-Reads q1_data.pt, q3_cnn.pt and, if it exists, q2_fcn.pt, with their .json. Writes playground.html under --out: one file
+Reads q1_data.pt, q3_cnn.pt and, if it exists, q2_fcn.pt, with their .json. Writes playground.html to --out: one file
 with weights, test galaxies and code, which runs offline.
 """
 
@@ -22,7 +22,7 @@ import torch
 from markupsafe import Markup
 
 EXAMPLES = ("python -m use.playground", "python -m use.playground --out smoke --galaxies 2")
-LARGE = 200_000  # weights in a tensor above which 16 bits are stored for each: only the FCN has as many
+LARGE = 200_000  # tensors with more weights, which only the FCN has, are stored with 16 bits per weight
 CONTROLS = (("turn", "turn", 0, 360, 0), ("light", "brightness", 10, 200, 100), ("noise", "noise", 0, 60, 0))
 
 
@@ -34,7 +34,8 @@ def encoded(array):
 def encode_weights(network):
     """Return a state_dict for the page: shape and float32 values of each tensor, in base64.
 
-    Large matrices are stored as int16 with a factor per row. That halves them, and changes logits by about 1e-4.
+    Large matrices are stored as int16 with one factor per row, which halves their size and changes logits by about
+    1e-4.
     """
     tensors = {}
     for name, weight in network.state_dict().items():
@@ -64,7 +65,7 @@ def choose_galaxies(labels, predictions, number):
 
 
 def page(data, networks, records, number):
-    """Return the page as text; data: Q1's dict; networks, records: of `cnn` and perhaps `fcn`; number: per class."""
+    """Return the page; data: Q1's dict; networks, records: of `cnn` and perhaps `fcn`; number: galaxies per class."""
     record, size = records["cnn"], records["cnn"]["image_size"]
     images, labels = data["main_test_images"], data["main_test_labels"]
     ensemble = CropEnsemble(networks["cnn"], record["mean"], record["std"], size, crops=1)

@@ -1,4 +1,4 @@
-"""The rows of a run of predict.py in growing files, so that an interrupted run resumes to the same bytes."""
+"""Append the rows of a predict.py run to files, so that an interrupted run resumes to the same bytes."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from common.storage.resume import differences
 class Rows:
     """The rows of a run: CSV in FILE.part, other data of each row in FILE.part.KIND, and the journal FILE.resume.
 
-    The first line of the journal holds the settings as JSON. Each further line describes a batch of rows: a batch
-    counts once its line is complete. The journal stays after the run, for --resume to find that nothing is left to do.
+    The first line of the journal contains the settings as JSON. Each further line describes a batch of rows; a batch
+    counts once its line is complete. The journal is kept after the run, so that --resume finds nothing to do.
     """
 
     def __init__(self, target=None, kinds=()):
-        """target: path of FILE, in a temporary folder by default; a link is followed."""
+        """target: path of FILE, by default in a temporary folder; links are followed."""
         self.is_kept = target is not None
         if not self.is_kept:
             self.folder = TemporaryDirectory()  # removed together with this object
@@ -29,16 +29,16 @@ class Rows:
         self.part, self.journal = (target.with_name(f"{target.name}.{suffix}") for suffix in ("part", "resume"))
         self.paths = {"csv": self.part} | {kind: target.with_name(f"{self.part.name}.{kind}") for kind in kinds}
         self.files, self.sizes = [], []
-        self.count = self.piece = self.done = 0  # rows; current piece, and number of its pictures that are done
+        self.count = self.piece = self.done = 0  # rows; current piece; pictures of it that are done
         self.errors, self.trained = [], set()
 
     def has_ended(self, settings, outputs):
-        """Return whether a run has completed `outputs`, paths. Raises ValueError if it had other settings."""
+        """Return whether a run has completed `outputs`, paths. Raises ValueError if its settings were different."""
         ended = self.journal.exists() and not self.part.exists() and all(map(os.path.exists, outputs))
         return ended and bool(self.read_journal(settings))
 
     def read_journal(self, settings):
-        """Return the complete lines of the journal. Raises ValueError if it belongs to other settings."""
+        """Return the complete lines of the journal. Raises ValueError if its settings are different."""
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         lines = [line for line in lines if line.endswith(b"\n")]
         remedy = f"delete {self.journal} and {self.part} to start again"
@@ -72,7 +72,7 @@ class Rows:
             except BaseException as error:
                 self.keep()
                 if isinstance(error, (KeyboardInterrupt, SystemExit)) and self.is_kept and not self.count:
-                    print("interrupted before the first pictures were classified: nothing is kept", file=sys.stderr)
+                    print("interrupted before the first pictures were classified: nothing was saved", file=sys.stderr)
                 raise
         with suppress(OSError):  # of Windows
             (self.journal.parent / f".{self.journal.name}.lock").unlink()
@@ -128,7 +128,7 @@ class Rows:
             for path in () if self.count else (*self.paths.values(), self.journal):
                 path.unlink(missing_ok=True)
         if self.count and self.is_kept:
-            print(f"{self.part}: the {self.count:,} pictures so far are kept there.", file=sys.stderr)
+            print(f"{self.part}: contains the {self.count:,} pictures classified so far.", file=sys.stderr)
 
     def end(self, is_output):
         """Close the files, rename the rows to FILE if they are an output, and remove the others."""

@@ -2,7 +2,7 @@
 
 import math
 
-import scipy  # its optimize, which takes 0.3 s to import, when it is used
+import scipy  # its optimize takes 0.3 s to import, so it is loaded on first use
 import torch
 
 
@@ -21,8 +21,8 @@ def negative_log_likelihood(logits, labels, temperature=1.0):
 def fit_temperature(logits, labels):
     """Return the temperature from e^-5 to e^5 with the lowest `negative_log_likelihood`.
 
-    With every prediction correct the lowest would be at 0. A single view has one minimum: the cross entropy is convex
-    in 1 / temperature.
+    If all predictions are correct, the optimum is at 0. With a single view there is one minimum, because the cross
+    entropy is convex in 1 / temperature.
     """
     result = scipy.optimize.minimize_scalar(
         lambda log_temperature: negative_log_likelihood(logits, labels, math.exp(log_temperature)),

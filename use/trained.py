@@ -1,4 +1,4 @@
-"""A trained network, and what its record tells: classes, normalisation and data."""
+"""Load a trained network and its record: classes, normalisation and data."""
 
 import math
 from pathlib import Path
@@ -22,28 +22,28 @@ def make_transfer(num_classes=2):
 
 NETWORKS = {"q2_fcn": make_fcn, "q3_cnn": make_cnn, "q5_transfer": make_transfer}  # by the script that trains them
 NEEDED = {  # values of a record
-    "source": "a text",
-    "class_names": "a list of texts, one per class of the network",
+    "source": "a string",
+    "class_names": "a list of strings, one per class of the network",
     "mean": "a list of three numbers, of pixels 0-255",
     "std": "a list of three numbers above 0, of pixels 0-255",
-    "image_size": f"{IMAGE_SIZE}, the only size supported: train the network again",
+    "image_size": f"{IMAGE_SIZE}, the only size supported: retrain the network",
 }
 
 
 class TrainedNetwork(NamedTuple):
-    """A network and what its training recorded."""
+    """A network and its record."""
 
     network: nn.Module
-    record: dict  # the JSON beside it
+    record: dict  # the JSON file next to it
     name: str  # in NETWORKS
 
 
 def load_network(path, remedy="name another network with --model"):
     """Return the TrainedNetwork in a checkpoint; print a line if its weights have a prefix.
 
-    path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json beside it; the folder or the .safetensors
-    file that export.py writes; or any other file in which `find_weights` finds such a network, with any number of
-    classes. Raises FileNotFoundError, with a `remedy`, or ValueError if the file holds another network, the record
+    path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json next to it; the folder or the .safetensors
+    file written by export.py; or any other file in which `find_weights` finds such a network, with any number of
+    classes. Raises FileNotFoundError, with a `remedy`, or ValueError if the file contains another network, the record
     lacks a value, or the two come from different runs.
     """
     content = load_weights(path, made_by="q3_cnn.py", remedy=remedy)
@@ -57,8 +57,8 @@ def load_network(path, remedy="name another network with --model"):
     record_path = record_of(path)
     if not record_path.is_file():
         raise FileNotFoundError(
-            f"{path}: {record_path.name}, which {name}.py wrote beside it, is missing: copy it too, or for a network "
-            f"trained elsewhere write it, with {', '.join(NEEDED)}"
+            f"{path}: {record_path.name}, which {name}.py wrote next to it, is missing: copy it too, or, for a network "
+            f"trained elsewhere, create it with {', '.join(NEEDED)}"
         )
     record = load_json(record_path)
     name = "q5_transfer" if name == "q3_cnn" and is_transferred(record) else name
@@ -67,19 +67,19 @@ def load_network(path, remedy="name another network with --model"):
     if record.get("weights_sha256", found) != found:
         raise ValueError(f"{path} and {record_path.name} come from different runs: copy both from one folder")
     if prefix:
-        print(f"{path}: a network of {name}.py, its names begin with {prefix!r}")
+        print(f"{path}: a network of {name}.py; its tensor names begin with {prefix!r}")
     return TrainedNetwork(network, record, name)
 
 
 def is_transferred(record):
-    """Return whether the record of a CNN belongs to Q5, whose backbone is frozen."""
+    """Return whether the record of a CNN is from Q5, whose backbone is frozen."""
     if "network" in record:  # written by export.py
         return record["network"] == "q5_transfer"
     return "trainable_parameters" in record and record["trainable_parameters"] < record["parameters"]
 
 
 def check_record(path, record, name, classes):
-    """Raise ValueError if a record lacks a value of NEEDED, or has one of another kind."""
+    """Raise ValueError if a record lacks a value of NEEDED, or has one of the wrong type."""
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: rerun {name}.py")
@@ -103,13 +103,13 @@ def are_colours(values, low):
 
 
 def trained_on(record):
-    """Return a phrase that names the training data of a network."""
-    remark = ", so its predictions say nothing about real ones" if record["source"] == "synthetic" else ""
+    """Return a phrase with the training data of a network."""
+    remark = ", so its predictions for real ones are meaningless" if record["source"] == "synthetic" else ""
     return source_title(record["source"]) + remark
 
 
 def training_images(record):
-    """Return `trained_on`'s phrase with the number of images, if the record has it."""
+    """Return the phrase of `trained_on` with the number of images, if the record has it."""
     counts = record.get("train_counts")
     return (f"{sum(counts):,} images of " if counts else "") + trained_on(record)
 

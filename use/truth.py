@@ -1,4 +1,4 @@
-"""True classes of pictures from a table, and how well a network agrees with them."""
+"""Read true classes of pictures from a table, and compare a network's predictions with them."""
 
 import io
 import math
@@ -20,9 +20,9 @@ BINS = 10  # of equal width, for the calibration error
 
 
 def read_truth(path, class_names, files):
-    """Return the true classes of the pictures in `files`, paths as text: numbers by the pictures' names.
+    """Return the true classes of the pictures in `files`, paths as strings: class numbers by picture name.
 
-    Raises OSError, or ValueError for a table with another class or as `read_rows` and `match_rows` do.
+    Raises OSError, or ValueError for an unknown class or as `read_rows` and `match_rows` do.
     """
     names, ids = names_in(files)
     labels = {}
@@ -31,12 +31,12 @@ def read_truth(path, class_names, files):
             labels[name] = class_number(class_names, row.class_name)
             if labels[name] is None:
                 known = f"the network knows {'; '.join(class_names)}"
-                raise ValueError(f"{path}, line {row.line}: {row.class_name} is no class: {known}")
+                raise ValueError(f"{path}, line {row.line}: {row.class_name} is not a class: {known}")
     return labels
 
 
 def names_in(files):
-    """Return the names of all pictures in `files`, and the ids of pictures in HDF5 files by name."""
+    """Return the names of all pictures in `files`, and the ids of pictures in HDF5 files, by name."""
     names, ids = [], {}
     for path, name in zip(files, map(printable, files), strict=True):
         if not is_hdf5(path):
@@ -89,12 +89,12 @@ def describe_losses(probabilities, labels):
 
 
 def describe_temperature(probabilities, labels, temperature):
-    """Return a sentence with the temperature that fits the pictures, and the losses with it.
+    """Return a sentence with the temperature that fits the pictures best, and the losses with it.
 
     Its interval is over pictures, by the sandwich estimator (White 1982, Econometrica 50, 1): the spread of the slopes
     of their losses in 1 / T, divided by the curvature of the sum.
     """
-    if (probabilities.argmax(1) == labels).all():  # the lower, the better
+    if (probabilities.argmax(1) == labels).all():  # the lower the temperature, the better
         return "No temperature fits these pictures: all predictions are correct."
     logits = np.log(np.maximum(probabilities, np.finfo(float).eps))
     fitted = fit_temperature(logits, labels)
@@ -106,7 +106,7 @@ def describe_temperature(probabilities, labels, temperature):
     margin = 1.96 * math.sqrt((slopes**2).sum()) / curvature * fitted  # in log T
     low, high = (temperature * fitted * math.exp(sign * margin) for sign in (-1, 1))
     return (
-        f"With --temperature {temperature * fitted:.2f}, which fits these pictures best (95% interval {low:.2f} to "
+        f"The best --temperature for these pictures is {temperature * fitted:.2f} (95% interval {low:.2f} to "
         f"{high:.2f}): {describe_losses(scaled, labels).lower()}."
     )
 

@@ -1,1 +1,1 @@
-"""Files, tables and sets of galaxies, and how the images are split."""
+"""Read, download and generate images of galaxies, read tables, and split the images."""

@@ -1,4 +1,4 @@
-"""Measure how pictures look, to mark one unlike the training images, and hash them, to recognize a training image."""
+"""Measure how pictures look, to mark those unlike the training images, and hash them, to recognize training images."""
 
 import hashlib
 
@@ -9,11 +9,11 @@ MEASURES = {
     "brightness": "mean of all pixels, 0 to 1",
     "contrast": "standard deviation of the grey values, 0 to 0.5",
     "colour": "mean of red minus mean of blue, -1 to 1",
-    "central light": "share of the light above the border's that falls into a central disk of half the width, 0 to 1",
+    "central light": "share of the light above the border's within a central disk of half the width, 0 to 1",
 }
 PERCENTILES = (0.5, 99.5)
-MARGIN = 0.1  # outside the percentiles, as a share of the distance between them, within which nothing is marked
-MOST = 2000  # images measured, which give the percentiles to a fraction of a per cent
+MARGIN = 0.1  # tolerance beyond the percentiles, as a fraction of the distance between them
+MOST = 2000  # images to measure, enough for percentiles with an error of a fraction of a percent
 
 
 def appearance(images):
@@ -37,15 +37,15 @@ def appearance_range(images):
     """
     chosen = images[:: max(1, -(-len(images) // MOST))]
     percentiles = torch.tensor(PERCENTILES, device=images.device) / 100
-    measured = torch.cat([appearance(part) for part in chosen.split(100)])  # at once would take 230 MB
+    measured = torch.cat([appearance(part) for part in chosen.split(100)])  # in parts: all at once take 230 MB
     low, high = measured.quantile(percentiles, dim=0).tolist()
     return {name: list(pair) for name, pair in zip(MEASURES, zip(low, high, strict=True), strict=True)}
 
 
 def out_of_range(images, ranges):
-    """Return a list of sentences for each image, uint8 (n, 3, size, size), on how it differs from the training images.
+    """Return a list of phrases for each image, uint8 (n, 3, size, size), on how it differs from the training images.
 
-    ranges: from `appearance_range`, or None if they are unknown: then no image is marked.
+    ranges: from `appearance_range`, or None if unknown, in which case all lists are empty.
     """
     if ranges is None:
         return [[] for _ in images]
@@ -60,7 +60,7 @@ def out_of_range(images, ranges):
 
 
 def image_hashes(images):
-    """Return a short hash of each image, uint8 (n, 3, size, size): a list of texts of 16 hexadecimal digits.
+    """Return a short hash of each image, uint8 (n, 3, size, size): a list of strings of 16 hexadecimal digits.
 
     These are the first 64 bits of the SHA-256 of its pixels, rows of red, green and blue. Two of a million different
     images have the same hash with a probability of 3e-8.

@@ -1,4 +1,4 @@
-"""The published sets: downloaded once from their mirrors, checked and cached."""
+"""Download the published sets once from their mirrors, check and cache them."""
 
 import os
 import sys
@@ -50,9 +50,7 @@ def cache_folder(cache=None):
     try:
         return Path(cache or os.environ.get("GALAXY10_CACHE") or pooch.os_cache("galaxy10")).expanduser()
     except RuntimeError:  # neither $HOME nor an entry in passwd
-        raise ValueError(
-            "there is no home folder for the cache: name a folder with --cache or $GALAXY10_CACHE"
-        ) from None
+        raise ValueError("there is no home folder for the cache: set one with --cache or $GALAXY10_CACHE") from None
 
 
 def is_whole(path, published):
@@ -61,11 +59,11 @@ def is_whole(path, published):
 
 
 def fetch(cache, published):
-    """Return the path of a published file in a folder; download it unless it is there and whole.
+    """Return the path of a published file in the cache; download it unless a complete copy exists.
 
-    cache: as for `cache_folder`. The mirrors are tried in turn, for the set of the course $GALAXY10_URL first. Several
-    processes download a file once. Raises ConnectionError if no mirror has it, and another OSError, naming --cache, if
-    the folder cannot be written.
+    cache: as for `cache_folder`. The mirrors are tried in turn; for the course's set, $GALAXY10_URL is tried first. If
+    several processes need a file, one downloads it. Raises ConnectionError if no mirror has it, and another OSError,
+    naming --cache, if the folder cannot be written.
     """
     path = cache_folder(cache) / published.name
     own = os.environ.get("GALAXY10_URL") if published.name == "Galaxy10.h5" else None
@@ -91,7 +89,7 @@ def download(path, published, mirrors):
             with atomic_write(path) as [temporary]:
                 downloader(url, temporary, None)
                 if not is_whole(temporary, published):
-                    raise ValueError("serves other bytes than the published file's (SHA-256 differs)")
+                    raise ValueError("serves a different file (SHA-256 differs)")
             return
         except (RequestException, ValueError) as error:
             failures.append(f"{url}: {one_line(error)}")

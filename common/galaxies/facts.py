@@ -1,4 +1,4 @@
-"""Facts about the two published sets, and about the course that uses one of them.
+"""Facts about the two published sets and the course.
 
 Leung & Bovy's Galaxy10 SDSS, https://zenodo.org/records/10844811: SDSS pictures with Galaxy Zoo 2 labels; and Galaxy10
 DECaLS, https://zenodo.org/records/10845026: larger pictures from the DESI Legacy Surveys.
@@ -20,7 +20,7 @@ CLASS_NAMES = (
     "Disk, Face-on, Loose Spiral",
 )
 CLASS_COUNTS = (3461, 6997, 6292, 349, 1534, 17, 589, 1121, 906, 519)
-MAIN_CLASSES = 8  # classes 0-7 are trained on from scratch, 8 and 9 held back for transfer
+MAIN_CLASSES = 8  # classes 0-7 are for training from scratch; 8 and 9 are held back for transfer
 HELD_BACK = "8,9"
 SUBSETS = ("main_train", "main_test", "transfer_train", "transfer_test")  # task and subset
 DECALS_CLASS_NAMES = (
@@ -35,7 +35,7 @@ DECALS_CLASS_NAMES = (
     "Edge-on without Bulge",
     "Edge-on with Bulge",
 )
-# Branches of Galaxy Zoo's decision tree: classes that its volunteers tell apart last. SDSS (Willett et al. 2013):
+# Branches of Galaxy Zoo's decision tree: classes that its last questions distinguish. SDSS (Willett et al. 2013):
 # face-on disks, smooth, edge-on disks; DECaLS: disturbed and merging, smooth, spirals, edge-on.
 BRANCHES = {
     CLASS_NAMES: ((0, 7, 8, 9), (1, 2, 3), (4, 5, 6)),
@@ -51,7 +51,7 @@ COURSE = {"q2": (0.646, 0.924), "q3": (0.818, 0.493), "q5": (0.809, 0.468)}
 
 
 def branches_of(class_names):
-    """Return the branches of a published set with its classes in any order, tuples of class numbers, or else None."""
+    """Return the branches of a published set, tuples of class numbers, for its names in any order; None for others."""
     for names, branches in BRANCHES.items():
         if set(names) == set(class_names):
             return tuple(tuple(list(class_names).index(names[label]) for label in branch) for branch in branches)
@@ -70,7 +70,7 @@ def plural(count, noun):
 
 
 def source_title(source):
-    """Return the title of the data with a record's `source`: SYNTHETIC if they are, or the file's name."""
+    """Return the title of the data from a record's `source`; it says SYNTHETIC if they are."""
     return SOURCES.get(source, source.removeprefix("file:"))
 
 

@@ -1,4 +1,4 @@
-"""HDF5 files in Galaxy10's form: check the form, read them in blocks, and reduce them to Galaxy10's size."""
+"""HDF5 files in Galaxy10's format: check the format, read them in blocks, and resize them to Galaxy10's size."""
 
 import hashlib
 import math
@@ -25,20 +25,20 @@ READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError)  # wha
 
 def open_hdf5(path):
     """Return the open h5py.File at `path`, read without a lock if the file system has none. Raises OSError."""
-    with open(path, "rb"):  # the system's own error for a missing or unreadable file is shorter
+    with open(path, "rb"):  # for a missing or unreadable file, the system's error is shorter
         pass
     try:
         return h5py.File(path)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    # (h5py's locking="best-effort" does not help: HDF5 forgives ENOSYS alone.)
+    # (h5py's locking="best-effort" does not help: HDF5 ignores only ENOSYS.)
     return h5py.File(path, locking=False)
 
 
 @contextmanager
 def reading(path):
-    """Raise what h5py raises in the with block as a ValueError that names the file."""
+    """Convert h5py's errors in the with block to a ValueError that names the file."""
     try:
         yield
     except READ_ERRORS as error:
@@ -62,7 +62,7 @@ def dataset(path, file, key):
 
 
 def check_galaxy10(path):
-    """Check a file's form; return the class names, a tuple, and the size of the images in pixels.
+    """Check a file's format; return the class names, a tuple, and the size of the images in pixels.
 
     Raises OSError or ValueError, naming the file.
     """
@@ -70,18 +70,18 @@ def check_galaxy10(path):
         images, ans = (dataset(path, file, key) for key in ("images", "ans"))
         is_square = images.ndim == 4 and images.shape[1] == images.shape[2] >= 48 and images.shape[3] == 3
         if images.dtype != np.uint8 or not is_square:
-            form = "uint8 n x size x size x 3, of 48 pixels or more"
+            form = "uint8 n x size x size x 3 with a size of at least 48"
             raise ValueError(f"{path}: images are {images.dtype} {' x '.join(map(str, images.shape))}, not {form}")
         if ans.shape != images.shape[:1] or ans.dtype.kind not in "iu":
-            form = f"a whole number for each of {len(images):,} images"
-            raise ValueError(f"{path}: ans are {ans.dtype} {' x '.join(map(str, ans.shape))}, not {form}")
+            form = f"one integer for each of {len(images):,} images"
+            raise ValueError(f"{path}: ans is {ans.dtype} {' x '.join(map(str, ans.shape))}, not {form}")
         size = images.shape[1]
         names, labels = find_class_names(path, file, size), ans[:]
     if not len(labels):
         raise ValueError(f"{path} has no images")
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(
-            f"{path}: ans run from {labels.min()} to {labels.max()}, but the {len(names)} classes have the numbers 0-"
+            f"{path}: ans ranges from {labels.min()} to {labels.max()}, but the {len(names)} classes are numbered 0-"
             f"{len(names) - 1}: name all classes in file.attrs['class_names']"
         )
     return names, size
@@ -90,8 +90,8 @@ def check_galaxy10(path):
 def find_class_names(path, file, size):
     """Return the names of the classes 0, 1, ... in an open file with images of `size` pixels: a tuple.
 
-    They are in its attribute or dataset `class_names`. Without it, a file in the form of a published set has that
-    set's names. Raises ValueError if there are none, or if they are not different texts.
+    They are in its attribute or dataset `class_names`. Without it, a file in the format of a published set has the
+    names of that set. Raises ValueError if there are none, or if they are not distinct strings.
     """
     if "class_names" in file.attrs or "class_names" in file:
         given = file.attrs.get("class_names")
@@ -100,50 +100,50 @@ def find_class_names(path, file, size):
         different = len(set(names)) == len(names) and all(name and name.isprintable() for name in names)
         if not different or not 2 <= len(names) <= MOST_CLASSES:
             found = f"{len(names)}, {reprlib.repr(names)}" if names else "none"
-            raise ValueError(f"{path}: class_names must be different texts, one for each class: found {found}")
+            raise ValueError(f"{path}: class_names must be distinct strings, one per class: found {found}")
         return names
     is_decals = all(key in file for key in DECALS_KEYS)
     if size == (DECALS_SIZE if is_decals else IMAGE_SIZE):
         return DECALS_CLASS_NAMES if is_decals else CLASS_NAMES
     raise ValueError(
-        f"{path} does not name its classes and is neither like Galaxy10 SDSS ({IMAGE_SIZE} pixels) nor like DECaLS "
+        f"{path} does not name its classes and matches neither Galaxy10 SDSS ({IMAGE_SIZE} pixels) nor DECaLS "
         f"({DECALS_SIZE} pixels, with {', '.join(DECALS_KEYS)}): set file.attrs['class_names'] = [...] with h5py, "
-        "a text for each class"
+        "one string per class"
     )
 
 
 def as_text(value):
-    """Return a value of an HDF5 file as a text without blanks around it."""
+    """Return a value of an HDF5 file as a stripped string."""
     return (value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)).strip()
 
 
 def read_column(path, file, key, count, rows=...):
-    """Return the values of a dataset of one axis as printable texts: a list of `count`, or only `rows`, a slice.
+    """Return the values of a one-dimensional dataset as printable strings: a list of `count`, or only `rows`, a slice.
 
-    Raises ValueError unless it holds `count` texts or whole numbers.
+    Raises ValueError unless it holds `count` strings or integers.
     """
     column = dataset(path, file, key)
     if column.shape != (count,) or column.dtype.kind not in "SOUiub":
-        raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one text or whole number per image")
+        raise ValueError(f"{path}: '{key}' is {column.dtype} {column.shape}, not one string or integer per image")
     return [printable(as_text(value)) for value in column[rows]]
 
 
 def catalogue_ids(path, file, count, rows=slice(None)):
-    """Return the ids of `rows`, a slice, of an open file with `count` images: texts, from `objid`, or else from `id`.
+    """Return the ids of `rows`, a slice, of an open file with `count` images: strings from `objid` or else from `id`.
 
-    Without these, or if they are no ids (a line on stderr, for the first rows, says so), the list is empty.
+    The list is empty without these datasets, or if they hold no ids; in that case a line on stderr says so once.
     """
     try:
         key = next((key for key in ("objid", "id") if key in file), None)
         return read_column(path, file, key, count, rows) if key else []
     except (*READ_ERRORS, ValueError) as error:
         if not rows.start:
-            say(path, f"its ids are not used: {one_line(error).removeprefix(f'{printable(path)}: ')}")
+            say(path, f"ignoring its ids: {one_line(error).removeprefix(f'{printable(path)}: ')}")
         return []
 
 
 def read_split(path, file, count):
-    """Return which images are for training, bool (count,), by the dataset `split` of an open file; None without it.
+    """Return which images are for training, bool (count,), from the dataset `split` of an open file; None without it.
 
     Raises ValueError unless its values are train and test.
     """
@@ -176,7 +176,7 @@ def resize(images, size):
 def reduced(path, names, folder):
     """Return the path of a copy of the file at `path` with images of IMAGE_SIZE pixels, in `folder`.
 
-    The copy is written once, and again after the original has changed. names: of the classes.
+    The copy is written once, and again when the original changes. names: class names.
     """
     status = os.stat(path)
     version = repr((os.path.realpath(path), status.st_size, status.st_mtime_ns)).encode()
@@ -184,7 +184,7 @@ def reduced(path, names, folder):
     with exclusive_lock(folder, copy.stem, timeout=-1):
         if copy.is_file():
             return copy
-        print(f"{path}: reduced to {IMAGE_SIZE} x {IMAGE_SIZE} pixels in {copy}", flush=True)
+        print(f"{path}: resized to {IMAGE_SIZE} x {IMAGE_SIZE} pixels in {copy}", flush=True)
         with reading(path), open_hdf5(path) as source, create_hdf5(copy) as file:
             for key in set(source) - {"images", "class_names"}:
                 source.copy(key, file)
@@ -200,6 +200,6 @@ def reduced(path, names, folder):
 
 @contextmanager
 def create_hdf5(path):
-    """Give an h5py.File to write, which replaces `path` when it is complete."""
+    """Yield an h5py.File to write; it replaces `path` when it is complete."""
     with atomic_write(path) as [temporary], h5py.File(temporary, "w", locking=False) as file:
         yield file

@@ -1,6 +1,6 @@
-"""Pictures in image files, folders, HDF5 and FITS files, all brought to one size.
+"""Read pictures from image files, folders, HDF5 and FITS files, and resize them to one size.
 
-Pillow, h5py and astropy decide by its contents what a file is. Only a few pictures are in memory at a time.
+Pillow, h5py and astropy recognize files by their contents. Only a few pictures are in memory at a time.
 """
 
 import os
@@ -25,14 +25,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 HDF5_SUFFIXES = (".h5", ".hdf5")
-# The suffix of a file of pictures, before the row of a picture in an HDF5 file.
+# The suffix of a file of pictures; the row of a picture in an HDF5 file may follow.
 SUFFIX = re.compile(
     r"(?:(?P<hdf5>\.h5|\.hdf5)|\.jpe?g|\.jpe|\.jfif|\.png|\.tiff?|\.webp|\.bmp|\.gif|(?P<fits>\.fits?|\.fts))"
     r"(?:\.(?:gz|bz2|fz))?(?=(?:\[\d+\])?$)",
     re.IGNORECASE,
 )
 LARGE = 16_000_000  # pixels, above which pictures are decoded one at a time
-MAX_ARRAY_PIXELS = 16_000_000  # per picture in an HDF5 or FITS file, of which several copies are made
+MAX_ARRAY_PIXELS = 16_000_000  # per picture in an HDF5 or FITS file, because several copies are made
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
 READ_AHEAD = 32  # pictures per thread
 Image.MAX_IMAGE_PIXELS = 50_000_000  # Pillow refuses pictures of more than twice as many ...
@@ -41,7 +41,7 @@ one_large_picture = threading.Lock()
 
 
 def picture_id(name):
-    """Return the id of a picture, its name without folder and suffix.
+    """Return the id of a picture: its name without folder and suffix.
 
     more/100008.jpg gives 100008, cutouts.h5[12] gives cutouts[12].
     """
@@ -49,9 +49,9 @@ def picture_id(name):
 
 
 def listed_paths(content):
-    """Return the paths in a list's bytes, separated by NUL, as `find -print0` writes them, or else by line breaks.
+    """Return the paths in a list, given as bytes, separated by NUL (from `find -print0`) or else by line breaks.
 
-    Blank lines, a byte order mark and the carriage returns of Windows are left out.
+    Blank lines, a byte order mark and Windows's carriage returns are removed.
     """
     text = content.decode("utf-8-sig", "surrogateescape")
     lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
@@ -59,9 +59,9 @@ def listed_paths(content):
 
 
 def find_pictures(paths):
-    """Return the files at `paths` as Paths, in this order; in place of a folder the pictures below it, sorted by name.
+    """Return the files at `paths` as Paths, in this order; folders are replaced by the pictures below, sorted by name.
 
-    A folder without pictures stays in the list. A line on stderr counts the files in a folder that are left out.
+    A folder without pictures stays in the list. A line on stderr counts the skipped files of a folder.
     """
     found = []
     for path in map(Path, paths):
@@ -71,29 +71,29 @@ def find_pictures(paths):
         inside, left_out = search(path)
         found += sorted(inside) or [path]
         if left_out:
-            say(path, f"left out: {', '.join(f'{count:,} {what}' for what, count in left_out.items())}")
+            say(path, f"skipped: {', '.join(f'{count:,} {what}' for what, count in left_out.items())}")
     return found
 
 
 def search(folder):
-    """Return the pictures below a folder, a list of Paths, and a Counter of what is left out.
+    """Return the pictures below a folder, a list of Paths, and a Counter of skipped files.
 
-    Links are followed last: a file is found once, and by its own name if that is below the folder. What cannot be
-    opened is in the list as well, and reading it gives the error.
+    Links are followed last, so a file is found once, and under its real name if that is below the folder. Files that
+    cannot be opened are in the list, too; reading them raises the error.
     """
     found, left_out, seen = [], Counter(), set()
     waiting, links = deque([(folder, os.path.realpath(folder))]), deque()
     while waiting or links:
         path, real = waiting.popleft() if waiting else links.popleft()
         if real in seen:
-            left_out["links to what is read anyway"] += 1
+            left_out["duplicate links"] += 1
             continue
         seen.add(real)
         if not os.path.isdir(path):
             if is_picture(path):
                 found.append(path)
             else:
-                left_out["no pictures"] += 1
+                left_out["not pictures"] += 1
             continue
         try:
             entries = list(os.scandir(path))
@@ -107,7 +107,7 @@ def search(folder):
             elif not entry.is_symlink():
                 waiting.append((Path(entry), target))
             elif Path(os.path.realpath(entry)) in Path(target).parents:
-                left_out["links to a folder above"] += 1
+                left_out["links to a parent folder"] += 1
             else:
                 links.append((Path(entry), os.path.realpath(entry)))
     return found, left_out
@@ -137,7 +137,7 @@ def is_hdf5(path):
 
 
 def check_file(path):
-    """Raise OSError, or ValueError for what is no file: opening a pipe would wait for ever."""
+    """Raise OSError, or ValueError unless `path` is a regular file: opening a pipe would block forever."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         os.scandir(path).close()  # raises the system's error if it cannot be listed
@@ -149,10 +149,10 @@ def check_file(path):
 def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
     """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (size, size, 3).
 
-    A file that cannot be read gives (name, exception). field: the part of the centred square that is kept, 0 to 1. A
-    picture in an HDF5 file is named `cutouts.h5[12]`. At most READ_AHEAD * `threads` pictures are read ahead, so memory
-    does not grow with their number. rows: a range, the rows of each HDF5 file to read (default: all). ids: a dict, to
-    which the ids in HDF5 files are added by the pictures' names.
+    A file that cannot be read gives (name, exception). field: fraction of the central square to use, 0 to 1. A picture
+    in an HDF5 file is named `cutouts.h5[12]`. At most READ_AHEAD * `threads` pictures are read ahead, so memory does
+    not grow with their number. rows: a range, the rows of each HDF5 file to read (default: all). ids: a dict; the ids
+    in HDF5 files are added to it, by picture name.
     """
     ids = {} if ids is None else ids
     yield from in_order(result_or_error, unread(paths, size, field, rows, ids), threads, READ_AHEAD * threads)
@@ -163,14 +163,14 @@ def result_or_error(item):
     name, picture = item
     try:
         return name, picture() if callable(picture) else picture
-    except Exception as error:  # of a dozen types, for a file that cannot be read
+    except Exception as error:  # a dozen types, for files that cannot be read
         return name, error
 
 
 def unread(paths, size, field, rows, ids):
     """Yield (printable name, picture) for every picture in the files `paths`.
 
-    In place of the picture there may be a function that returns it, or an exception.
+    Instead of the picture there may be a function that returns it, or an exception.
     """
     for path in map(Path, paths):
         name = printable(path)
@@ -192,15 +192,15 @@ def read_file(path, size, field):
         try:
             return read_fits(path, size, field)
         except (OSError, TypeError, EOFError, zlib.error):  # astropy's and gzip's
-            raise ValueError("is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS") from None
+            raise ValueError("is damaged, or not JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 or FITS") from None
     with image:
         return read_image(path, image, size, field)
 
 
 def central_square(width, height, field):
-    """Return the box (left, top, right, bottom) of the centred square, in pixels; field: the part of it that is kept.
+    """Return the box (left, top, right, bottom) of the central square, in pixels; field: the fraction of it to use.
 
-    Its corners may lie between pixels, so a picture turned or mirrored gives the same square.
+    Its corners may lie between pixels, so a rotated or mirrored picture has the same square.
     """
     side = max(1, min(width, height) * field)
     left, top = (width - side) / 2, (height - side) / 2
@@ -217,15 +217,15 @@ def to_size(image, size, field):
 def read_image(path, image, size, field):
     """Return the picture in an open PIL image, the right way up: uint8 (size, size, 3)."""
     width, height = image.size
-    # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which takes half the time. With 1.5 times the pixels needed
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which halves the time. With 1.5 times the pixels needed,
     # the result differs by 0.9 of 255 on average, less than JPEG's own error.
     enough = 1.5 * size / (min(width, height) * field)
     image.draft("RGB", (int(width * enough), int(height * enough)))
     if getattr(image, "is_animated", False):
-        say(path, "holds several pictures, of which the first is read")
+        say(path, "holds several pictures; only the first is read")
     with one_large_picture if width * height > LARGE else nullcontext():
         small = to_size(in_colour(path, image), size, field)
-    orientation = image.getexif().get(ORIENTATION, 1)  # Pillow has turned a TIFF, which has none any more
+    orientation = image.getexif().get(ORIENTATION, 1)  # Pillow has already rotated a TIFF and removed the tag
     if orientation != 1:
         small.getexif()[ORIENTATION] = orientation
         small = ImageOps.exif_transpose(small)
@@ -236,7 +236,7 @@ def in_colour(path, image):
     """Decode a PIL image of any mode to RGB, with transparent parts over black and 16 bits scaled to 8."""
     sixteen_bits = ";16" in str(image.tile)
     if not sixteen_bits and max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) == 16:
-        raise ValueError("stores 16-bit colours one after the other, which Pillow cannot read: interleave them")
+        raise ValueError("stores 16-bit colours in separate planes, which Pillow cannot read: interleave them")
     image.load()
     if image.mode[0] in "IF":
         return Image.fromarray(to_eight_bits(path, np.asarray(image))).convert("RGB")
@@ -245,16 +245,16 @@ def in_colour(path, image):
         colour = Image.alpha_composite(Image.new("RGBA", colour.size, "black"), colour).convert("RGB")
     else:
         colour = image if image.mode == "RGB" else image.convert("RGB")
-    if sixteen_bits and max(high for _, high in image.getextrema()[:3]) < 16:  # Pillow has dropped the lower 8 bits
-        raise ValueError("has 16-bit colours below 4,096, which Pillow makes black: store 8 bits")
+    if sixteen_bits and max(high for _, high in image.getextrema()[:3]) < 16:  # Pillow dropped the lower 8 bits
+        raise ValueError("has 16-bit colours below 4,096, which Pillow reads as black: save it with 8 bits")
     return colour
 
 
 def to_eight_bits(path, values):
-    """Scale 16-bit values to uint8; values within 8, 10 or 12 bits, as many cameras store them, from these bits."""
+    """Scale 16-bit values to uint8; values that fit into 8, 10 or 12 bits, as from many cameras, from these bits."""
     highest = values.max()
     if values.dtype.kind == "f" or values.min() < 0 or highest > 65535:
-        raise ValueError("has floating-point pixels, or more than 16 bits: store it with 8 or 16")
+        raise ValueError("has floating-point pixels, or more than 16 bits: save it with 8 or 16 bits")
     bits = next((bits for bits in (8, 10, 12) if highest < 2**bits), 16)
     if bits < 16:
         say(path, f"16-bit pixels reach only {highest}: scaled from {bits} bits")
@@ -264,7 +264,7 @@ def to_eight_bits(path, values):
 def check_pixels(width, height):
     """Raise ValueError for a picture in an HDF5 or FITS file with too many pixels."""
     if width * height > MAX_ARRAY_PIXELS:
-        raise ValueError(f"has {width * height:,} pixels, more than the {MAX_ARRAY_PIXELS:,} that are decoded")
+        raise ValueError(f"has {width * height:,} pixels, more than the limit of {MAX_ARRAY_PIXELS:,}")
 
 
 def read_hdf5(path, size, field, wanted, ids):
@@ -287,10 +287,10 @@ def read_hdf5(path, size, field, wanted, ids):
 
 
 def read_fits(path, size, field):
-    """Return the picture made of a FITS cube of three bands, the bluest first: uint8 (size, size, 3).
+    """Return a picture of a FITS cube of three bands, the bluest first: uint8 (size, size, 3).
 
-    By Lupton et al. (2004, PASP 116, 133), as SDSS makes its pictures: an asinh stretch that keeps the colours. The sky
-    is each band's median, the stretch half of the 99th percentile of the mean band.
+    As for SDSS's pictures, with the asinh stretch of Lupton et al. (2004, PASP 116, 133), which preserves colours. The
+    sky is each band's median; the stretch is half of the 99th percentile of the mean band.
     """
 
     def window(width, height):
@@ -304,14 +304,14 @@ def read_fits(path, size, field):
 
     undefined = ~np.isfinite(bands)
     if undefined.all():
-        raise ValueError("has only pixels that are NaN or infinite")
+        raise ValueError("has only NaN or infinite pixels")
     if undefined.any():
         share = f"{undefined.sum():,} of {undefined.size:,} pixel values ({undefined.mean():.1%})"
         say(path, f"{share} are NaN or infinite, set to 0")
         bands[undefined] = 0
     bands -= np.median(bands, axis=(1, 2), keepdims=True)
     stretch = max(float(np.percentile(bands.mean(0), 99)) / 2, 1e-12)
-    with np.errstate(invalid="ignore", divide="ignore"):  # of pixels without light
+    with np.errstate(invalid="ignore", divide="ignore"):  # for pixels without light
         pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)
     upright = np.ascontiguousarray(pixels[::-1])  # the last row, north, on top
     return np.asarray(to_size(Image.fromarray(upright), size, 1.0))

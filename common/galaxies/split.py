@@ -1,4 +1,4 @@
-"""Hold classes back for transfer, and split the images into training and test images."""
+"""Hold back classes for transfer, and split the images into training and test images."""
 
 import hashlib
 import re
@@ -22,11 +22,11 @@ class Classes(NamedTuple):
 
 
 def hold_back(names, given=None, labels=None):
-    """Return the Classes of a file with these class `names` if those `given` are held back for transfer.
+    """Return the Classes of a file with class `names` when the `given` ones are held back for transfer.
 
-    given: the value of --hold-back, "none" or class numbers or names, separated by semicolons if there are any, else by
-    commas. The default is 8,9 for Galaxy10, none for other classes. labels: int (n,), the class numbers of all images.
-    Raises ValueError, naming the option, for a class that does not exist, and unless at least two classes remain and
+    given: the value of --hold-back: "none", or class numbers or names, separated by semicolons if it contains any, else
+    by commas. The default is 8,9 for Galaxy10, none for other classes. labels: int (n,), the class numbers of all
+    images. Raises ValueError, naming the option, if a class does not exist, if fewer than two classes remain, or unless
     none or at least two are held back, each with images.
     """
     if given is None:
@@ -41,20 +41,20 @@ def hold_back(names, given=None, labels=None):
     if labels is not None:
         if np.isin(labels, list(held)).all():
             raise ValueError(
-                "all images are of classes that are held back, and none are left for Q2 and Q3: --hold-back"
+                "all images belong to the classes held back, so none are left for Q2 and Q3: change --hold-back"
             )
         for label in sorted(held - set(np.unique(labels).tolist())):
             raise ValueError(
-                f"no images of class {label} ({names[label]}), which Q5 needs: --hold-back others, or none"
+                f"no images of class {label} ({names[label]}), which Q5 needs: --hold-back other classes, or none"
             )
     order = [label for label in range(len(names)) if label not in held] + sorted(held)
     return Classes(tuple(names[label] for label in order), len(names) - len(held), np.argsort(order))
 
 
 def class_number(names, text):
-    """Return the number of the class that `text` names, by its name, in the same case or in any, or by its number.
+    """Return the number of the class with the name (in the same case or else in any) or the number `text`.
 
-    Return None for no class. If all names are whole numbers, a number is a name only.
+    Return None if there is no such class. If all names are integers, `text` is compared only with the names.
     """
     lower = [name.lower() for name in names]
     if text in names:
@@ -66,12 +66,12 @@ def class_number(names, text):
 
 
 def are_numbers(names):
-    """Return whether all names of classes are whole numbers."""
+    """Return whether all class names are integers."""
     return all(map(WHOLE_NUMBER.fullmatch, names))
 
 
 def held_number(names, part):
-    """Return the number of a class that --hold-back names. Raises ValueError for any other text."""
+    """Return the number of a class named by --hold-back. Raises ValueError if there is no such class."""
     number = class_number(names, part)
     if number is None:
         is_number = are_numbers(names)
@@ -88,13 +88,13 @@ def task_names(data):
 
 
 def apportion(total, sizes, low, high):
-    """Return integers that add up to `total`, as nearly in proportion to `sizes` as low..high allow.
+    """Return integers that add up to `total`, in proportion to `sizes` as far as the limits low and high allow.
 
     sizes, low, high: int (k,). The largest remainders are rounded up (Hamilton's method). Raises ValueError if there
-    are no such numbers.
+    is no solution.
     """
     if not low.sum() <= total <= high.sum():
-        raise ValueError(f"{total}: must be from {low.sum()} to {high.sum()}, for every class to have its part")
+        raise ValueError(f"{total}: must be from {low.sum()} to {high.sum()}, so that every class is in both subsets")
     exact = total * sizes / sizes.sum()
     shares = np.clip(np.floor(exact).astype(np.int64), low, high)
     while shares.sum() != total:
@@ -105,15 +105,15 @@ def apportion(total, sizes, low, high):
 
 
 def trainable(counts):
-    """Return how many images per class can train: all but one, which is for testing, or the only one."""
+    """Return how many images per class can be for training: all but one, which is for testing, or a single image."""
     return np.where(counts > 1, counts - 1, counts)
 
 
 def stratified_split(labels, train_size, seed):
     """Return the indices, int64, of `train_size` training images and of the rest, each in random order.
 
-    All classes are split in the same proportion. A class of two images or more is in both subsets, a single image
-    is for training. Raises ValueError if `train_size` does not allow this.
+    All classes are split in the same proportion. A class of two or more images is in both subsets; a single image is
+    for training. Raises ValueError if `train_size` does not allow this.
     """
     counts = np.bincount(labels)
     train_counts = apportion(train_size, counts, low=np.minimum(counts, 1), high=trainable(counts))
@@ -129,13 +129,13 @@ def stratified_split(labels, train_size, seed):
 
 
 def file_order_split(labels, train_size, seed):
-    """Return the indices of the first `train_size` images, and of the rest; `seed` changes nothing."""
+    """Return the indices of the first `train_size` images, and of the rest; `seed` has no effect."""
     indices = np.arange(len(labels))
     return indices[:train_size], indices[train_size:]
 
 
 def own_split(in_train, seed):
-    """Return the indices of the training images, where `in_train`, bool (n,), and of the rest, in random order."""
+    """Return the indices of the training images, given by `in_train`, bool (n,), and of the rest, in random order."""
     rng = np.random.default_rng(seed)
     return rng.permutation(np.flatnonzero(in_train)), rng.permutation(np.flatnonzero(~in_train))
 
@@ -146,12 +146,13 @@ TOTALS = {"main": 20360, "transfer": 1425}  # all its images
 
 
 def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
-    """Return the number of training images per task, main and transfer, that has images among labels, int (n,).
+    """Return the number of training images per task, main and transfer; labels: int (n,).
 
-    given: the values of --main-train and --transfer-train by task, None if unset; num_main: number of main classes, the
-    first ones; in_train: bool (n,), a given split, for which the numbers are None. The defaults are the assignment's
-    for Galaxy10 SDSS, known by its counts, and the same proportion of any other file, which a line says. Raises
-    ValueError, naming the option, unless at least one image is left to test.
+    A task without images is omitted. given: the values of --main-train and --transfer-train by task, None if unset;
+    num_main: number of main classes, which come first; in_train: bool (n,), the file's split if it has one; then the
+    numbers are None. The defaults are the assignment's for Galaxy10 SDSS, recognized by its counts; for any other file
+    they are in the same proportion, and a line is printed. Raises ValueError, naming the option, unless at least one
+    image is left for testing.
     """
     counts = np.bincount(labels, minlength=num_main)
     of_task = {"main": counts[:num_main], "transfer": counts[num_main:]}
@@ -161,8 +162,8 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
             raise ValueError(f"--transfer-train {given['transfer']}: no classes are held back (--hold-back)")
     if in_train is not None:
         if any(given.values()):
-            reason = "the split in the file decides what trains"
-            raise ValueError(f"{reason}: leave out --main-train and --transfer-train, or use --split stratified")
+            remedy = "omit --main-train and --transfer-train, or use --split stratified"
+            raise ValueError(f"the file defines the split: {remedy}")
         return dict.fromkeys(of_task)
     sizes = ASSIGNMENT_SIZES
     if tuple(counts) != CLASS_COUNTS or num_main != MAIN_CLASSES:
@@ -176,7 +177,7 @@ def train_sizes(labels, given, num_main=MAIN_CLASSES, in_train=None):
     for task, n in of_task.items():
         if sizes[task] >= n.sum():
             raise ValueError(
-                f"--{task}-train {sizes[task]}: there are {n.sum():,} images, and at least one is needed to test"
+                f"--{task}-train {sizes[task]}: there are {n.sum():,} images, and at least one is needed for testing"
             )
     return sizes
 
@@ -185,19 +186,20 @@ def describe_sizes(counts, sizes):
     """Return a sentence on the number of training images; counts: int (k,) per class, by task; sizes: by task."""
     main, *others = counts["main"], *counts.get("transfer", ())
     numbers = [str(len(main) + place) for place in range(len(others))]
-    galaxy10 = "These are not Galaxy10 SDSS's 21,785 images: of" if (len(main), len(others)) == (8, 2) else "Of"
-    text = f"{galaxy10} {main.sum():,} of classes 0-{len(main) - 1} {sizes['main']:,} are for training"
+    galaxy10 = "These are not Galaxy10 SDSS's 21,785 images. " if (len(main), len(others)) == (8, 2) else ""
+    text = f"{galaxy10}Training images: {sizes['main']:,} of {main.sum():,} (classes 0-{len(main) - 1})"
     if not others:
-        return f"{text} (--main-train)."
+        return f"{text}; change with --main-train."
     held = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
-    return f"{text}, and of {sum(others):,} of {held} {sizes['transfer']:,} (--main-train, --transfer-train)."
+    transfer = f"{sizes['transfer']:,} of {sum(others):,} (classes {held})"
+    return f"{text}, {transfer}; change with --main-train and --transfer-train."
 
 
 def split_indices(labels, sizes, split, seed, num_main=MAIN_CLASSES, in_train=None):
-    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS; a task that `sizes` lacks has none.
+    """Return the int64 indices in `labels`, int (n,), of each of SUBSETS; empty for a task that `sizes` lacks.
 
     sizes: number of training images by task; split: one of SPLITS; num_main, in_train: as for `train_sizes`. Raises
-    ValueError, naming the option, if a size leaves no room for every class, and as `check_classes` does.
+    ValueError, naming the option, if a size is too small or too large for all classes, and as `check_classes` does.
     """
     groups = {"main": np.flatnonzero(labels < num_main), "transfer": np.flatnonzero(labels >= num_main)}
     indices = dict.fromkeys(SUBSETS, np.zeros(0, dtype=np.int64))
@@ -251,7 +253,7 @@ def class_counts(data):
 
 
 def describe_split(data):
-    """Return a text: the images per class of Q1's data, and how many test images are equal to a training image."""
+    """Return as text the images per class of Q1's data, and how many test images are copies of a training image."""
     counts = class_counts(data)
     train, test = (counts[f"main_{subset}"] + counts[f"transfer_{subset}"] for subset in ("train", "test"))
     lines = [f"{data['source']}: images per class, training + test"]
@@ -260,6 +262,5 @@ def describe_split(data):
     for task in task_names(data):
         train, test = (image_hashes(data[f"{task}_{subset}_images"]) for subset in ("train", "test"))
         if repeated := sum(map(set(train).__contains__, test)):
-            equal = f"{repeated:,} of {len(test):,} test images ({task}) are equal to a training image"
-            lines.append(f"{equal}, byte for byte.")
+            lines.append(f"{repeated:,} of {len(test):,} test images ({task}) are exact copies of a training image.")
     return "\n".join(lines)

@@ -98,7 +98,7 @@ def check_ids(path, column, ids, rounded):
     if column in rounded or any(abs(float(text)) >= 2**53 for text in numbers if not text.lstrip("+-").isdecimal()):
         raise ValueError(
             f"{path}: column {column} holds ids as floating-point numbers, which are rounded at this size and may be "
-            "other galaxies' ids: store them as integers or texts"
+            "another galaxy's id: store them as integers or strings"
         )
     return list(map(without_point, ids))
 
@@ -139,9 +139,9 @@ def read_csv(path):
                 rows.append(row)
                 lines.append(reader.line_num + skipped)
                 if len(row) != len(rows[0]):
-                    raise ValueError(f"{path}, line {lines[-1]}: has {len(row)} columns, the header {len(rows[0])}")
+                    raise ValueError(f"{path}, line {lines[-1]}: has {len(row)} columns, not {len(rows[0])}")
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a table that can be read: save it as .csv, .fits or .ecsv ({error})") from None
+        raise ValueError(f"{path} cannot be read as a table: save it as .csv, .fits or .ecsv ({error})") from None
     return Table(rows[0] if rows else [], rows[1:], lines, set())
 
 
@@ -154,7 +154,7 @@ def read_astropy(path, kind):
         table = astropy_table.Table.read(path, format=kind)
         table.convert_bytestring_to_unicode()
     except Exception as error:  # of a dozen types
-        raise ValueError(f"{path} is not a table that astropy can read ({error})") from None
+        raise ValueError(f"{path} cannot be read by astropy as a table ({error})") from None
     columns = [table[name] for name in table.colnames if table[name].ndim == 1]
     texts = [["" if value is None else str(value).strip() for value in column.tolist()] for column in columns]
     rows = list(map(list, zip(*texts, strict=True)))
@@ -206,13 +206,13 @@ def match_rows(path, rows, pictures, ids=None, remedy=""):
             owner = owners.setdefault(name, picture)
             if forms_of_pictures[owner][0] != forms[0]:
                 row, names = by_name[name][0], f"{printable(owner)} or {printable(picture)}"
-                raise ValueError(f"{path}, line {row.line}: {row.id} could be {names}: write its name in full")
+                raise ValueError(f"{path}, line {row.line}: {row.id} could be {names}: use its full name")
         matched |= found
         taken |= {row.line for same in found.values() for row in same}
     if not matched:
         example = f", such as {printable(pictures[0])}" if pictures else ""
         has = f"the first row is {rows[0].id}" if rows else "it has no rows"
-        raise ValueError(f"{path}: no row names one of the {len(pictures):,} pictures{example}: {has}{remedy}")
+        raise ValueError(f"{path}: no row matches any of the {len(pictures):,} pictures{example}: {has}{remedy}")
     return matched
 
 
@@ -224,5 +224,5 @@ def check_agreement(path, rows, picture):
             values = " and ".join(f"{each.class_name} {each.split}".strip() for each in (first, row))
             raise ValueError(
                 f"{path}, lines {first.line} ({first.id}) and {row.line} ({row.id}): {printable(picture)} is both "
-                f"{values}: leave one row for it"
+                f"{values}: keep one of these rows"
             )

@@ -1,4 +1,4 @@
-"""The device that computes, and how a training step runs on it."""
+"""Choose the device, and bind training steps to it."""
 
 import ctypes
 import os
@@ -15,9 +15,9 @@ TEST_BATCH = 2048  # images, on a GPU
 def choose_device(name, deterministic=False):
     """Return the torch.device called `name`: auto, cpu, cuda or mps.
 
-    auto: the first of CUDA, MPS and the CPU on which this installation of torch computes. deterministic: use algorithms
-    that give the same bits in every run; torch warns if it has none. Raises ValueError if the device does not exist or
-    cannot compute.
+    auto: the first of CUDA, MPS and CPU that this installation of torch can use. deterministic: use algorithms that
+    give the same bits in every run; torch warns if there are none. Raises ValueError if the device does not exist or
+    cannot be used.
     """
     names = ("cuda", "mps", "cpu") if name == "auto" else (name,)
     reasons = {each: why_unusable(each) for each in names}
@@ -29,7 +29,7 @@ def choose_device(name, deterministic=False):
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True, warn_only=True)
-    # With TF32's ten-bit products the losses of a GPU would differ from a CPU's.
+    # With TF32, whose products have ten bits, the losses on a GPU would differ from a CPU's.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     if usable[0] == "cpu" and sys.platform == "linux":
@@ -38,7 +38,7 @@ def choose_device(name, deterministic=False):
 
 
 def why_unusable(name):
-    """Return why the device called `name` cannot compute here; an empty string if it can."""
+    """Return why the device called `name` cannot be used here; an empty string if it can."""
     if name == "cpu":
         return ""
     backend = torch.cuda if name == "cuda" else torch.backends.mps
@@ -54,9 +54,9 @@ def why_unusable(name):
 def keep_freed_memory():
     """Make glibc keep up to 256 MB of freed memory instead of returning it to the system at once.
 
-    Each batch allocates and frees several MB, which would be mapped, zeroed and unmapped at every step. Without this an
-    epoch of the FCN takes 1.09 times as long, of the CNN 1.01 times (EPYC), and on a busy machine the CNN's takes 0.3
-    to 0.5 s more system time. It has no effect with other C libraries.
+    Each batch allocates and frees several MB, which would be mapped, zeroed and unmapped at every step. Without this,
+    an epoch takes 1.09 times as long for the FCN, 1.01 times for the CNN (EPYC), and on a busy machine the CNN's epoch
+    takes 0.3 to 0.5 s more system time. It has no effect with other C libraries.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -16,11 +16,11 @@ def capture_cuda_graph(step):
 
 
 class CapturedStep:
-    """`train_step` with a model, criterion and optimizer, which replays a CUDA graph for images and labels.
+    """`train_step` with a model, criterion and optimizer, as a function of images and labels that replays a CUDA graph.
 
-    A graph repeats the same kernels on the same addresses, so each batch is copied to the graph's inputs, and the next
-    call overwrites the outputs. Some steps are not replayed: the first WARM_UP, as capturing requires, steps with
-    smaller batches, and all steps if the capture fails.
+    A graph repeats the same kernels on the same addresses, so each batch is copied to the graph's inputs, and each call
+    overwrites the outputs of the previous one. Not replayed are the first WARM_UP steps (capturing requires this),
+    steps with smaller batches, and all steps if the capture fails.
     """
 
     WARM_UP = 3
@@ -41,7 +41,7 @@ class CapturedStep:
         for place, values in zip(self.inputs, (images, labels), strict=True):
             place.copy_(values)
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        if rates != self.rates:  # the captured kernels hold the old ones
+        if rates != self.rates:  # the captured kernels use the old rates
             self.optimizer.zero_grad()  # the graph must allocate the gradients itself
             try:
                 self.replay, self.outputs = self.capture(lambda: self.train_step(*self.arguments, *self.inputs))

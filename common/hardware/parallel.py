@@ -1,4 +1,4 @@
-"""Parallel computations: in threads, in processes on this machine (joblib), or on the workers of a Dask cluster."""
+"""Compute in parallel: in threads, in processes on this machine (joblib), or on the workers of a Dask cluster."""
 
 import asyncio
 import errno
@@ -17,7 +17,7 @@ import joblib
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-DASK_HELP = "address of a Dask scheduler whose workers compute, such as tcp://10.0.0.1:8786; all must see this folder"
+DASK_HELP = "compute with the workers of this Dask scheduler, such as tcp://10.0.0.1:8786; all must see this folder"
 SILENCE = 60  # seconds without a result after which a line says where to look
 UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 
@@ -25,8 +25,8 @@ UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 def side_by_side(function, items, processes=None, dask=None, ahead=16):
     """Yield function(item) for each item, each computed with one torch thread.
 
-    processes: at most this many, by default one per core; results come in any order. dask: address of a scheduler whose
-    workers compute instead; results come in order, and at most `ahead` tasks per core are submitted in advance. Raises
+    processes: the most to use, by default one per core; results are in any order. dask: address of a scheduler whose
+    workers compute instead; results are in order, and at most `ahead` tasks per core are submitted in advance. Raises
     the errors of `function`, MemoryError if processes were killed, and ConnectionError as `dask_client` does.
     """
     if dask is not None:
@@ -38,7 +38,7 @@ def side_by_side(function, items, processes=None, dask=None, ahead=16):
         work = joblib.Parallel(jobs, return_as="generator_unordered", batch_size=1)
         yield from work(joblib.delayed(with_one_thread)(function, item) for item in items)
     except TerminatedWorkerError:
-        raise MemoryError("a process was killed: rerun it, with fewer cores (taskset)") from None
+        raise MemoryError("a process was killed: rerun with fewer cores (taskset)") from None
 
 
 def by_dask(function, items, address, ahead):
@@ -54,14 +54,14 @@ def by_dask(function, items, address, ahead):
                 wait([task], timeout=SILENCE)
             except TimeoutError:
                 state = f"No result from Dask for {SILENCE} seconds (workers: {len(client.ncores())})"
-                print(f"{state}: if none follows, see the logs of scheduler and workers", file=sys.stderr)
+                print(f"{state}: if this continues, see the logs of the scheduler and the workers", file=sys.stderr)
             yield cloudpickle.loads(task.result())
 
 
 def worker_function(folder, project):
-    """Return the function that workers run. It takes and returns pickles, so the scheduler needs no project."""
+    """Return the function that workers run. It takes and returns pickles: the scheduler does not need the project."""
 
-    def compute(content):  # a local function is sent as code, so workers need not import it
+    def compute(content):  # a local function is sent by value, so workers need not import it
         import cloudpickle
 
         for path in (folder, project):
@@ -93,20 +93,20 @@ def dask_client(address):
         asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
         client = distributed.Client(address, timeout=10)
         client.wait_for_workers(1, timeout=10)
-    except Exception as error:  # other kinds of servers cause many types
+    except Exception as error:  # other kinds of servers cause many types of errors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConnectionError(f"--dask {address}: no scheduler with workers answers there ({reason})") from None
     with client:
         try:
             yield client
         except (distributed.CancelledError, distributed.comm.CommClosedError):
-            raise ConnectionError(f"--dask {address}: the connection to the scheduler is lost") from None
+            raise ConnectionError(f"--dask {address}: the connection to the scheduler was lost") from None
         except distributed.KilledWorker:
-            raise MemoryError("a computation ended several Dask workers, one after the other") from None
+            raise MemoryError("a computation killed several Dask workers, one after another") from None
 
 
 async def check_scheduler(rpc, address):
-    """Raise an error unless a Dask scheduler answers at `address`; a Client would wait for ever."""
+    """Raise an error unless a Dask scheduler answers at `address`; a Client would wait forever."""
     async with rpc(address, timeout=10) as server:
         kind = (await server.identity())["type"]
     if kind != "Scheduler":

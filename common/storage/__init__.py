@@ -1,1 +1,1 @@
-"""Files: written completely or not at all, read without trust."""
+"""Files: written completely or not at all, and checked when read."""

@@ -1,4 +1,4 @@
-"""The files that the scripts pass on: tensors, figures and JSON records."""
+"""The files that the scripts exchange: tensors, figures and JSON records."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from common.storage.atomic import atomic_write
 import numpy as np
 import torch
 
-# Types besides tensors that torch.load may create, by their names in files: plain values often saved with weights.
+# Types besides tensors that torch.load may create: plain values that are often saved with weights.
 PLAIN = [argparse.Namespace, np.dtype]
 PLAIN += {type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
 scalar = np.float64(0).__reduce__()[0]  # recreates NumPy scalars; files of NumPy 1 and 2 have different names for it
@@ -29,7 +29,7 @@ def write_tensors(tensors, path):
 
 
 def write_figure(figure, path):
-    figure.savefig(path, format="png", dpi=150, pil_kwargs={"compress_level": 4})  # in half of the default's time
+    figure.savefig(path, format="png", dpi=150, pil_kwargs={"compress_level": 4})  # in half the default's time
 
 
 def write_json(record, path):
@@ -95,8 +95,8 @@ def load_json(path):
 def load_tensors(path, made_by, mmap=True, remedy="point --out at its folder"):
     """Return the content of a torch.save file on the CPU, without executing anything in it.
 
-    mmap: map the tensors from the disk instead of reading them. Raises FileNotFoundError, naming the script `made_by`
-    that writes the file and a `remedy`, or ValueError for any other kind of file.
+    mmap: map the tensors from disk instead of reading them. Raises FileNotFoundError, with the script `made_by` that
+    writes the file and a `remedy`, or ValueError for any other kind of file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: run {made_by} first, or {remedy}")
@@ -106,14 +106,16 @@ def load_tensors(path, made_by, mmap=True, remedy="point --out at its folder"):
         with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
-    except Exception as error:  # torch raises half a dozen types for files that it cannot read
+    except Exception as error:  # torch raises half a dozen types for unreadable files
         code = re.search(r"(?:GLOBAL|function) (\S+)", str(error))
         if code:
-            reason = f"it holds objects of {code[1]}, whose code is not run: save a state_dict"
+            reason = f"it contains {code[1]}, which is not loaded because it can run code: save a state_dict"
         elif is_zip:
-            reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[0]  # without advice to run its code
+            reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[
+                0
+            ]  # without torch's advice to run the file's code
         else:
-            reason = "it is another kind of file, or was cut short: copy or recreate it"
+            reason = "it is another kind of file, or truncated: copy or recreate it"
         raise ValueError(f"{path} is not a file of tensors that torch can read safely: {reason}") from None
 
 

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, by one process at a time."""
+"""Write files completely or not at all, from one process at a time."""
 
 import errno
 import os
@@ -13,11 +13,11 @@ NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # locking errors of mounts without 
 
 @contextmanager
 def exclusive_lock(folder, name, timeout=0):
-    """Create `folder`, and keep other processes from writing the files `name`.* there inside the with block.
+    """Create `folder`, and keep other processes from writing `name`.* there inside the with block.
 
-    Removes temporary files of killed processes; after an error also the lock file and empty folders created here. On a
-    mount without locks other processes are not excluded. timeout: seconds to wait for another process, -1 for no limit.
-    Raises BlockingIOError if it still holds the lock, and OSError if the folder cannot be written.
+    Removes temporary files of killed processes and, after an error, the lock file and empty folders created here. On a
+    mount without locks, other processes are not excluded. timeout: seconds to wait for another process, -1 for no
+    limit. Raises BlockingIOError if another process still holds the lock, OSError if the folder cannot be written.
     """
     folder = Path(folder)
     lock_path = folder / f".{name}.lock"
@@ -49,9 +49,9 @@ def exclusive_lock(folder, name, timeout=0):
 def atomic_write(*paths):
     """Yield a list of temporary paths; on success rename the files there to `paths`, in that order.
 
-    All files are complete and flushed to the disk before the first is renamed, so a full disk changes nothing. Links
-    stay: the file that a link leads to is replaced, and keeps its mode. Raises OSError, naming the folder, if the files
-    cannot be written, and if a path is a folder, a device or a pipe.
+    All files are complete and flushed to disk before the first is renamed, so a full disk changes nothing. Links are
+    kept: their target is replaced, and keeps its mode. Raises OSError, naming the folder, if the files cannot be
+    written, or if a path is a folder, a device or a pipe.
     """
     paths = [Path(path) for path in paths]
     for path in paths:
@@ -83,7 +83,7 @@ def atomic_write(*paths):
 
 
 def identity(path):
-    """Return a value that all names of a file share, whether the file exists or not."""
+    """Return a value that is the same for all names of a file, whether or not the file exists."""
     try:
         status = os.stat(path)
     except OSError:
@@ -99,7 +99,7 @@ def refuse_overlap(outputs, inputs):
     found = {}
     for option, path in outputs.items():
         if not os.fspath(path):
-            raise ValueError(f"{option}: the name of the file is empty")
+            raise ValueError(f"{option}: the file name is empty")
         same = found.setdefault(identity(path), option)
         if same != option:
             raise ValueError(f"{option} {path} is the same file as {same}: name another one")

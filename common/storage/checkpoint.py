@@ -1,4 +1,4 @@
-"""Weights: their hash, and networks and backbones from checkpoint files of any origin."""
+"""Hash weights, and load networks and backbones from checkpoint files of any origin."""
 
 import hashlib
 from pathlib import Path
@@ -33,8 +33,8 @@ def check_unchanged(model, hash_before):
 def load_weights(path, made_by, **options):
     """Return the content of a torch.save or safetensors file, or of a folder written by export.py, on the CPU.
 
-    options: of `load_tensors`. Raises FileNotFoundError, naming the script `made_by` that writes it, or ValueError for
-    any other kind of file.
+    options: for `load_tensors`. Raises FileNotFoundError, with the script `made_by` that writes the file, or ValueError
+    for any other kind of file.
     """
     path = Path(path)
     if path.is_dir():
@@ -55,7 +55,7 @@ def load_weights(path, made_by, **options):
 
 
 def record_of(path):
-    """Return the path of the JSON record beside a checkpoint file or in a folder written by export.py."""
+    """Return the path of the JSON record next to a checkpoint file or in a folder written by export.py."""
     path = Path(path)
     if path.is_dir():
         return path / "config.json"
@@ -64,7 +64,7 @@ def record_of(path):
 
 
 def load_trained(network, path, data, made_by, force=False):
-    """Load the state_dict that the script `made_by` wrote at `path` into `network`.
+    """Load the state_dict that the script `made_by` wrote to `path` into `network`.
 
     Raises FileNotFoundError, or ValueError as `load_strictly` and `check_origin` do.
     """
@@ -73,9 +73,9 @@ def load_trained(network, path, data, made_by, force=False):
 
 
 def load_backbone(cnn_backbone, path, data, force=False):
-    """Load a checkpoint's weights into `cnn_backbone`; return a phrase that describes what was found.
+    """Load a checkpoint's weights into `cnn_backbone`; return a phrase that describes the checkpoint.
 
-    The checkpoint holds nn.Sequential(cnn_backbone, head) or the backbone alone, in any form that `find_weights`
+    The checkpoint contains nn.Sequential(cnn_backbone, head) or only the backbone, in any form that `find_weights`
     recognizes and in any floating-point precision. Nothing in the file is executed. Raises FileNotFoundError, or
     ValueError as `find_weights`, `load_strictly` and `check_origin` do.
     """
@@ -87,18 +87,18 @@ def load_backbone(cnn_backbone, path, data, force=False):
     if all(torch.is_tensor(content.get(name)) for name in names):
         whole_hash = weights_hash({name: content[name].float() for name in names})
     check_origin(path, whole_hash, data, force)
-    return f"a cnn_backbone, its names begin with '{prefix}'" if prefix else "a cnn_backbone"
+    return f"a cnn_backbone; its tensor names begin with '{prefix}'" if prefix else "a cnn_backbone"
 
 
 def check_origin(path, weights_sha256, data, force):
-    """Check a checkpoint's weights and training data against the JSON record beside it, if there is one.
+    """Check a checkpoint's weights and training data against the JSON record next to it, if there is one.
 
-    weights_sha256: hash of the whole network, or None for a backbone alone; data: Q1's dict. Raises ValueError if they
-    differ, or with `force` prints how.
+    weights_sha256: hash of the whole network, or None if there is only a backbone; data: Q1's dict. Raises ValueError
+    if they differ; with `force`, prints the difference instead.
     """
     record_path = record_of(path)
     if not record_path.is_file():
-        print(f"{path}: no {record_path.name} next to it, so what it was trained on is unknown.")
+        print(f"{path}: no {record_path.name} next to it, so its training data are unknown.")
         return
     record = load_json(record_path)
     if record.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
@@ -132,19 +132,19 @@ def find_weights(path, content, networks):
         raise ValueError(f"{path} holds no {kinds}: expected {expected}, with any prefix; found {listed(tensors)}")
     if len(found) > 1:
         places = " and ".join(repr(prefix) for _, prefix in found)
-        raise ValueError(f"{path} holds {len(found)} networks, with the prefixes {places}: save one of them alone")
+        raise ValueError(f"{path} holds {len(found)} networks, with the prefixes {places}: save only one of them")
     [(kind, prefix)] = found
     return kind, prefix, {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
 
 
 def prefixes(tensors, names):
-    """Return the prefixes, empty or ending in a dot, with which all `names` are names of `tensors`."""
+    """Return the prefixes, empty or ending in a dot, with which `tensors` contains all `names`."""
     ending = [each.removesuffix(names[0]) for each in tensors if f".{each}".endswith(f".{names[0]}")]
     return [prefix for prefix in ending if all(prefix + name in tensors for name in names)]
 
 
 def listed(names, most=12):
-    """Return at most `most` names in one line."""
+    """Return at most `most` names as one line."""
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 

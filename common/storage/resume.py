@@ -1,4 +1,4 @@
-"""Training checkpoints: the state with which an interrupted run resumes, saved at most once per second."""
+"""Training checkpoints: the state from which an interrupted run resumes, saved at most once per second."""
 
 import hashlib
 import inspect
@@ -16,9 +16,9 @@ FREE_OPTIONS = {"out", "device", "deterministic", "epochs", "resume", "backbone"
 class TrainingCheckpoint:
     """The file {name}.resume.pt: weights, Adam's moments and history after the last saved epoch.
 
-    No random state is saved: an epoch's random numbers depend only on the seed and the epoch's number.
+    No random state is saved, because an epoch's random numbers depend only on the seed and the epoch's number.
     options: the script's options by name; `out` is the file's folder. data: Q1's dict. inputs: other things that
-    determine the result, by name: texts, or arguments of `definition`.
+    determine the result, by name: strings, or arguments of `definition`.
     """
 
     def __init__(self, name, options, data, **inputs):
@@ -63,7 +63,7 @@ class TrainingCheckpoint:
         if done > epochs:
             raise ValueError(f"--epochs {epochs}: {self.path} already has {done} epochs")
         model.load_state_dict(state["model"])
-        # Keep the optimizer's own options, because the saved ones may belong to another device.
+        # Keep the current options, because the saved ones may belong to another device.
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})
         match_strides(optimizer)
         print(f"Resuming {self.path}: {done} of {epochs} epochs are done.")
@@ -89,7 +89,7 @@ class TrainingCheckpoint:
             return
         done = len(state["history"]["test_loss"])
         if done < epochs and not differences(state["settings"], self.settings):
-            print(f"{self.path} holds {done} epochs of this same run; stop and add --resume to keep them.")
+            print(f"{self.path} holds {done} epochs of the same run; stop and add --resume to keep them.")
 
 
 def definition(thing):
@@ -110,7 +110,7 @@ def definition(thing):
 
 
 def differences(before, now):
-    """Return the settings in which an interrupted run differs from this one, as a phrase; empty if they agree."""
+    """Return a phrase with the settings that differ between an interrupted run and this one; empty if they agree."""
     return " and ".join(
         f"{name} {before.get(name)}, not {now.get(name)}" if name.startswith("--") else f"different {name}"
         for name in sorted(before | now)

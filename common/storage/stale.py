@@ -1,6 +1,6 @@
-"""List the questions that make must run again although their records are newer than their dependencies.
+"""List the questions that make must rerun although their records are newer than their dependencies.
 
-`python -m common.storage.stale --out artifacts --epochs 30` prints the names of questions whose last run had other
+`python -m common.storage.stale --out artifacts --epochs 30` prints the names of questions whose last run had different
 options, whose files are missing, or that are older than the file --data. It imports only the standard library, so it
 takes 0.03 s.
 """
@@ -14,9 +14,10 @@ NO_SETTINGS = ("out", "cache", "resume")  # options that do not affect results
 
 
 def is_stale(path, given):
-    """Return whether the record at `path` belongs to a run with other options than `given`, texts by name.
+    """Return whether the record at `path` is from a run with options other than `given`, strings by name.
 
-    Options that are not given have the script's defaults, which the record holds. Other scripts' options are ignored.
+    Options that are not given have the script's defaults, which the record contains. Options of other scripts are
+    ignored.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Printing: streams that may be closed or lack characters, and names that fit on one line."""
+"""Printing: streams that may be closed or lack characters, and messages on one line."""
 
 import errno
 import os
@@ -8,9 +8,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 class Stream:
-    """Wraps stdout or stderr. If writing fails, as when `head` has exited, later output is dropped.
+    """Wrap stdout or stderr: if writing fails, for example because `head` has exited, further output is dropped.
 
-    The run then still completes its files. Characters that the stream's encoding lacks are escaped.
+    The run still completes its files. Characters that the stream's encoding lacks are escaped.
     """
 
     def __init__(self, stream):
@@ -58,9 +58,9 @@ def safe_streams():
 
 
 def printable(text):
-    """Return a path or text with escapes for control characters and bytes that are not UTF-8.
+    """Return a path or text with control characters and bytes that are not UTF-8 escaped.
 
-    Names are printed and saved in this form; files are opened by their real names.
+    Names are printed and saved in this form; files are opened with their real names.
     """
 
     def escape(match):
@@ -72,12 +72,12 @@ def printable(text):
 
 
 def one_line(error):
-    """Return an exception's message without line breaks; for an OSError from the system, with its file."""
+    """Return an exception's message without line breaks; for an OSError from the system, with the file name."""
     if isinstance(error, OSError) and error.filename is not None:
         return printable(f"{error.filename}: {error.strerror}")
     return printable(" ".join(str(error).split()))
 
 
 def say(path, sentence):
-    """Print a line about a file on stderr in a single call, as several threads may print."""
+    """Print a line about a file on stderr, in a single call because several threads may print."""
     sys.stderr.write(f"{printable(path)}: {sentence}\n")

@@ -1,1 +1,1 @@
-"""What the studies share: runs and their results, training, statistics."""
+"""Shared code of the studies: runs and their results, training, statistics."""

@@ -1,6 +1,6 @@
 """Write docs/studies.md, below its introduction, from the records of finished studies.
 
-Reads the JSON files in docs/studies and its subfolders: copy them there from OUT/studies, with the figures.
+Reads the JSON files in docs/studies and its subfolders. Copy them there from OUT/studies first, with the figures.
 """
 
 import importlib
@@ -18,7 +18,7 @@ def studies_page(folder):
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json"), key=lambda path: (path.parent, path.stem))
     if not paths:
-        raise ValueError(f"{folder} holds no JSON file of a study: copy those in OUT/studies there")
+        raise ValueError(f"{folder} holds no JSON file of a study: copy those in OUT/studies to it")
     lines = [""]
     for path in paths:
         record, study = load_json(path), path.stem
@@ -35,7 +35,7 @@ def studies_page(folder):
 
 def get_args(argv=None):
     parser = cli.Parser(__doc__, EXAMPLES)
-    help = "folder with studies/, for studies.md"
+    help = "folder that contains studies/, for studies.md"
     parser.add_argument("--docs", type=cli.path, default="docs", metavar="DIR", help=help)
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Options, splits and runs of the studies; results are computed side by side and kept in files.
+"""Options, splits and runs of the studies; results are computed in parallel and saved in files.
 
 A run is a dict of the values that identify it, such as dict(seed=0, network="cnn"). Its result is saved in
 {out}/studies/{study}/seed-0-network-cnn.json, so an interrupted study resumes where it stopped, and a job array on a
@@ -54,11 +54,11 @@ def study_parser(description, *examples, seeds="0-4", epochs=DEFAULTS["cnn"].epo
 def resplit(data, seed, split="stratified"):
     """Return the dict that `q1_data.py --seed SEED --split SPLIT` would make from the same file, without `appearance`.
 
-    data: Q1's dict, with any split. The number of training images stays the same; if the file defines the split, so do
-    the training images. Raises ValueError if mean and std were not measured on the default number of images.
+    data: Q1's dict, with any split. The number of training images stays the same; if the file defines the split, the
+    training images do, too. Raises ValueError if mean and std were not computed on the default number of images.
     """
     if not all(map(torch.allclose, first_statistics(data), (data["mean"], data["std"]))):
-        raise ValueError(f"q1_data.pt was made with other --stats-images than {STATS_IMAGES}: rerun q1_data.py without")
+        raise ValueError(f"q1_data.pt was made with --stats-images other than {STATS_IMAGES}: rerun q1_data.py")
     images, place = in_file_order(data)
     names = splits.task_names(data)
     first_class = {"main": 0, "transfer": len(names["main"])}
@@ -82,7 +82,7 @@ def resplit(data, seed, split="stratified"):
 def in_file_order(data):
     """Return all images of Q1's `data`, uint8 (n, 3, h, w), and int64 (n,): images[place] is in file order."""
     place = np.argsort(np.concatenate([data[f"{subset}_indices"] for subset in SUBSETS]))
-    # The colours of a pixel side by side, as in the file: faster to crop.
+    # The colours of a pixel are adjacent, as in the file: faster to crop.
     images = torch.cat([data[f"{subset}_images"].permute(0, 2, 3, 1) for subset in SUBSETS])
     return images.permute(0, 3, 1, 2), place
 
@@ -97,14 +97,14 @@ def collect(study, measure, runs, args, data, **settings):
     """Return the results of a study's runs: a list of dicts, each with the values of the run and its result.
 
     Missing results are computed: measure(out, device, **run, **settings) returns a dict of plain values. A saved result
-    is reused until the data, the settings, or the networks and their training change, see `training_settings`. On the
-    CPU, each core runs a process; on a GPU, one run follows another; with --dask, the workers of a cluster compute.
+    is reused until the data, the settings, or the networks and their training change (see `training_settings`). On the
+    CPU, each core runs a process; on a GPU, runs follow one another; with --dask, the workers of a cluster compute.
     study: path of its script; args: its options; data: Q1's dict. Raises ValueError, naming the run, if `measure`
     raises an error that a user can correct, and MemoryError if a process was killed.
     """
     folder = Path(args.out) / "studies" / Path(study).stem
     described = {"fingerprint": data["fingerprint"], "networks": training_settings(), "args": settings}
-    described = json.loads(json.dumps(described))  # as it is read from a file
+    described = json.loads(json.dumps(described))  # as read from a file
     paths = [folder / f"{'-'.join(f'{key}-{value}' for key, value in run.items())}.json" for run in runs]
     missing = [each for each in zip(runs, paths, strict=True) if stored_result(each[1], described) is None]
     compute = partial(compute_run, described=described, measure=measure, out=args.out, device=args.device)
@@ -119,7 +119,7 @@ def collect(study, measure, runs, args, data, **settings):
 
 
 def stored_result(path, described):
-    """Return the result in a run's file, or None if it is missing, damaged or for other data, networks or settings."""
+    """Return the result in a run's file; None if it is missing, damaged or of different data, networks or settings."""
     try:
         stored = load_json(path)
     except (FileNotFoundError, ValueError):
@@ -129,7 +129,7 @@ def stored_result(path, described):
 
 
 def compute_run(run_and_path, described, measure, out, device):
-    """Compute a run's result and save it, unless another process has just done so; raise ValueError, naming the run."""
+    """Compute and save the result of a run, unless another process just did; raise ValueError, naming the run."""
     run, path = run_and_path
     try:
         with exclusive_lock(path.parent, path.stem, timeout=-1):
@@ -141,15 +141,15 @@ def compute_run(run_and_path, described, measure, out, device):
 
 
 def select(rows, **values):
-    """Return the rows, dicts, that have these values."""
+    """Return the rows, dicts, with these values."""
     return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
 def save_study(study, args, data, figure, sentences, other_figures=None, **record):
-    """Print the sentences, the answer and notes; write the study's .png and .json into {out}/studies.
+    """Print the sentences (the answer and notes); write the study's .png and .json to {out}/studies.
 
-    study: path of its script; other_figures: dict, "filters" for {study}_filters.png; record: further entries of the
-    JSON file. The figures' titles get the name of the data.
+    study: path of its script; other_figures: dict, with the key "filters" for {study}_filters.png; record: further
+    entries of the JSON file. The name of the data is added to the figures' titles.
     """
     name, folder = Path(study).stem, Path(args.out) / "studies"
     print(plots.titled(f"studies.{name}", data["source"]), *sentences, sep="\n")

@@ -1,4 +1,4 @@
-"""Statistics over seeds: means with Student's t-intervals and components of variance, as text, tables and figures."""
+"""Statistics over seeds: means with Student's t intervals, variance components, and their text, tables and figures."""
 
 import numpy as np
 from scipy import stats
@@ -26,7 +26,7 @@ def mean_intervals(values):
 
 
 def variance_components(groups):
-    """Return the components of a metric's variance between and within groups, by one-way analysis of variance.
+    """Return the variance components of a metric, between and within groups, by one-way analysis of variance.
 
     groups: float (groups, n). Keys: between_sd (0 if the estimate is negative), within_sd, and share, the variance
     between groups divided by the sum of both, with its 95% interval low and high, which is exact for normal values
@@ -55,7 +55,7 @@ def points(interval):
 
 
 def judged(interval):
-    """Return a difference as `points` does, with a remark unless its interval excludes zero.
+    """Return a difference as `points` does, with a remark if its interval does not exclude zero.
 
     An interval of zero width does not count: equal values do not show how much others may differ.
     """

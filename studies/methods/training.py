@@ -1,4 +1,4 @@
-"""Train the networks of Q2 and Q3 inside a study, with the defaults of their scripts, and linear heads on features."""
+"""Train the networks of Q2 and Q3 in a study, with the defaults of their scripts, and linear heads on features."""
 
 import hashlib
 from functools import partial
@@ -28,7 +28,7 @@ from torchvision import transforms
 
 NETWORKS = {"fcn": q2_fcn.make_fcn, "cnn": q3_cnn.make_cnn}
 COLOURS = dict(zip(NETWORKS, plots.COLOURS, strict=True))
-# The scripts' options by default: learning rate, batch size, epochs.
+# The default options of the scripts: learning rate, batch size, epochs.
 DEFAULTS = {"fcn": q2_fcn.get_args([]), "cnn": q3_cnn.get_args([]), "transfer": q5_transfer.get_args([])}
 
 
@@ -49,7 +49,7 @@ def layers_hash(make_network):
 
 
 def short_hash(value):
-    """Return 16 hexadecimal digits of the SHA-256 of a value's text form."""
+    """Return 16 hexadecimal digits of the SHA-256 of a value's repr."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
@@ -78,7 +78,7 @@ def train_network(make_network, lr, train_loader, epochs, seed, device, criterio
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=lr, **adam_options(device))
     images = train_loader.dataset
-    # `train` tests after every epoch, which studies do not need: a single image takes no time.
+    # `train` evaluates after every epoch, which studies do not need; a single test image takes no time.
     one_image = Loader(MyDataset(images.data[:1], images.target[:1], images.transform), device=device)
     train(network, criterion, optimizer, train_loader, one_image, epochs, seed, quiet=True)
     return network
@@ -96,13 +96,13 @@ def train_on_main(name, data, epochs, seed, device, criterion=None, **options):
 
 
 def seed_network(name, data, out, seed, epochs, device):
-    """Return the network `name` of NETWORKS, trained once for all studies by `train_on_main` on Q1's `data`.
+    """Return the network `name` of NETWORKS, trained by `train_on_main` on Q1's `data` once for all studies.
 
-    The weights are saved in {out}/studies/networks, in a file whose name contains everything they depend on.
+    The weights are saved in {out}/studies/networks; the file name contains everything they depend on.
     """
     depends_on = f"{data['fingerprint'][:16]}-{short_hash(training_settings()[name])}-seed-{seed}-epochs-{epochs}"
     path = Path(out) / "studies" / "networks" / f"{name}-{depends_on}-{device.type}.pt"
-    with exclusive_lock(path.parent, path.stem, timeout=-1):  # while another study trains it, this one waits
+    with exclusive_lock(path.parent, path.stem, timeout=-1):  # wait while another study trains it
         if not path.is_file():
             save_tensors(train_on_main(name, data, epochs, seed, device).state_dict(), path)
     network = NETWORKS[name](len(task_names(data)["main"])).to(device)
@@ -116,7 +116,7 @@ def head_accuracy(train_pair, test_pair, seed):
     The pairs are features, float32 (n, d), and labels, int64 (n,). The regularisation minimises the cross entropy in
     cross-validation, in five folds or as many as the rarest class allows; classes with a single image are left out.
     """
-    # In float32 the line search can fail if features hardly differ.
+    # float64, because in float32 the line search can fail if features hardly differ.
     (features, labels), (test_features, test_labels) = (
         (features.double().numpy(), labels.numpy()) for features, labels in (train_pair, test_pair)
     )
