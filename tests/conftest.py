@@ -26,16 +26,18 @@ settings.load_profile("fixed")
 # The test command must not depend on what is in the user's own cache, nor wait for the real mirrors.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # a core for each process of pytest-xdist: studies start no others
+os.environ["OMP_NUM_THREADS"] = "1"  # the last bits of a result depend on it
+torch.set_num_threads(1)
 
 
-def run(script, *args, stdin=os.devnull, **environment):
-    """Run a script of the project as a user would; return the finished process with its output as text.
+def run(script, *args, stdin=os.devnull, project=None, **environment):
+    """Run a script or module of the project as a user would; return the finished process with its output as text.
 
-    stdin: a file. Without variables of its environment to set it starts from a process that has everything imported,
-    which is faster.
+    stdin: a file; project: a copy of the project, to run there. Without variables of its environment to set it starts
+    from a process that has everything imported, which is faster.
     """
     if not environment:
-        return forked.run(script, *args, stdin=stdin)
+        return forked.run(script, *args, stdin=stdin, project=project)
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False

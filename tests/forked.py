@@ -27,11 +27,14 @@ def peak_memory(who=resource.RUSAGE_SELF):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run_script(script, args, stdout, stderr, stdin=os.devnull):
-    """In the new process: run a script as `python script *args` would, with files as its input and outputs.
+def run_script(script, args, stdout, stderr, stdin, project):
+    """In the new process: run `python script *args` or, without .py, `python -m script *args`, with files as streams.
 
-    The process is the fork server's child, not pytest's, so it checks its memory itself, against half of the limit.
+    project: a copy of the project, to run there. The process is the fork server's child, not pytest's, so it checks its
+    memory itself, against half of the limit.
     """
+    if project:
+        use_copy(project)
     for stream, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.dup2(os.open(stdin, os.O_RDONLY), 0)
@@ -39,26 +42,40 @@ def run_script(script, args, stdout, stderr, stdin=os.devnull):
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may ignore it
-    sys.argv = [str(ROOT / script), *map(str, args)]
+    sys.argv = [str(script), *map(str, args)]
     try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        if script.endswith(".py"):
+            sys.argv[0] = str(Path(project or ROOT) / script)
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
     finally:
         if peak_memory() > MEMORY_LIMIT / 2:
             raise MemoryError(f"{script} took {peak_memory() / 1e9:.1f} GB, more than half of what a test may take")
 
 
-def start(script, *args, log, errors=None, stdin=os.devnull):
+def use_copy(project):
+    """In the new process: work in a copy of the project, and import its modules instead of those already imported."""
+    os.chdir(project)
+    sys.path.insert(0, str(project))
+    own = {path.stem for path in Path(project).iterdir()}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
+
+
+def start(script, *args, log, errors=None, stdin=os.devnull, project=None):
     """Start a script, with its output in the file `log` and stderr there or in `errors`; return its Process."""
-    process = CONTEXT.Process(target=run_script, args=(script, args, log, errors or log, stdin))
+    process = CONTEXT.Process(target=run_script, args=(script, args, log, errors or log, stdin, project))
     process.start()
     return process
 
 
-def run(script, *args, stdin=os.devnull):
+def run(script, *args, stdin=os.devnull, project=None):
     """Run a script with a file as its input; return a CompletedProcess with its output as text."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / "stdout", Path(folder) / "stderr"]
-        process = start(script, *args, log=files[0], errors=files[1], stdin=stdin)
+        process = start(script, *args, log=files[0], errors=files[1], stdin=stdin, project=project)
         process.join(300)
         process.kill()
         process.join()

@@ -139,6 +139,7 @@ def test_q4_repeats_sklearns_confusion_of_the_predictions_of_q2_and_q3(chain):
         results, trained = record["models"][model], read(out, name)
         assert results["confusion"] == reference.tolist()
         assert results["accuracy"] == trained["test_accuracy"]
+        assert (results["recall"], record["test_counts"]) == (trained["recall"], trained["test_counts"])
         assert results["weights_sha256"] == trained["weights_sha256"]
         within = errors_within_branch(reference, BRANCHES[CLASS_NAMES])
         assert (results["within_branch"], results["within_branch_expected"]) == within

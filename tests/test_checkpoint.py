@@ -66,9 +66,6 @@ def test_safetensors_which_sort_the_names_are_recognized_too(tmp_path):
     save_json(DATA | {"weights_sha256": weights_hash(WEIGHTS)}, tmp_path / "ckpt.json")
     loaded, _ = load(tmp_path / "ckpt.safetensors")
     assert weights_hash(loaded.state_dict()) == weights_hash(BACKBONE.state_dict())
-    (tmp_path / "ckpt.safetensors").write_bytes(b"no safetensors")
-    with pytest.raises(ValueError, match=r"ckpt.safetensors is not a safetensors file, or is damaged"):
-        load(tmp_path / "ckpt.safetensors")
 
 
 def test_scalars_of_either_numpy_are_read(tmp_path):

@@ -172,15 +172,6 @@ def test_each_class_has_its_test_images_and_recall_and_untrained_ones_are_named(
     assert "It never learned, and cannot recognize: never &lt;seen&gt;; ring." in html
 
 
-def test_the_record_has_the_recall_and_the_test_images_of_each_class(synthetic_run):
-    out, _ = synthetic_run
-    confusion = load_json(out / "q4_confusion.json")  # by scikit-learn
-    for name, model in (("q2_fcn", "fcn"), ("q3_cnn", "cnn")):
-        record = load_json(out / f"{name}.json")
-        assert record["test_counts"] == confusion["test_counts"]
-        assert record["recall"] == confusion["models"][model]["recall"]
-
-
 def blocks(text):
     """The blocks of Python code in Markdown."""
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)

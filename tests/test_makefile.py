@@ -85,20 +85,6 @@ def test_whatever_j_says_one_question_runs_at_a_time(finished):
     assert (finished / "runs.log").read_text().splitlines() == expected
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ("SEED=1 MAIN_TRAIN=100 TRANSFER_TRAIN=9 COUNT=500 SOURCE=synthetic DATASET=decals SPLIT=file", EVERYTHING),
-        ("DATA=some.h5 HOLD_BACK=none", EVERYTHING),
-        ("EPOCHS=3 DEVICE=cpu", TRAININGS),
-        ("SEED=0 EPOCHS=50 EPOCHS= SEEDS=3", []),
-    ],
-)
-def test_each_variable_redoes_what_depends_on_it(finished, variables, expected):
-    for variable in variables.split():
-        assert scripts_of(make(finished, "-n", "all", variable)) == expected, variable
-
-
 def test_a_changed_script_or_module_redoes_what_depends_on_it(stand_in):
     for path, expected in (
         ("summary.py", ["summary"]),

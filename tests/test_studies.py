@@ -1,21 +1,17 @@
 """The studies: sentences on made-up results, and one short run of each, compared with the scripts and with sklearn."""
 
 import functools
-import io
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 
 import q3_cnn
 from common.data import Loader, MyDataset, load_data
 from common.galaxies.synthetic import synthetic_galaxy10
-from common.hardware.parallel import torch_threads
 from common.storage.artifacts import load_json, load_tensors
 from common.train import predict
 from studies import calibration, encoder, imbalance, inside, locality, seeds, symmetry, transfer
@@ -23,11 +19,10 @@ from studies.methods import page, training
 from studies.methods.statistics import share_text
 
 import h5py
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, crop_transform, float32_tolerance, heed_ctrl_c, write_galaxy10
+from conftest import ROOT, crop_transform, error_of, float32_tolerance, heed_ctrl_c, run, run_well, write_galaxy10
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 from torch import nn
 from torchvision import transforms
@@ -45,27 +40,6 @@ OPTIONS = {  # besides seeds.seeds, one seed is enough: test_studies_methods tes
 }
 SCRIPTS = {"fcn": "q2_fcn", "cnn": "q3_cnn", "transfer": "q5_transfer"}
 CPU = torch.device("cpu")
-# `command` runs modules that are imported here too.
-pytestmark = pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
-
-
-def command(module, *args):
-    """Run `python -m module args`, in this process and with one thread; return what it printed."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), torch_threads(1):
-        patch.setattr(sys, "argv", [module, *map(str, args)])
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    plt.close("all")
-    return printed.getvalue()
-
-
-def error_of(module, *args):
-    """Return the line on stderr of a command that must fail as bad input does."""
-    printed = io.StringIO()
-    with redirect_stderr(printed), pytest.raises(SystemExit, match="2"):
-        command(module, *args)
-    [line] = printed.getvalue().splitlines()
-    return line
 
 
 def committed(name):
@@ -147,9 +121,9 @@ def chains(tmp_path_factory):
         file["images"], file["ans"] = np.concatenate(list(blocks)), labels
     for seed in (0, 3):
         options = "--seed", seed, "--out", folder / str(seed)
-        command("q1_data", "--data", folder / "galaxies.h5", "--main-train", 121, "--transfer-train", 61, *options)
+        run_well("q1_data.py", "--data", folder / "galaxies.h5", "--main-train", 121, "--transfer-train", 61, *options)
         for script in SCRIPTS.values():
-            command(script, "--epochs", EPOCHS, "--device", "cpu", *options)
+            run_well(f"{script}.py", "--epochs", EPOCHS, "--device", "cpu", *options)
     return folder
 
 
@@ -169,9 +143,9 @@ def study(chains):
     """
 
     @functools.cache
-    def run(name):
+    def once(name):
         out, results = link_chain(chains, chains / name), {}
-        printed = command(f"studies.{name}", "--epochs", EPOCHS, "--device", "cpu", "--out", out, *OPTIONS[name])
+        printed = run_well(f"studies.{name}", "--epochs", EPOCHS, "--device", "cpu", "--out", out, *OPTIONS[name])
         record = load_json(out / "studies" / f"{name}.json")
         assert printed.splitlines() == [f"studies.{name} · galaxies.h5", record["answer"], *record["notes"]]
         for path in (out / "studies" / name).glob("*.json"):
@@ -179,7 +153,7 @@ def study(chains):
             results[tuple(int(word) if word.isdigit() else word for word in words)] = load_json(path)["result"]
         return record, results
 
-    return run
+    return once
 
 
 def script_record(chains, seed, network):
@@ -249,28 +223,23 @@ def test_transfer_compares_heads_on_the_backbone_and_the_normalisation_of_q3(cha
     untrained, trained = q3_cnn.make_backbone(), cnn_of(chains, 0)[0]
     for backbone, name, place in ((untrained, "untrained", 0), (trained, "frozen", 2)):
         n = record["sizes"][place]
-        with torch_threads(1):
-            (features, labels), tested = (predict(backbone, Loader(each)) for each in sets)
-            head = training.head_accuracy((features[:n], labels[:n]), tested, seed=3)
+        (features, labels), tested = (predict(backbone, Loader(each)) for each in sets)
+        head = training.head_accuracy((features[:n], labels[:n]), tested, seed=3)
         assert results[3,][name][place] == head
 
 
-def test_inside_shifts_crops_as_torchvision_does_and_shows_mistakes(chains, study):
+def test_inside_shifts_crops_in_four_directions_and_shows_mistakes(chains, study):
     record, results = study("inside")
     assert record["shifts"] == [0, 1, 2, 3, 4, 6, 8, 10]
     last = {name: results[3, name]["changed"][-1] for name in ("fcn", "cnn")}
     assert record["fcn_minus_cnn"]["mean"] == pytest.approx(last["fcn"] - last["cnn"])
+    data, cnn = load_data(chains / "3"), cnn_of(chains, 3)
+    ways = (0, 0), (6, 0), (-6, 0), (0, 6), (0, -6)
+    centre, *shifted = (cnn(inside.crop_at(data, *way)).argmax(1).numpy() for way in ways)
     # 0.001 is less than one of 75 images in four directions.
-    data = load_data(chains / "3")
-    images, labels = data["main_test_images"].float(), data["main_test_labels"]
-    images, predictions = transforms.Normalize(data["mean"], data["std"])(images), []
-    for right, down in ((0, 0), (6, 0), (-6, 0), (0, 6), (0, -6)):
-        with torch.no_grad():
-            crops = functional.crop(images, 10 + down, 10 + right, 48, 48)
-            predictions.append(cnn_of(chains, 3)(crops).argmax(1).numpy())
-    centre, *shifted = predictions
     assert results[3, "cnn"]["changed"][5] == pytest.approx(np.mean(shifted != centre), abs=0.001)
-    assert results[3, "cnn"]["accuracy"][5] == pytest.approx(np.mean(shifted == labels.numpy()), abs=0.001)
+    labels = data["main_test_labels"].numpy()
+    assert results[3, "cnn"]["accuracy"][5] == pytest.approx(np.mean(shifted == labels), abs=0.001)
     labels = load_data(chains / "0")["main_test_labels"]
     for mistakes in record["confident_mistakes"].values():
         probabilities = [probability for _, _, probability in mistakes]
@@ -306,10 +275,9 @@ def test_the_temperature_is_fitted_on_images_that_were_held_out_of_the_training(
 def test_shifted_crops_are_those_of_torchvision():
     images = torch.randint(256, (2, 3, 69, 69), dtype=torch.uint8)
     data = {"main_test_images": images, "mean": torch.tensor([90.0, 80, 70]), "std": torch.tensor([9.0, 8, 7])}
+    normalize = transforms.Normalize(data["mean"], data["std"])
     for right, down in ((0, 0), (6, 0), (0, 6), (-10, 3)):
-        expected = transforms.Normalize(data["mean"], data["std"])(
-            functional.crop(images.float(), 10 + down, 10 + right, 48, 48)
-        )
+        expected = normalize(functional.crop(images.float(), 10 + down, 10 + right, 48, 48))
         assert torch.equal(inside.crop_at(data, right, down), expected)
 
 
@@ -335,9 +303,8 @@ def test_streaks_of_noise_are_told_apart_by_the_cnn_alone_and_only_until_they_ar
     path = write_galaxy10(tmp_path / "streaks.h5", images=images.clip(0, 255).astype(np.uint8), ans=classes)
     with h5py.File(path, "a") as file:
         file.attrs["class_names"] = ["down", "across"]
-    command("q1_data", "--data", path, "--main-train", 200, "--out", tmp_path)
-    with torch_threads(1):
-        found = {name: locality.measure(tmp_path, CPU, seed=0, network=name, epochs=8) for name in ("fcn", "cnn")}
+    run_well("q1_data.py", "--data", path, "--main-train", 200, "--out", tmp_path)
+    found = {name: locality.measure(tmp_path, CPU, seed=0, network=name, epochs=8) for name in ("fcn", "cnn")}
     assert found["cnn"]["as_is"] > 0.95
     assert max(found["cnn"]["shuffled"], *found["fcn"].values()) < 0.8
 
@@ -379,29 +346,29 @@ def test_the_hash_of_layers_tells_layers_and_initial_weights():
 
 
 def test_without_data_or_with_a_network_of_other_data_a_study_says_what_to_run(chains, tmp_path):
-    for name in OPTIONS:
-        assert "run q1_data.py first" in error_of(f"studies.{name}", "--out", tmp_path)
+    assert "run q1_data.py first" in error_of(run("studies.seeds", "--out", tmp_path))
     link_chain(chains, tmp_path)
     (tmp_path / "q1_data.pt").unlink()
     (tmp_path / "q1_data.pt").symlink_to(chains / "3" / "q1_data.pt")
     for name in ("transfer", "inside"):
-        assert "was trained on different data or a different split" in error_of(f"studies.{name}", "--out", tmp_path)
-    assert "holds no JSON file of a study" in error_of("studies.methods.page", "--docs", tmp_path)
+        error = error_of(run(f"studies.{name}", "--out", tmp_path))
+        assert "was trained on different data or a different split" in error
+    assert "holds no JSON file of a study" in error_of(run("studies.methods.page", "--docs", tmp_path))
 
 
 def test_studies_take_any_number_of_classes_and_the_page_shows_their_figures(tmp_path):
     own = write_galaxy10(tmp_path / "own.h5", 90, ans=np.arange(90) % 3)
     with h5py.File(own, "a") as file:
         file.attrs["class_names"] = ["elliptical", "spiral", "irregular"]
-    command("q1_data", "--data", own, "--main-train", 60, "--out", tmp_path)
+    run_well("q1_data.py", "--data", own, "--main-train", 60, "--out", tmp_path)
     options = ("--epochs", 1, "--device", "cpu", "--out", tmp_path)
     for script in ("q2_fcn", "q3_cnn"):
-        command(script, *options)
+        run_well(f"{script}.py", *options)
     for name in OPTIONS:
         if name == "transfer":
-            assert "no classes are held back" in error_of(f"studies.{name}", *options)
+            assert "no classes are held back" in error_of(run(f"studies.{name}", *options))
         else:
-            command(f"studies.{name}", *OPTIONS[name], "--seeds", "0", *options)
+            run_well(f"studies.{name}", *OPTIONS[name], "--seeds", "0", *options)
     folder = tmp_path / "studies"
     assert load_json(folder / "imbalance.json")["train_counts"] == [20, 20, 20]
     assert "transfer" not in load_json(folder / "seeds.json")["protocols"]["stratified"]["accuracy"]
@@ -409,7 +376,7 @@ def test_studies_take_any_number_of_classes_and_the_page_shows_their_figures(tmp
     docs = tmp_path / "docs"
     shutil.copytree(folder, docs / "studies", ignore=lambda _, names: [name for name in names if "." not in name])
     (docs / "studies.md").write_text(f"By hand.\n{page.MARK}Old.\n")
-    command("studies.methods.page", "--docs", docs)
+    run_well("studies.methods.page", "--docs", docs)
     lines = (docs / "studies.md").read_text().splitlines()
     assert lines[:4] == ["By hand.", page.MARK.strip(), "", "## calibration · own.h5"]
     assert "Old." not in lines
@@ -438,7 +405,7 @@ def test_after_ctrl_c_results_stay_no_process_does_and_the_command_it_prints_res
     assert f"interrupted; to resume: python -m studies.imbalance {' '.join(options)}" in errors
     before = times()
     assert 0 < len(before) < 8
-    command("studies.imbalance", *options)
+    run_well("studies.imbalance", *options)
     assert before.items() < times().items()
     assert len(times()) == 8
 
