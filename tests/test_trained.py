@@ -31,7 +31,7 @@ def test_a_network_is_found_in_other_peoples_checkpoints(name, tmp_path, capsys)
     found = load_network(path)
     assert (found.name, found.record) == (name, record)
     assert torch.equal(found.network(CROPS), expected(CROPS))
-    assert f"{path}: a network of {name}.py, " in capsys.readouterr().out
+    assert f"{path}: a network of {name}.py; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "classes"), [("q2_fcn", 2), ("q3_cnn", 37)])
