@@ -32,7 +32,7 @@ def draw_curves(loss_axes, accuracy_axes, history):
     at the end of each epoch.
     """
     epochs = np.arange(1, len(history["test_loss"]) + 1)
-    marker = "o" if len(epochs) == 1 else None  # one epoch is no line
+    marker = "o" if len(epochs) == 1 else None  # a single epoch needs a marker
     for name, label, colour in (("train", "train (running mean)", TRAIN_COLOUR), ("test", "test", TEST_COLOUR)):
         loss_axes.plot(epochs, history[f"{name}_loss"], color=colour, marker=marker, label=label)
         percent = np.array(history[f"{name}_accuracy"]) * 100

@@ -157,7 +157,7 @@ _mark("q1_labels")
 ### END HIDDEN TESTS
 
 # %% points=0.5 id="q1_statistics"
-# Test, half a point: mean and std are those of random crops of training images.
+# Test, half a point: mean and std are computed over random crops of training images.
 ### BEGIN HIDDEN TESTS
 _mark("q1_statistics")
 ### END HIDDEN TESTS

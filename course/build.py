@@ -51,14 +51,14 @@ def check_packages():
 
 
 def read_cells(name):
-    """Return the cells of a text notebook beside this file."""
+    """Return the cells of a text notebook in this folder."""
     import jupytext
 
     return jupytext.read(HERE / name).cells
 
 
 def new_notebook(cells):
-    """Return a notebook of cells that runs on a GPU of Colab."""
+    """Return a notebook of these cells, which requests a GPU on Colab."""
     import nbformat
 
     book = nbformat.v4.new_notebook(cells=cells, metadata=KERNEL | COLAB)
@@ -93,7 +93,7 @@ def execute(book, folder, **environment):
         on_cell_start=started,
         on_cell_executed=lambda **_: bar.update(),
     )
-    # Without a folder to look in, the kernel is ipykernel's own: this Python.
+    # Without kernel folders, the kernel is ipykernel's: this Python.
     client.km = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     # Cell by cell, because client.execute catches Ctrl-C and fails with an AssertionError.
@@ -172,7 +172,7 @@ def make_submission(out, data, epochs, seed):
     name_classes(book, names)
     environment = {"GALAXY10_FILE": os.path.abspath(data), "GALAXY10_SEED": str(seed)}
     environment |= {"GALAXY10_EPOCHS": str(epochs)} if epochs else {}
-    if plugins := sys.modules.get("hdf5plugin"):  # whose filters the file needs
+    if plugins := sys.modules.get("hdf5plugin"):  # the file needs its filters
         environment["HDF5_PLUGIN_PATH"] = plugins.PLUGIN_PATH
     with tempfile.TemporaryDirectory() as folder:
         execute(book, Path(folder), **environment)

@@ -342,7 +342,7 @@ for name, history in (("FCN", fcn_history), ("CNN", cnn_history)):
     print(f"{name} {history['test_accuracy'][-1]:.1%}, test loss {history['test_loss'][-1]:.3f}")
 
 # %% [markdown]
-# ## Question 4: what the networks confuse
+# ## Question 4: confusion matrices
 #
 # Compute the confusion matrices on the whole test set: rows are true classes, columns are predicted classes.
 

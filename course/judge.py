@@ -97,7 +97,8 @@ def labels_of(dataset):
 def crop_statistics(images):
     """Return mean and standard deviation of each colour, 0-255, over all crops of images, given as keys."""
     images = torch.frombuffer(bytearray(b"".join(images)), dtype=torch.uint8).view(len(images), 3, 69, 69).float()
-    crops = torch.tensor([min(place + 1, 69 - 48 + 1, 69 - place) for place in range(69)])  # that a pixel is in
+    # The number of crops that contain each pixel, along one side.
+    crops = torch.tensor([min(place + 1, 69 - 48 + 1, 69 - place) for place in range(69)])
     share = crops[:, None] * crops / crops.sum() ** 2
     mean, square = ((each * share).sum((2, 3)).mean(0) for each in (images, images**2))
     return mean, (square - mean**2).sqrt()
@@ -231,16 +232,17 @@ class Trace(TorchFunctionMode):
 
 
 def same(first, second):
-    """Return whether two outputs agree but for rounding."""
+    """Return whether two outputs agree up to rounding."""
     return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
 def look_at(network):
-    """Return what a network computes, by a copy with random weights.
+    """Inspect what a network computes, with a copy that has random weights.
 
     operations: the layers and activations up to the last linear layer; convolutions and linears: the calls; head: the
-    parameters of the last linear layer; final: the function, of FINALS, of what a reference network with the same
-    weights computes, or None; as_asked: whether the network computes that, in training too.
+    parameters of the last linear layer; final: the key in FINALS of the function that maps the outputs of a reference
+    network with the same weights to the network's outputs, or None; as_asked: whether there is such a function and the
+    outputs are the same in training mode.
     """
     copied, images = copy.deepcopy(network).cpu().eval(), torch.randn(4, 3, 48, 48)
     with torch.no_grad():
@@ -255,7 +257,7 @@ def look_at(network):
         try:
             expected = reference(images, looks.convolutions, looks.linears)
             looks.final = next((name for name, function in FINALS.items() if same(function(expected), outputs)), None)
-        except RuntimeError:  # the layers do not fit together in this way
+        except RuntimeError:  # the layers do not fit together like this
             looks.final = None
     last = max(number for number, call in enumerate(trace.calls) if call.name == "linear")
     looks.operations = [
@@ -272,7 +274,7 @@ def look_at(network):
 
 
 def reference(images, convolutions, linears):
-    """Return what convolutions, each with ReLU and max-pooling by 2, and linear layers with ReLU make of images."""
+    """Apply convolutions, each with ReLU and max-pooling by 2, and linear layers with ReLU between them to images."""
     for call in convolutions:
         images = F.max_pool2d(F.conv2d(images, *call.args[1:]).relu(), 2)
     images = images.flatten(1)
@@ -300,7 +302,7 @@ def first_difference(found, wanted):
 
 
 def check_operations(name, looks, expected, kinds):
-    """Raise Lost when a network does not compute what was asked for, and operations of these kinds are the reason."""
+    """Raise Lost if a network does not compute what the assignment asks, because operations of these kinds differ."""
     found, wanted = ([each for each in every if each.split()[0] in kinds] for every in (looks.operations, expected))
     if not looks.as_asked and found != wanted:
         raise Lost(f"{name}: {first_difference(found, wanted)}")
@@ -336,7 +338,7 @@ def check_features(run):
 
 
 def seen_loss(run, name):
-    """Return the first loss of a network, and the function, of FINALS, between both, or None for what was not seen."""
+    """Return the first loss of a network, and the function of FINALS between both; None for anything not seen."""
     first = next((each for each in run.forwards_of(name) if each.loss), None)
     if first is None:
         return None, None
@@ -345,7 +347,7 @@ def seen_loss(run, name):
 
 
 def check_logits(run, name):
-    """Raise Lost when the loss function of a network does not get logits, or for nn.NLLLoss log-probabilities."""
+    """Raise Lost if the loss function of a network does not get logits or, for nn.NLLLoss, log-probabilities."""
     final, (loss, between) = look_at(run.get(name)).final, seen_loss(run, name)
     if loss and between is None:
         raise Undecided(f"the loss function gets something other than the outputs of {name}")
@@ -395,13 +397,13 @@ def check_cnn_head(run):
 
 
 def check_optimizer(run, name, parameters, rate):
-    """Raise Lost unless a network has Adam, with these parameters, and with this rate in all steps."""
+    """Raise Lost unless a network's optimizer is Adam with these parameters, and with this rate in all steps."""
     steps = [each for each in run.forwards_of(name) if each.optimizer]
     optimizer = steps[0].optimizer if steps else run.get(f"{name.removesuffix('_model')}_optimizer")
     if type(optimizer) is not torch.optim.Adam:
         raise Lost(f"the optimizer of {name} is {type(optimizer).__name__}, not Adam")
     rates = {each.rate for each in steps} | {float(group["lr"]) for group in optimizer.param_groups}
-    if len(rates) > 1 or any("initial_lr" in group for group in optimizer.param_groups):  # which schedulers set
+    if len(rates) > 1 or any("initial_lr" in group for group in optimizer.param_groups):  # set by schedulers
         raise Lost(f"the learning rate of {name} has a schedule, but should be {rate} throughout")
     if not np.isclose([*rates], rate).all():
         raise Lost(f"the learning rate of {name} is {rates.pop()}, not {rate}")
@@ -417,7 +419,7 @@ def check_gradients(run):
 
 
 def epochs_of(run, name):
-    """Return the passes in which a network was trained. Raises Undecided for batches from no loader."""
+    """Return the passes that trained a network. Raises Undecided if no loader gave the batches."""
     subset = run.training(name)[0].dataset
     if subset is None:
         raise Undecided(f"it could not be seen on which images {name} was trained")
@@ -425,7 +427,7 @@ def epochs_of(run, name):
 
 
 def check_training(run, name, subset, epochs):
-    """Raise Lost unless a network was trained on this set alone, with all batches, for one of these epochs."""
+    """Raise Lost unless a network was trained only on this set, on all batches, for one of these numbers of epochs."""
     trained = {each.dataset for each in run.training(name)} - {None, subset}
     backward = {each.dataset for each in run.forwards_of(name) if each.has_backward} - {None, subset, *trained}
     words = {subset.replace("train", "test"): "the test set"}
@@ -475,12 +477,12 @@ def means(batches, function):
 
 
 def is_near(values, rows):
-    """Return whether each of the values is, but for rounding, in its row."""
+    """Return whether each of the values is in its row, up to rounding."""
     return all(np.isclose(value, row, rtol=5e-3, atol=1e-3).any() for value, row in zip(values, rows, strict=True))
 
 
 def check_history(run, name, tested):
-    """Raise Lost unless a history has the mean losses and accuracies of the training that was seen.
+    """Raise Lost unless a history contains the mean losses and accuracies of the observed training.
 
     tested: the name of the test set.
     """
@@ -492,7 +494,7 @@ def check_history(run, name, tested):
     losses = [F.cross_entropy]
     if loss and between is not None:  # as `train` computes it
         losses.append(lambda outputs, target: F.cross_entropy(FINALS[between](outputs), target, **loss.options))
-    expected = {"train_loss": [], "test_loss": [], "test_accuracy": []}  # for each epoch all values that are right
+    expected = {"train_loss": [], "test_loss": [], "test_accuracy": []}  # all correct values, for each epoch
     starts = [passes.index(each) for each in epochs]
     for start, end in zip(starts, [*starts[1:], None], strict=True):
         train = [each for each in passes[start:end] if each[0].dataset == epochs[0][0].dataset]
@@ -532,7 +534,7 @@ def matrices(run, name):
 
 
 def trim(matrix):
-    """Return a confusion matrix without the classes that do not occur: scikit-learn leaves them out by default."""
+    """Return a confusion matrix without classes that do not occur: scikit-learn omits them by default."""
     kept = matrix.any(0) | matrix.any(1)
     return matrix[kept][:, kept]
 
@@ -578,7 +580,7 @@ def check_counts(run):
 
 
 def features(network, state=None):
-    """Return what linear layers after the second get of fixed images: the features of a backbone among them."""
+    """Return the inputs of linear layers after the second for fixed images; a backbone's features are among them."""
     copied = copy.deepcopy(network).cpu().eval()
     if state:
         copied.load_state_dict(state)

@@ -80,7 +80,7 @@ def sort_cells(book, wanted):
             original = wanted[name].source.strip()
             if is_locked(wanted[name]) and original in text and original != text:
                 own[name] = [as_own(cell, source=text.replace(original, "").strip(), id=f"{name}-added")]
-                done.append(("moved to a new cell what was added to", name))
+                done.append(("moved to a new cell the additions to", name))
         elif not is_locked(wanted[name]) and text and text != found[name].source.strip():
             found[name].source += f"\n{text}"
             done.append(("joined the pieces of", name))

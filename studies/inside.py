@@ -67,7 +67,7 @@ def describe(summary):
     changed = {name: share_text(each["changed"][-1]) for name, each in summary["networks"].items()}
     return (
         f"Shifting all test crops by {SHIFTS[-1]} pixels changes {changed['fcn']} of the FCN's predictions and "
-        f"{changed['cnn']} of the CNN's: {judged(summary['fcn_minus_cnn'])}."
+        f"{changed['cnn']} of the CNN's: a difference of {judged(summary['fcn_minus_cnn'])}."
     )
 
 

@@ -79,12 +79,12 @@ def describe(networks):
     """Return the answer, and a sentence per network on the worth of the symmetries in labelled galaxies."""
     gains = {name: judged(network["gain"][1]["both"]) for name, network in networks.items()}
     sentences = [
-        f"Trained on the symmetries and averaged over them, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
+        f"With the symmetries in training and in prediction, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
     ]
     for name, network in networks.items():
         parts = [f"{network['train_count'][n]:,} images {judged(each)}" for n, each in network["worth"].items()]
         if parts:
-            what = f"{name.upper()}, with the symmetries on fewer images minus without them on all"
+            what = f"{name.upper()}, fewer images with the symmetries minus all images without them"
             sentences.append(f"{what}: {'; '.join(parts)}.")
     return sentences
 

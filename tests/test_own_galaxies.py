@@ -172,7 +172,7 @@ def test_a_split_in_the_file_is_kept_also_by_the_studies_unless_another_is_named
         assert torch.equal(found[key], expected[key])
     run_well("q1_data.py", *options, tmp_path, "--split", "stratified")
     assert {subset_of[key] for key in load_data(tmp_path)["main_test_ids"]} == {"train", "test"}
-    assert "leave out --main-train" in error_of(run("q1_data.py", *options, tmp_path, "--main-train", 30))
+    assert "omit --main-train" in error_of(run("q1_data.py", *options, tmp_path, "--main-train", 30))
     sentence = "--transfer-train 30: no classes are held back (--hold-back)"
     assert sentence in error_of(run("q1_data.py", *options, tmp_path, "--transfer-train", 30))
 

@@ -185,7 +185,7 @@ def test_a_contact_sheet_is_one_file_by_class_with_the_least_certain_of_many_fir
     assert re.findall(r'src="(.*?)"', page) == ["data:,1", "data:,4", "data:,3", "data:,6"]
     assert [int(value) for value in re.findall(r"<strong>(\d+)%", page)] == [60, 60, 70, 70]
     assert re.findall("<h2>(.*?) <span>", page) == ["spiral", "merger"]
-    assert "spiral <span>· 6, of which the 3 least certain" in page
+    assert "spiral <span>· 6; the 3 least certain are shown" in page
     assert "about &lt;it&gt;" in page
     assert page.count("✗ true: round") == 1
 

@@ -124,7 +124,7 @@ def test_what_students_add_stays_where_it_was_and_is_no_part_of_a_locked_cell(bo
     cells, done = repair(book, release)
     assert texts(cells)[place(cells, "q1_labels") + 1] == "labels"
     assert texts(cells)[place(cells, "settings") + 1] == "EPOCHS = 3"
-    assert done == [("moved to a new cell what was added to", "settings")]
+    assert done == [("moved to a new cell the additions to", "settings")]
 
 
 def test_a_solution_in_two_cells_is_joined_and_one_in_a_cell_without_mark_gets_it(book, release):

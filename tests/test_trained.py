@@ -31,7 +31,7 @@ def test_a_network_is_found_in_other_peoples_checkpoints(name, tmp_path, capsys)
     found = load_network(path)
     assert (found.name, found.record) == (name, record)
     assert torch.equal(found.network(CROPS), expected(CROPS))
-    assert f"{path}: a network of {name}.py, " in capsys.readouterr().out
+    assert f"{path}: a network of {name}.py; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "classes"), [("q2_fcn", 2), ("q3_cnn", 37)])
@@ -107,6 +107,6 @@ def test_the_network_of_the_documentation_classifies_a_picture_and_its_note_is_p
     assert record["weights_sha256"] == digest.hexdigest()
     Image.fromarray(galaxies(1)[0]).save(tmp_path / "a.png")
     printed = run_well("predict.py", tmp_path / "a.png", "--model", path)
-    assert "For trying only, not for science: " in printed.splitlines()[0]
+    assert "For demonstration only, not for science: " in printed.splitlines()[0]
     [line] = [line for line in printed.splitlines() if "a.png  " in line]
     assert line.split("a.png")[1].strip().startswith(CLASS_NAMES[:8])

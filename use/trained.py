@@ -42,7 +42,7 @@ def load_network(path, remedy="name another network with --model"):
     """Return the TrainedNetwork in a checkpoint; print a line if its weights have a prefix.
 
     path: a .pt file of q2_fcn.py, q3_cnn.py or q5_transfer.py with its .json next to it; the folder or the .safetensors
-    file written by export.py; or any other file in which `find_weights` finds such a network, with any number of
+    file written by export.py; or any other file where `find_weights` finds such a network, with any number of
     classes. Raises FileNotFoundError, with a `remedy`, or ValueError if the file contains another network, the record
     lacks a value, or the two come from different runs.
     """

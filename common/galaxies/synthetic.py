@@ -1,8 +1,8 @@
-"""A synthetic Galaxy10, for tests and in place of the real one if that cannot be downloaded.
+"""Generate a synthetic Galaxy10, for tests and to replace the real one if it cannot be downloaded.
 
 Each galaxy is a bulge with a Sersic (1963) profile on an inclined exponential disk (Freeman 1970), with logarithmic
 spiral arms if its class has them, blurred by the seeing, with neighbours and sky noise. The asinh stretch of Lupton et
-al. (2004) makes it a picture, as for SDSS.
+al. (2004) converts it to a picture, as for SDSS.
 """
 
 from common.galaxies.facts import CLASS_COUNTS
@@ -19,7 +19,7 @@ STRETCH = 8.0  # of the asinh: how much brighter than linear the faint parts are
 SKY = 0.05  # grey level of the empty sky, of 1
 
 # A normal distribution per parameter: mean and standard deviation per class, clipped to the limits. The classes overlap
-# so far that the set is as hard as the real one.
+# so much that the set is as hard as the real one.
 # class:   0 no   1 round  2 in-   3 cigar | edge-on:         | spiral:
 #          spiral          between         4 bulge 5 boxy 6 none 7 tight 8 medium 9 loose
 DISTRIBUTIONS = {
@@ -125,7 +125,7 @@ def render(parameters, generator):
     winding = torch.log(disk_radius / scale_length) / torch.tan(torch.deg2rad(p["pitch_angle"]))
     azimuth = torch.atan2(v / p["axis_ratio"], u) * p["handedness"]
     arms = torch.cos(p["arm_count"] * (azimuth - winding) + p["arm_phase"])
-    arms *= p["arm_strength"] * (1 - torch.exp(-((disk_radius / scale_length) ** 2)))  # none in the very centre
+    arms *= p["arm_strength"] * (1 - torch.exp(-((disk_radius / scale_length) ** 2)))  # no arms at the very centre
     disk = torch.exp(-disk_radius / scale_length) * (1 + arms)
 
     # Sersic: exp(-b_n ((r / r_e)^(1/n) - 1)), b_n = 2n - 1/3 (Ciotti & Bertin 1999); here 1 at the centre.
@@ -165,8 +165,8 @@ def render(parameters, generator):
 def synthetic_galaxy10(count, seed, least=2):
     """Return labels, uint8 (count,), and an iterator over the images in blocks, uint8 (m, SIZE, SIZE, 3).
 
-    The classes have the frequencies of Galaxy10 SDSS, at least `least` images each, in random order that depends on
-    `seed` alone.
+    The classes have the frequencies of Galaxy10 SDSS, at least `least` images each, in random order that depends only
+    on `seed`.
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), synthetic_counts(count, least)))
@@ -182,7 +182,7 @@ def synthetic_galaxy10(count, seed, least=2):
 
 
 def write_synthetic(path, count, seed, least=2):
-    """Write a synthetic Galaxy10 to an HDF5 file in its form, with the attribute `synthetic`.
+    """Write a synthetic Galaxy10 to an HDF5 file in Galaxy10's format, with the attribute `synthetic`.
 
     Raises ValueError as `synthetic_counts` does, and OSError as `atomic_write` does.
     """

@@ -1,4 +1,4 @@
-"""Tables of galaxies in CSV, FITS or ECSV: find their columns, and match their rows to pictures by name."""
+"""Read tables of galaxies in CSV, FITS or ECSV, find their columns, and match their rows to pictures by name."""
 
 import csv
 import posixpath
@@ -15,27 +15,27 @@ from common.storage.streams import printable
 
 import numpy as np
 
-# The usual names of columns, in lower case: the first that the table has is used.
+# Usual column names, in lower case; the first one that the table has is used.
 ID_COLUMNS = ("objid", "id", "name", "file")
 CLASS_COLUMNS = ("class", "class_name", "label")
 ASTROPY_FORMATS = {r"\.(fits?|fts)(\.gz|\.bz2)?": "fits", r"\.ecsv": "ascii.ecsv"}  # by suffix
-DELIMITERS = "\t;,"  # the first that the header has
-MISSING = {"", "nan", "na", "n/a", "<na>", "null"}  # texts, in lower case, of a missing class
+DELIMITERS = "\t;,"  # the first one that the header contains
+MISSING = {"", "nan", "na", "n/a", "<na>", "null"}  # lower-case strings for a missing class
 WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
 FLOAT = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Table(NamedTuple):
-    """A table of texts; a missing value is an empty text."""
+    """A table of strings; a missing value is an empty string."""
 
     header: list
-    rows: list  # lists of texts, as long as the header
-    lines: list  # of the header and of each row: its line in a CSV file, its number from 0 in other tables
-    rounded: set  # columns of floats that are too large for the precision of their type
+    rows: list  # lists of strings, as long as the header
+    lines: list  # line numbers of the header and of each row in a CSV file; numbers from 0 in other tables
+    rounded: set  # columns with floats too large for the precision of their type
 
 
 class TableRow(NamedTuple):
-    """The row of a galaxy."""
+    """A galaxy's row."""
 
     id: str
     class_name: str  # empty if it is missing
@@ -44,10 +44,10 @@ class TableRow(NamedTuple):
 
 
 def read_rows(path, id_column=None, class_column=None, split_column=None, class_names=None):
-    """Return the rows of a table as a list of TableRow; columns without a name given have one of the usual names.
+    """Return the rows of a table as a list of TableRow; columns that are not given are found by their usual names.
 
-    class_names: of a network. With them a table of two columns, name and class, may have other names of columns, or no
-    header. Raises OSError, or ValueError naming the file, if a column is missing or its ids are rounded.
+    class_names: of a network; with them, a table of two columns, name and class, may have other column names or no
+    header. Raises OSError, or ValueError, naming the file, if a column is missing or its ids are rounded.
     """
     table = read_table(path)
     header, rows = table.header, table.rows
@@ -72,15 +72,15 @@ def read_rows(path, id_column=None, class_column=None, split_column=None, class_
 
 
 def is_header(name, class_name, class_names):
-    """Return whether a first row of two texts is a header, and not the name of a picture and its class."""
+    """Return whether the two strings of a first row are a header, not a picture's name and class."""
     is_row = class_number(class_names, class_name) is not None or FLOAT.fullmatch(class_name)
     return not (is_row or SUFFIX.search(name) or name.isdecimal())
 
 
 def find_column(path, header, remedy, names):
-    """Return the place in the header of the first of `names` that it has, in the same case or in any.
+    """Return the index in the header of the first of `names` that it contains, in the same case or else in any.
 
-    Raises ValueError, with a `remedy`, if it has none.
+    Raises ValueError, with a `remedy`, if it contains none.
     """
     lower = [name.lower() for name in header]
     for name in names:
@@ -91,7 +91,7 @@ def find_column(path, header, remedy, names):
 
 
 def check_ids(path, column, ids, rounded):
-    """Return ids, texts, without the point of whole numbers. Raises ValueError for floats that are rounded."""
+    """Return ids, strings, with integers written without a point. Raises ValueError for rounded floats."""
     numbers = [text for text in ids if text.lower() not in MISSING]
     if not all(map(FLOAT.fullmatch, numbers)):
         return ids
@@ -104,14 +104,14 @@ def check_ids(path, column, ids, rounded):
 
 
 def without_point(text):
-    """Return the text of a whole number that is written as a float, such as 1.0, as 1; any other text as it is."""
+    """Return an integer that is written as a float, such as 1.0, without the point; return other strings unchanged."""
     match = WHOLE_FLOAT.fullmatch(text)
     return str(int(match[1])) if match else text
 
 
 def read_table(path):
     """Return the Table in a CSV, FITS or ECSV file. Raises OSError or ValueError."""
-    with open(path, "rb"):  # raises the system's own error if it is missing or unreadable
+    with open(path, "rb"):  # raises the system's error if it is missing or unreadable
         pass
     for suffix, kind in ASTROPY_FORMATS.items():
         if re.search(f"{suffix}$", str(path), re.IGNORECASE):
@@ -122,7 +122,7 @@ def read_table(path):
 def read_csv(path):
     """Return the Table in a CSV file with commas, semicolons or tabs.
 
-    Lines `#...` and `sep=;` above the header and rows without text are left out.
+    Lines `#...` and `sep=;` above the header, and empty rows, are skipped.
     """
     rows, lines, skipped = [], [], 0
     try:
@@ -163,7 +163,7 @@ def read_astropy(path, kind):
 
 
 def is_rounded(column):
-    """Return whether an astropy column holds floats beyond which its type cannot hold all whole numbers."""
+    """Return whether an astropy column has floats so large that its type cannot represent all integers."""
     if column.dtype.kind != "f":
         return False
     values = np.nan_to_num(np.ma.filled(column.data, 0), nan=0)
@@ -171,10 +171,10 @@ def is_rounded(column):
 
 
 def name_forms(name, catalogue_id=None):
-    """Return the forms in which the names of rows and pictures are compared, the strictest first.
+    """Return the forms of a name for comparing rows and pictures, the strictest first.
 
-    The whole name with slashes, without `./`, with accents composed (NFC) and the suffix in lower case; the id in an
-    HDF5 file, if there is one; the whole name without folder; the name without folder and suffix.
+    The full name with slashes, without `./`, with composed accents (NFC) and a lower-case suffix; the id in an HDF5
+    file, if there is one; the name without folder; the name without folder and suffix.
     """
     path = unicodedata.normalize("NFC", posixpath.normpath(name.strip().replace("\\", "/")))
     whole = SUFFIX.sub(lambda match: match[0].lower(), path)
@@ -182,12 +182,12 @@ def name_forms(name, catalogue_id=None):
 
 
 def match_rows(path, rows, pictures, ids=None, remedy=""):
-    """Return the rows of each picture that has any: a dict of lists of TableRow, which agree, by the picture's name.
+    """Return the rows of each picture that has any: a dict of lists of agreeing TableRows, by picture name.
 
-    Names are compared in each of their forms; a row or picture that has matched in one takes no part in the next.
-    path: of the table, for messages; pictures: names, in which the same file may occur twice; ids: of pictures in HDF5
-    files, by name; remedy: for the message if nothing matches. Raises ValueError, naming the row, if it could be that
-    of two pictures, if the rows of a picture differ, and if no row matches.
+    Names are compared form by form; a row or picture that matched in one form is not compared in the next. path: of the
+    table, for messages; pictures: names, which may repeat a file; ids: of pictures in HDF5 files, by name; remedy: for
+    the message if nothing matches. Raises ValueError, naming the row, if it matches two pictures, if the rows of a
+    picture differ, or if no row matches.
     """
     forms_of_rows = [name_forms(row.id, row.id.strip()) for row in rows]
     forms_of_pictures = {picture: name_forms(picture, (ids or {}).get(picture)) for picture in pictures}

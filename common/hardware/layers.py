@@ -10,7 +10,7 @@ def memory_format(device):
     """Return the memory format of images and networks on a device.
 
     channels_last is the order of the HDF5 file, and the fastest. But on MPS, the backward pass of max-pooling aborts
-    with it (pytorch issue 175190), and that of convolutions is 30 times slower (193349).
+    with it (pytorch issue 175190), and a convolution's is 30 times slower (193349).
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
