@@ -2,18 +2,15 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 
 from common.data import Loader, MyDataset, RandomCrop
 
-import forked
 import h5py
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from forked import MEMORY_LIMIT, ROOT, peak_memory
+from forked import MEMORY_LIMIT, ROOT, peak_memory, run
 from hypothesis import HealthCheck, settings
 from torchvision import transforms
 
@@ -30,23 +27,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the last bits of a result depend on it
 torch.set_num_threads(1)
 
 
-def run(script, *args, stdin=os.devnull, project=None, **environment):
-    """Run a script or module of the project as a user would; return the finished process with its output as text.
-
-    stdin: a file; project: a copy of the project, to run there. Without variables of its environment to set it starts
-    from a process that has everything imported, which is faster.
-    """
-    if not environment:
-        return forked.run(script, *args, stdin=stdin, project=project)
-    command = [sys.executable, str(ROOT / script), *map(str, args)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False
-    )
-
-
-def run_well(script, *args, **environment):
-    """Run a script that must succeed; return what it printed on stdout."""
-    done = run(script, *args, **environment)
+def run_well(script, *args, **options):
+    """Run a script that must succeed; return what it printed on stdout. options: of `run`."""
+    done = run(script, *args, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -27,12 +27,13 @@ def peak_memory(who=resource.RUSAGE_SELF):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run_script(script, args, stdout, stderr, stdin, project):
+def run_script(script, args, stdout, stderr, stdin, project, environment):
     """In the new process: run `python script *args` or, without .py, `python -m script *args`, with files as streams.
 
-    project: a copy of the project, to run there. The process is the fork server's child, not pytest's, so it checks its
-    memory itself, against half of the limit.
+    project: a copy of the project, to run there; environment: variables to set. The process is the fork server's child,
+    not pytest's, so it checks its memory itself, against half of the limit.
     """
+    os.environ.update(environment)
     if project:
         use_copy(project)
     for stream, path in ((1, stdout), (2, stderr)):
@@ -64,18 +65,25 @@ def use_copy(project):
             del sys.modules[name]
 
 
-def start(script, *args, log, errors=None, stdin=os.devnull, project=None):
-    """Start a script, with its output in the file `log` and stderr there or in `errors`; return its Process."""
-    process = CONTEXT.Process(target=run_script, args=(script, args, log, errors or log, stdin, project))
+def start(script, *args, log, errors=None, stdin=os.devnull, project=None, **environment):
+    """Start a script or module, with its output in the file `log` and stderr there or in `errors`; return its Process.
+
+    stdin: a file; project: a copy of the project, to run there; environment: variables to set.
+    """
+    arguments = script, args, log, errors or log, stdin, project, environment
+    process = CONTEXT.Process(target=run_script, args=arguments)
     process.start()
     return process
 
 
-def run(script, *args, stdin=os.devnull, project=None):
-    """Run a script with a file as its input; return a CompletedProcess with its output as text."""
+def run(script, *args, **options):
+    """Run a script or module as a user would; return a CompletedProcess with its output as text.
+
+    options: stdin, project and environment of `start`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / "stdout", Path(folder) / "stderr"]
-        process = start(script, *args, log=files[0], errors=files[1], stdin=stdin, project=project)
+        process = start(script, *args, log=files[0], errors=files[1], **options)
         process.join(300)
         process.kill()
         process.join()

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import q3_cnn
@@ -22,7 +20,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, crop_transform, error_of, float32_tolerance, heed_ctrl_c, run, run_well, write_galaxy10
+from conftest import ROOT, crop_transform, error_of, float32_tolerance, run, run_well, write_galaxy10
+from forked import start
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 from torch import nn
 from torchvision import transforms
@@ -386,23 +385,22 @@ def test_studies_take_any_number_of_classes_and_the_page_shows_their_figures(tmp
 
 
 def test_after_ctrl_c_results_stay_no_process_does_and_the_command_it_prints_resumes(chains, tmp_path):
-    options = ["--seeds", "0,1", "--epochs", "10", "--device", "cpu", "--out", str(link_chain(chains, tmp_path))]
-    study = subprocess.Popen(
-        [sys.executable, "-m", "studies.imbalance", *options],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "2"}, preexec_fn=heed_ctrl_c,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    options = ["--seeds", "0,1", "--epochs", str(EPOCHS), "--device", "cpu", "--out", str(link_chain(chains, tmp_path))]
+    pipe = tmp_path / "errors"
+    os.mkfifo(pipe)
+    study = start("studies.imbalance", *options, log=tmp_path / "log", errors=pipe, LOKY_MAX_CPU_COUNT="2")
 
     def times():
         return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "studies" / "imbalance").glob("*.json")}
 
-    end = time.monotonic() + 600
-    while not times() and study.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
-    study.send_signal(signal.SIGINT)
-    _, errors = study.communicate(timeout=60)  # until each process that was started has closed stderr, by ending
-    assert study.returncode == 130
-    assert f"interrupted; to resume: python -m studies.imbalance {' '.join(options)}" in errors
+    with open(pipe) as errors:
+        while not times() and study.is_alive():
+            time.sleep(0.05)
+        os.kill(study.pid, signal.SIGINT)
+        printed = errors.read()  # until each process that was started has closed stderr, by ending
+    study.join()
+    assert study.exitcode == 130
+    assert f"interrupted; to resume: python -m studies.imbalance {' '.join(options)}" in printed
     before = times()
     assert 0 < len(before) < 8
     run_well("studies.imbalance", *options)
