@@ -24,7 +24,7 @@ def skeleton(tmp_path_factory):
 
 @pytest.fixture
 def release(skeleton):
-    """The cells of the released notebook, with a cell that a teacher has added."""
+    """A copy of them, with a cell that a teacher has added."""
     return [*copy.deepcopy(skeleton), new_markdown_cell("## Question 6")]
 
 
@@ -46,54 +46,37 @@ def texts(cells):
     return [cell.source for cell in cells]
 
 
-def delete(cells):
-    del cells[place(cells, "q1_labels")]
+def split(cells, i):  # as JupyterLab does: the second part has the marks too
+    cells.insert(i + 1, copy.deepcopy(cells[i]))
+    cells[i].source, cells[i + 1].source = cells[i].source[:40], cells[i].source[40:]
 
 
-def duplicate(cells):
-    cells.insert(place(cells, "q1_labels") + 3, copy.deepcopy(cells[place(cells, "q1_labels")]))
+def split_without_marks(cells, i):  # as Colab does: the second part has none
+    split(cells, i)
+    cells[i + 1].metadata = {}
 
 
-def split(cells):  # as JupyterLab does: the second part has the marks too
-    i = place(cells, "q1_check")
-    first, second = copy.deepcopy(cells[i]), copy.deepcopy(cells[i])
-    first.source, second.source = cells[i].source[:99], cells[i].source[99:]
-    cells[i : i + 1] = [first, second]
-
-
-def split_without_marks(cells):  # as Colab does: the second part has none
-    split(cells)
-    cells[place(cells, "q1_check") + 1].metadata = {}
-
-
-def edit(cells):
-    cells[place(cells, "q1_labels")].source = "# points please"
-
-
-def move(cells):
-    cells.insert(0, cells.pop(place(cells, "q1_labels")))
-
-
-def unmark(cells):
+def unmark(cells, i):
     for cell in cells:
         cell.metadata = {}
 
 
+# What is done to the notebook's cells, and to one of them; and what the repair says.
 DAMAGES = {
-    "deleted": (delete, "restored missing q1_labels"),
-    "duplicated": (duplicate, "removed a duplicate of q1_labels"),
-    "split": (split, "removed a duplicate of q1_check; restored edited q1_check"),
-    "split, without marks": (split_without_marks, "removed a fragment of q1_check; restored edited q1_check"),
-    "edited": (edit, "restored edited q1_labels"),
-    "moved": (move, "reordered the cells"),
+    "deleted": (lambda cells, i: cells.pop(i), "restored missing q1_labels"),
+    "duplicated": (lambda cells, i: cells.insert(i + 3, copy.deepcopy(cells[i])), "removed a duplicate of q1_labels"),
+    "split": (split, "removed a duplicate of q1_labels; restored edited q1_labels"),
+    "split, without marks": (split_without_marks, "removed a fragment of q1_labels; restored edited q1_labels"),
+    "edited": (lambda cells, i: cells[i].update(source="# points please"), "restored edited q1_labels"),
+    "moved": (lambda cells, i: cells.insert(0, cells.pop(i)), "reordered the cells"),
     "without any mark": (unmark, "relabelled"),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_cells_are_as_released_again_and_the_solutions_are_kept(damage, book, release):
-    expected, (damage, words) = copy.deepcopy(book), DAMAGES[damage]
-    damage(book)
+@pytest.mark.parametrize("name", DAMAGES)
+def test_cells_are_as_released_again_and_the_solutions_are_kept(name, book, release):
+    expected, (damage, words) = copy.deepcopy(book), DAMAGES[name]
+    damage(book, place(book, "q1_labels"))
     cells, done = repair(book, release)
     assert in_words(done).startswith(words)
     assert texts(cells) == texts(expected)
