@@ -82,7 +82,9 @@ def main():
     paths = [Path(args.pictures) / f"{name}.jpg" for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise ValueError(f"{args.pictures} lacks {plural(len(missing), 'picture')}, such as {missing[0]}")
+        raise ValueError(
+            f"{args.pictures} lacks {plural(len(missing), 'picture')}, such as {missing[0]}: see docs/studies.md"
+        )
     with create_hdf5(args.to) as file:
         file["images"] = np.stack([read_picture(path) for path in tqdm(paths, disable=None, leave=False)])
         file["ans"] = np.array(labels, np.uint8)

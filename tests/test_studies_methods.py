@@ -25,12 +25,16 @@ def test_the_interval_of_a_mean_matches_a_t_test():
 
 
 @pytest.mark.parametrize(("values", "significant"), [
-    ([0.1, 0.11], True), ([-0.1, -0.11, -0.1], True), ([-0.1, 0.2], False), ([0.4], False),
+    ([0.1, 0.11], True), ([-0.1, -0.11, -0.1], True), ([-0.1, 0.2], False),
     ([0.5, 0.5], False), ([0.1, 0.1, 0.1], False)])  # fmt: skip
-def test_a_difference_is_judged_by_its_interval_but_never_from_one_value_or_equal_values(values, significant):
-    interval = mean_interval(values)
-    assert judged(interval).endswith(", not distinguishable from zero") != significant
-    assert np.isnan([interval["sd"], interval["low"], interval["high"]]).all() == (len(values) == 1)
+def test_a_difference_is_judged_by_its_interval_but_never_from_equal_values(values, significant):
+    assert judged(mean_interval(values)).endswith(", not distinguishable from zero") != significant
+
+
+def test_a_single_value_has_no_interval_and_no_judgement():
+    interval = mean_interval([0.4])
+    assert np.isnan([interval["sd"], interval["low"], interval["high"]]).all()
+    assert judged(interval) == "+40.0 points (one seed, no interval)"
 
 
 def test_variance_components_match_an_analysis_of_variance():

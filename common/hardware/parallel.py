@@ -94,8 +94,12 @@ def dask_client(address):
         client = distributed.Client(address, timeout=10)
         client.wait_for_workers(1, timeout=10)
     except Exception as error:  # other kinds of servers cause many types of errors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"--dask {address}: no scheduler with workers answers there ({reason})") from None
+        known = isinstance(error, OSError | ValueError) and " ".join(str(error).split())
+        reason = known or type(error).__name__
+        advice = "give the address that dask scheduler prints, such as tcp://10.0.0.1:8786"
+        raise ConnectionError(
+            f"--dask {address}: no scheduler with workers answers there ({reason}): {advice}"
+        ) from None
     with client:
         try:
             yield client

@@ -58,7 +58,7 @@ class TrainingCheckpoint:
             print(f"{self.path} belongs to a run with {different or f'{done} epochs'}: starting from the beginning.")
             return None
         if different:
-            advice = "rerun without --resume to start from the beginning"
+            advice = "rerun without --resume to start from the beginning, or choose another --out"
             raise ValueError(f"{self.path} belongs to a run with {different}: {advice}")
         if done > epochs:
             raise ValueError(f"--epochs {epochs}: {self.path} already has {done} epochs")

@@ -57,9 +57,12 @@ def points(interval):
 def judged(interval):
     """Return a difference as `points` does, with a remark if its interval does not exclude zero.
 
-    An interval of zero width does not count: equal values do not show how much others may differ.
+    An interval of zero width does not count: equal values do not show how much others may differ. A single seed has no
+    interval.
     """
     low, high = interval["low"], interval["high"]
+    if not np.isfinite([low, high]).all():
+        return points(interval)
     excludes_zero = (low > 0 or high < 0) and not np.isclose(low, high, rtol=0, atol=1e-9)
     return points(interval) + ("" if excludes_zero else ", not distinguishable from zero")
 
