@@ -6,10 +6,10 @@ DATA           =## HDF5 file in Galaxy10's format (cutouts.py creates one from p
 SOURCE         =## real or synthetic; empty: real if the download succeeds
 DATASET        =## real set to download: sdss or decals; empty: sdss
 COUNT          =## images in a synthetic set; empty: as many as in Galaxy10 SDSS
-HOLD_BACK      =## classes for Q5: numbers such as 8,9, names, or none; empty: 8,9 for Galaxy10, else none
+HOLD_BACK      =## classes for Q5: numbers such as 8,9, names, or none; empty: 8,9 if the classes are Galaxy10's, else none
 SPLIT          =## stratified (by class, seeded) or file (in the file's order); empty: the file's dataset split, else stratified
-MAIN_TRAIN     =## training images of classes 0-7; empty: 18000
-TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000
+MAIN_TRAIN     =## training images of classes 0-7; empty: 18000, or the same fraction of other data
+TRANSFER_TRAIN =## training images of classes 8 and 9; empty: 1000, or the same fraction of other data
 SEED           = 0## random seed
 EPOCHS         =## epochs of all three training runs; empty: the assignment's 50, 50 and 20
 DEVICE         = auto## auto, cpu, cuda or mps; auto also accepts results of any device
@@ -110,7 +110,7 @@ test: $(call installed,requirements-dev) ## run all tests
 lint: $(call installed,requirements-dev) ## lint and format check (ruff)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-smoke: ## run all questions on a small synthetic set, in under a minute
+smoke: ## run all questions on a small synthetic set, in about a minute
 	@rm -rf smoke
 	@$(MAKE) --no-print-directory all OUT=smoke SOURCE=synthetic COUNT=1000 EPOCHS=2
 bench: $(call installed,requirements) ## time this project against the baseline; print a table

@@ -47,8 +47,9 @@ def describe_curves(record):
     sentences = [describe_range(history["test_loss"]), trend, describe_gap(record, "overfitting" in trend)]
     last = history["test_accuracy"][-10:]
     if len(last) > 1:
-        low, high = f"{100 * min(last):.1f}", percent(max(last))
-        sentences.append(f"Over the last {len(last)} epochs the test accuracy lies between {low} and {high}.")
+        low, high = percent(min(last)), percent(max(last))
+        lies = f"is {low}" if low == high else f"lies between {low.removesuffix('%')} and {high}"
+        sentences.append(f"Over the last {len(last)} epochs the test accuracy {lies}.")
     return " ".join(filter(None, sentences))
 
 
@@ -131,7 +132,7 @@ def describe_comparison(comparison):
             f" The CNN alone is correct on {plural(cnn_only, 'image')}, the FCN alone on {fcn_only:,}; by McNemar's "
             f"exact test the difference is {'' if p < 0.05 else 'not '}significant (p = {p:.2g})."
         )
-    return f"{text} {REASON}" if cnn > fcn else text
+    return f"{text} {REASON}" if cnn > fcn and comparison.get("p_value", 0) < 0.05 else text
 
 
 def describe_confusion(record, model):

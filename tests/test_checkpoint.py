@@ -56,7 +56,8 @@ def test_other_peoples_checkpoints_are_recognized_with_the_same_weights(form, tm
     for legacy in (False, True):
         torch.save(content, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=not legacy)
         loaded, found = load(tmp_path / "ckpt.pt")
-        assert found == (f"a cnn_backbone; its tensor names begin with '{prefix}'" if prefix else "a cnn_backbone")
+        shown = "" if prefix in ("", "0.") else f"; its tensor names begin with '{prefix}'"  # q3_cnn.pt has 0.
+        assert found == f"a cnn_backbone{shown}"
         assert weights_hash(loaded.state_dict()) == weights_hash(BACKBONE.state_dict())
 
 
@@ -117,7 +118,7 @@ def test_files_that_are_no_checkpoint_are_named_for_what_they_are_and_run_nothin
     cut_short = path.read_bytes()[:5000]
     for write, reason in (
         (lambda: path.write_text("0.weight = 1\n"), "it is another kind of file, or truncated"),
-        (lambda: path.write_bytes(cut_short), "it is another kind of file, or truncated: copy or recreate it$"),
+        (lambda: path.write_bytes(cut_short), "it is another kind of file, or truncated$"),
         (
             lambda: torch.save(harmful, path),
             "it contains _?io.open, which is not loaded .*: save a state_dict$",

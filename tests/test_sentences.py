@@ -195,8 +195,9 @@ def test_the_comparison_agrees_with_mcnemars_test():
     assert rounded in compared(0.6514, 0.7276, 0.01)
 
 
-def test_the_reason_is_given_only_if_the_cnn_is_better():
+def test_the_reason_is_given_only_if_the_cnn_is_significantly_better():
     assert sentences.REASON in compared(0.60, 0.79, 1e-20)
+    assert sentences.REASON not in compared(0.60, 0.61, 0.3)
     assert sentences.REASON not in compared(0.79, 0.60, 1e-20)
 
 

@@ -111,11 +111,10 @@ def load_tensors(path, made_by, mmap=True, remedy="point --out at its folder"):
         if code:
             reason = f"it contains {code[1]}, which is not loaded because it can run code: save a state_dict"
         elif is_zip:
-            reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[
-                0
-            ]  # without torch's advice to run the file's code
+            # Without torch's advice to run the file's code.
+            reason = re.split(r"\s+(?:This file can|In PyTorch)|\n", str(error))[0]
         else:
-            reason = "it is another kind of file, or truncated: copy or recreate it"
+            reason = "it is another kind of file, or truncated"
         raise ValueError(f"{path} is not a file of tensors that torch can read safely: {reason}") from None
 
 

@@ -79,7 +79,7 @@ def load_backbone(cnn_backbone, path, data, force=False):
     recognizes and in any floating-point precision. Nothing in the file is executed. Raises FileNotFoundError, or
     ValueError as `find_weights`, `load_strictly` and `check_origin` do.
     """
-    content = load_weights(path, made_by="q3_cnn.py")
+    content = load_weights(path, made_by="q3_cnn.py", remedy="name another file with --backbone")
     _, prefix, weights = find_weights(path, content, {"cnn_backbone": list(cnn_backbone.state_dict())})
     load_strictly(cnn_backbone, path, weights)
     names = [f"0.{name}" for name in cnn_backbone.state_dict()] + ["1.weight", "1.bias"]  # of q3_cnn.pt, in order
@@ -87,7 +87,7 @@ def load_backbone(cnn_backbone, path, data, force=False):
     if all(torch.is_tensor(content.get(name)) for name in names):
         whole_hash = weights_hash({name: content[name].float() for name in names})
     check_origin(path, whole_hash, data, force)
-    return f"a cnn_backbone; its tensor names begin with '{prefix}'" if prefix else "a cnn_backbone"
+    return "a cnn_backbone" if prefix in ("", "0.") else f"a cnn_backbone; its tensor names begin with '{prefix}'"
 
 
 def check_origin(path, weights_sha256, data, force):
