@@ -159,7 +159,7 @@ def test_the_temperature_that_fits_has_the_interval_of_the_bootstrap(answers):
 
     probabilities, labels = answers
     sentence, rng = describe_temperature(probabilities, labels, 1.5), np.random.default_rng(0)
-    found = re.search(r"([\d.]+), which .* interval ([\d.]+) to ([\d.]+)\): log loss ([\d.]+),", sentence)
+    found = re.search(r"is ([\d.]+) \(95% interval ([\d.]+) to ([\d.]+)\): log loss ([\d.]+),", sentence)
     best, low, high, loss = map(float, found.groups())
     temperatures = np.geomspace(0.5, 6, 500)
     each = np.array(list(map(losses, temperatures)))
