@@ -75,8 +75,9 @@ def summarise(rows, fractions):
     return networks
 
 
-def describe(networks):
+def describe(record):
     """Return the answer, and a sentence per network on the worth of the symmetries in labelled galaxies."""
+    networks = record["networks"]
     gains = {name: judged(network["gain"][1]["both"]) for name, network in networks.items()}
     sentences = [
         f"Trained on the symmetries and averaged over them, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
@@ -124,8 +125,8 @@ def main():
     data = load_data(args.out)
     combinations = product(("cnn", "fcn"), args.seeds, args.fractions)  # the longest first: no core waits for another
     runs = [{"seed": seed, "network": name, "fraction": fraction} for name, seed, fraction in combinations]
-    networks = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)
-    save_study(__file__, args, data, symmetry_figure(networks), describe(networks), networks=networks)
+    record = {"networks": summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)}
+    save_study(__file__, args, data, symmetry_figure(record["networks"]), describe(record), **record)
 
 
 def get_args(argv=None):
