@@ -125,14 +125,15 @@ def summarise(rows):
     return networks
 
 
-def describe(networks):
-    """Return the answer, one sentence."""
+def describe(record):
+    """Return the answer."""
+    networks = record["networks"]
     over = {name: judged(network["mean"]["overconfidence_before"]) for name, network in networks.items()}
     change = judged(networks["cnn"]["mean"]["error_change"])
-    return (
+    return [
         f"Confidence minus accuracy is {over['cnn']}, for the CNN and {over['fcn']}, for the FCN; a temperature "
         f"changes the CNN's calibration error by {change}."
-    )
+    ]
 
 
 def tables(record):
@@ -177,8 +178,8 @@ def main():
     data = load_data(args.out)
     runs = [{"seed": seed, "network": name} for seed in args.seeds for name in ("cnn", "fcn")]
     rows = collect(__file__, measure, runs, args, data, epochs=args.epochs, held_out=args.held_out, crops=9)
-    networks = summarise(rows)
-    save_study(__file__, args, data, calibration_figure(networks), [describe(networks)], networks=networks)
+    record = {"networks": summarise(rows)}
+    save_study(__file__, args, data, calibration_figure(record["networks"]), describe(record), **record)
 
 
 def get_args(argv=None):

@@ -167,11 +167,11 @@ def summarise(rows):
     return tasks
 
 
-def describe(tasks, name):
-    """Return the answer, one sentence."""
-    gains = {task: judged(found["difference"]) for task, found in tasks.items()}
+def describe(record):
+    """Return the answer."""
+    gains = {task: judged(found["difference"]) for task, found in record["tasks"].items()}
     parts = [f"{gain}, over the {TASKS[task]} on the {task} classes" for task, gain in gains.items()]
-    return f"{name}, frozen, gains {' and '.join(parts)}."
+    return [f"{record['encoder']['encoder']}, frozen, gains {' and '.join(parts)}."]
 
 
 def tables(record):
@@ -205,9 +205,9 @@ def main():
     features, made_from, notes = encoder_features(*options, data, args.out, device)
     settings = {"epochs": args.epochs, "features": features, "backbone": backbone}
     runs = [{"seed": seed, "task": task} for task, names in task_names(data).items() if names for seed in args.seeds]
-    tasks = summarise(collect(__file__, measure, runs, args, data, **settings))
-    figure, sentences = encoder_figure(tasks, args.encoder), [describe(tasks, args.encoder), *notes]
-    save_study(__file__, args, data, figure, sentences, encoder=made_from, tasks=tasks)
+    record = {"encoder": made_from, "tasks": summarise(collect(__file__, measure, runs, args, data, **settings))}
+    figure, sentences = encoder_figure(record["tasks"], args.encoder), [*describe(record), *notes]
+    save_study(__file__, args, data, figure, sentences, **record)
 
 
 def get_args(argv=None):

@@ -93,9 +93,10 @@ def summarise(rows):
     return summary
 
 
-def describe(summary, class_names, train_counts):
+def describe(record):
     """Return the answer, and sentences on the effect of adjusting the logits and on the largest loss of recall."""
-    sampler, change = (summary[method]["change"] for method in ("sampler", "adjusted"))
+    methods = record["methods"]
+    sampler, change = (methods[method]["change"] for method in ("sampler", "adjusted"))
     sentences = [
         f"A balanced sampler changes the CNN's mean recall by {judged(sampler['balanced accuracy'])}, and its accuracy "
         f"by {judged(sampler['accuracy'])}.",
@@ -104,10 +105,11 @@ def describe(summary, class_names, train_counts):
     ]
     worst = int(np.nanargmin([each["mean"] for each in change["recall"]]))
     if change["recall"][worst]["mean"] < 0:
-        before, after = (share_text(summary[method]["value"]["recall"][worst], 0) for method in ("none", "adjusted"))
+        before, after = (share_text(methods[method]["value"]["recall"][worst], 0) for method in ("none", "adjusted"))
+        name, count = record["class_names"][worst], record["train_counts"][worst]
         sentences.append(
-            f"The recall falls most for {class_names[worst]} ({train_counts[worst]:,} training images): from {before} "
-            f"to {after}, {judged(change['recall'][worst])}."
+            f"The recall falls most for {name} ({count:,} training images): from {before} to {after}, "
+            f"{judged(change['recall'][worst])}."
         )
     return sentences
 
@@ -160,8 +162,7 @@ def main():
     summary, names, train_counts = summarise(rows), task_names(data)["main"], rows[0]["train_counts"]
     test_counts = np.bincount(rows[0]["labels"], minlength=len(names)).tolist()
     record = {"class_names": names, "train_counts": train_counts, "test_counts": test_counts, "methods": summary}
-    figure = imbalance_figure(summary, names, train_counts)
-    save_study(__file__, args, data, figure, describe(summary, names, train_counts), **record)
+    save_study(__file__, args, data, imbalance_figure(summary, names, train_counts), describe(record), **record)
 
 
 def get_args(argv=None):

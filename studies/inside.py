@@ -62,13 +62,13 @@ def summarise(rows):
     return {"networks": networks, "fcn_minus_cnn": mean_interval(np.subtract(furthest["fcn"], furthest["cnn"]))}
 
 
-def describe(summary):
-    """Return the answer, one sentence."""
-    changed = {name: share_text(each["changed"][-1]) for name, each in summary["networks"].items()}
-    return (
+def describe(record):
+    """Return the answer."""
+    changed = {name: share_text(each["changed"][-1]) for name, each in record["networks"].items()}
+    return [
         f"Shifting all test crops by {SHIFTS[-1]} pixels changes {changed['fcn']} of the FCN's predictions and "
-        f"{changed['cnn']} of the CNN's: a difference of {judged(summary['fcn_minus_cnn'])}."
-    )
+        f"{changed['cnn']} of the CNN's: a difference of {judged(record['fcn_minus_cnn'])}."
+    ]
 
 
 def tables(record):
@@ -184,7 +184,8 @@ def main():
     if "transfer" in networks:
         figures["features"] = features_figure(networks["transfer"], data)
     record = {"shifts": SHIFTS, **summary, "confident_mistakes": confident}
-    save_study(__file__, args, data, shifts_figure(summary["networks"]), [describe(summary), *notes], figures, **record)
+    sentences = [*describe(record), *notes]
+    save_study(__file__, args, data, shifts_figure(summary["networks"]), sentences, figures, **record)
 
 
 def get_args(argv=None):

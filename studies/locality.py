@@ -55,9 +55,9 @@ def compare(values):
     return {key: mean_interval(each) for key, each in (values | {"change": change}).items()}
 
 
-def describe(summary):
+def describe(record):
     """Return the answer, and a sentence on the effect of shuffling on each network."""
-    lead, change = summary["cnn_minus_fcn"], {name: each["change"] for name, each in summary["networks"].items()}
+    lead, change = record["cnn_minus_fcn"], {name: each["change"] for name, each in record["networks"].items()}
     return [
         f"CNN minus FCN is {judged(lead['as_is'])}, with the pixels as they are, and {judged(lead['shuffled'])}, with "
         f"shuffled pixels: a change of {judged(lead['change'])}.",

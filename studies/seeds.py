@@ -119,15 +119,15 @@ def protocol(rows):
     }
 
 
-def describe(protocols, variance):
+def describe(record):
     """Return the answer, and a sentence per network on the variance of its accuracy."""
-    found = protocols["stratified"]
+    found = record["protocols"]["stratified"]
     accuracy = found["accuracy"]
     sentences = [
         f"Over {accuracy['cnn']['n']} seeds the FCN reaches {share_text(accuracy['fcn'])} and the CNN "
         f"{share_text(accuracy['cnn'])}; CNN minus FCN is {judged(found['cnn_minus_fcn'])}."
     ]
-    for name, parts in variance.items():
+    for name, parts in record["variance"].items():
         sentence = (
             f"standard deviation {100 * parts['between_sd']:.1f} points between splits and "
             f"{100 * parts['within_sd']:.1f} between training runs on one split; the split's share of the variance is "
@@ -189,8 +189,8 @@ def main():
     for name in NETWORKS if len(grid) > 1 else ():
         accuracies = [[crossed[split, seed][name]["test_accuracy"] for seed in grid] for split in grid]
         variance[name] = variance_components(accuracies)
-    figure, sentences = seeds_figure(protocols), describe(protocols, variance)
-    save_study(__file__, args, data, figure, sentences, protocols=protocols, variance=variance)
+    record = {"protocols": protocols, "variance": variance}
+    save_study(__file__, args, data, seeds_figure(protocols), describe(record), **record)
 
 
 def get_args(argv=None):

@@ -75,8 +75,9 @@ def summarise(rows, fractions):
     return networks
 
 
-def describe(networks):
+def describe(record):
     """Return the answer, and a sentence per network on the worth of the symmetries in labelled galaxies."""
+    networks = record["networks"]
     gains = {name: judged(network["gain"][1]["both"]) for name, network in networks.items()}
     sentences = [
         f"With the symmetries in training and in prediction, the CNN gains {gains['cnn']}; the FCN {gains['fcn']}."
@@ -125,8 +126,8 @@ def main():
     # The longest runs come first, so that all cores finish at about the same time.
     combinations = product(("cnn", "fcn"), args.seeds, args.fractions)
     runs = [{"seed": seed, "network": name, "fraction": fraction} for name, seed, fraction in combinations]
-    networks = summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)
-    save_study(__file__, args, data, symmetry_figure(networks), describe(networks), networks=networks)
+    record = {"networks": summarise(collect(__file__, measure, runs, args, data, epochs=args.epochs), args.fractions)}
+    save_study(__file__, args, data, symmetry_figure(record["networks"]), describe(record), **record)
 
 
 def get_args(argv=None):

@@ -113,13 +113,13 @@ def summarise(rows, sizes):
 
 
 def describe(record):
-    """Return the answer, one sentence."""
+    """Return the answer."""
     whole = record["sizes"][-1]
     gain, scratch = (record["differences"][f"frozen - {other}"][-1] for other in ("untrained", "scratch"))
-    return (
+    return [
         f"With {whole:,} labelled galaxies a head on the frozen trained backbone gains {judged(gain)}, over one on an "
         f"untrained backbone, and {judged(scratch)}, over training from scratch."
-    )
+    ]
 
 
 def tables(record):
@@ -162,7 +162,7 @@ def main():
     rows = collect(__file__, measure, [{"seed": seed} for seed in args.seeds], args, data, **settings)
     record = summarise(rows, sizes)
     figure = sizes_figure(record, in_words(len(task_names(data)["transfer"])))
-    save_study(__file__, args, data, figure, [describe(record)], **record)
+    save_study(__file__, args, data, figure, describe(record), **record)
 
 
 def get_args(argv=None):

@@ -1,10 +1,14 @@
-"""What the command lines have in common."""
+"""What the command lines have in common: Ctrl-C, numbers, and options that name files."""
 
+import importlib
 import sys
+from pathlib import Path
 
 from common import cli
+from common.galaxies import download
 
 import pytest
+from conftest import error_of, run
 
 
 @pytest.mark.parametrize(("arguments", "given", "command"), [
@@ -45,3 +49,42 @@ def test_numbers_out_of_range_are_refused(kind, valid, invalid):
     for text in invalid:
         with pytest.raises(ValueError, match=f"--number: '{text}' is not a"):
             parser.parse_args([f"--number={text}"])
+
+
+REQUIRED = {"predict": ["a.png"], "studies.encoder": ["--encoder", "none"], "course.build": ["submission"]}
+
+
+@pytest.mark.parametrize(("module", "options"), [
+    ("q1_data", ["--data", "--cache", "--out"]),
+    ("q5_transfer", ["--backbone", "--out"]),
+    ("summary", ["--out"]),
+    ("predict", ["--model", "--csv", "--json", "--html", "--explain", "--truth"]),
+    ("export", ["--model", "--to"]),
+    ("course.build", ["--data", "--out"]),
+    ("studies.encoder", ["--encoder-weights", "--out"]),
+    ("studies.methods.page", ["--docs"]),
+])  # fmt: skip
+def test_the_home_folder_may_be_called_tilde_in_every_path(module, options, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = [word for option in options for word in (option, "~/a b")]
+    given = vars(importlib.import_module(module).get_args([*REQUIRED.get(module, []), *words]))
+    for option in options:
+        assert given[option[2:].replace("-", "_")] == "/home/ada/a b"
+
+
+def test_other_tildes_and_colons_stay_and_the_cache_of_the_environment_may_begin_with_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data:").mkdir()
+    Path("data:", "a.h5").touch()
+    for name in ("a/~/b~", "/a:b", "data://a.h5"):  # the last exists
+        assert cli.path(name) == name
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("GALAXY10_CACHE", "~/cache")
+    assert download.cache_folder() == Path("/home/ada/cache")
+
+
+def test_an_address_is_refused_in_one_line_before_anything_is_written(tmp_path):
+    for address in ("https://zenodo.org/records/1/files/a.h5", "FILE:///a/b.h5"):
+        error = error_of(run("q1_data.py", "--data", address, "--out", tmp_path / "out"))
+        assert f"argument --data: '{address}' is a URL, not a local file or folder" in error
+    assert not (tmp_path / "out").exists()

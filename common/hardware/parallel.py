@@ -18,6 +18,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 DASK_HELP = "compute with the workers of this Dask scheduler, such as tcp://10.0.0.1:8786; all must see this folder"
+PATIENCE = 10  # seconds to wait for a Dask scheduler, and for its first worker
 SILENCE = 60  # seconds without a result after which a line says where to look
 UNSEEN = "the Dask worker on {} does not see this {}, as all workers must"
 
@@ -90,16 +91,13 @@ def dask_client(address):
 
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # the errors below say the same
     try:
-        asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 15))
-        client = distributed.Client(address, timeout=10)
-        client.wait_for_workers(1, timeout=10)
+        asyncio.run(asyncio.wait_for(check_scheduler(distributed.rpc, address), 1.5 * PATIENCE))
+        client = distributed.Client(address, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=PATIENCE)
     except Exception as error:  # other kinds of servers cause many types of errors
         known = isinstance(error, OSError | ValueError) and " ".join(str(error).split())
-        reason = known or type(error).__name__
-        advice = "give the address that dask scheduler prints, such as tcp://10.0.0.1:8786"
-        raise ConnectionError(
-            f"--dask {address}: no scheduler with workers answers there ({reason}): {advice}"
-        ) from None
+        message = f"--dask {address}: no scheduler with workers answers there ({known or type(error).__name__})"
+        raise ConnectionError(f"{message}: give the address that dask scheduler prints") from None
     with client:
         try:
             yield client
@@ -111,7 +109,7 @@ def dask_client(address):
 
 async def check_scheduler(rpc, address):
     """Raise an error unless a Dask scheduler answers at `address`; a Client would wait forever."""
-    async with rpc(address, timeout=10) as server:
+    async with rpc(address, timeout=PATIENCE) as server:
         kind = (await server.identity())["type"]
     if kind != "Scheduler":
         raise ValueError(f"but a {kind}")
