@@ -49,16 +49,17 @@ ENDED = {  # the student's number, the first line of a cell that ends its run, a
     "100003": ("print('x' * 20_000_000)", "printed more than 10,000,000 bytes"),
     "100004": ("exit()", "ended Python"),
 }
-# In place of judge.py where no mark matters: the notebook ends at its imports, which take most of the time of a run.
+# In place of judge.py where no mark matters: only short cells are run, and each test gives its points.
 NO_JUDGE = """
-import sys
+from IPython import get_ipython
 
 def start(names, file):
-    sys.modules |= dict.fromkeys(("h5py", "torch"))
-    names["_mark"] = None
+    get_ipython().input_transformers_post.append(lambda lines: lines if len(lines) < 5 else [])
+    names["_mark"] = print
 """
 ZOE, JEAN_LUC = "200001", "200002"
 READS_SECRET = "import os\nprint('well', os.environ.get('SECRET'))"
+WARN_IN_EACH_CELL = "import sys\nget_ipython().events.register('post_run_cell', lambda _: sys.stderr.write('slow'))"
 WORKSHEET = f"""Identifier,Full name,Email address,Status,Grade,Maximum Grade,Last modified (grade)
 Participant {ZOE},"Zoë de la Tour",zoe@epfl.ch,Submitted,,20.00,-
 Participant 300001,Not There,not@epfl.ch,No submission,,20.00,-
@@ -147,7 +148,7 @@ def written(course):
         if grade_id(cell) == "cnn_training_comparison":
             cell.outputs = [new_output("stream", name="stdout", text="CNN 81.8%, my own output")]
     book.cells = [cell for cell in book.cells if grade_id(cell) != "q1_labels"]
-    book.cells.insert(0, new_code_cell("%env GALAXY10_FILE=/content/drive/Galaxy10.h5"))
+    book.cells.insert(0, new_code_cell(f"%env GALAXY10_FILE=/content/drive/Galaxy10.h5\n{WARN_IN_EACH_CELL}"))
     book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}  # as Colab writes it
     return nbformat.writes(book)
 
@@ -318,9 +319,13 @@ def test_a_run_that_misbehaves_is_ended_with_a_reason_and_the_next_are_marked(ma
     assert (course / "marking.h5").exists()
 
 
-def test_a_submission_sees_no_variable_of_the_teacher_and_the_log_has_no_warnings_that_mean_nothing(marked):
-    course, said = marked
+def test_a_submission_sees_no_variable_of_the_teachers_environment(marked):
+    course, _ = marked
     assert read(course / "autograded" / JEAN_LUC).cells[0].outputs[0].text == "well None\n"
+
+
+def test_the_log_has_no_warnings_that_mean_nothing(marked):
+    _, said = marked
     assert [line for line in said["marked"][1].splitlines() if "arning" in line.lower()] == []
 
 
@@ -356,8 +361,8 @@ def test_a_table_says_how_many_have_lost_the_points_of_each_test(marked):
     rows, early = ({name: counts for name, *counts in each} for each in (table(course / "tests.csv"), early))
     assert rows["test"] == ["submissions", "lost points", "undecided", "most frequent error"]
     assert rows["q6_test"] == ["2", "1", "0", "name 'answer' is not defined"]
-    assert early["q4_counts"][:3] == ["2", "1", "1"]
-    assert rows["q4_counts"][:3] == ["2", "2", "0"]
+    assert early["q4_counts"][:3] == ["2", "0", "1"]
+    assert rows["q4_counts"][:3] == ["2", "1", "0"]
     assert "q1_text" not in rows
 
 
