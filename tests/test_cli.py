@@ -1,5 +1,6 @@
 """What the command lines have in common."""
 
+import io
 import sys
 
 from common import cli
@@ -45,3 +46,16 @@ def test_numbers_out_of_range_are_refused(kind, valid, invalid):
     for text in invalid:
         with pytest.raises(ValueError, match=f"--number: '{text}' is not a"):
             parser.parse_args([f"--number={text}"])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
+    def main():
+        print("59.9% – 63.1% × …")
+        print("error: … —", file=sys.stderr)
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict"))
+    cli.run(main)
+    for stream, text in ((sys.stdout, "59.9% – 63.1% × …\n"), (sys.stderr, "error: … —\n")):
+        assert stream.buffer.getvalue() == text.encode(encoding, "backslashreplace")

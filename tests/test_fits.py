@@ -1,3 +1,5 @@
+"""FITS cubes of three bands: what picture they become, and what is said of other files."""
+
 import bz2
 import gzip
 import tracemalloc
@@ -105,16 +107,13 @@ def test_a_compressed_file_is_found_and_read_as_the_plain_one(tmp_path, name):
 
 
 @pytest.mark.parametrize(("names", "shape", "holds"), [
-    (["G", "R", "Z"], (96, 120), "G 120 x 96, R 120 x 96, Z 120 x 96"),
-    ([None] * 7, (4, 96, 120), ", ".join(["120 x 96 x 4"] * 5) + " and 2 more"),
-    ([], (), "no image"),
-])  # fmt: skip
+    ([None, "G"], (96, 120), "120 x 96, G 120 x 96"), ([None] * 7, (4, 2, 3), "3 x 2 x 4, .* and 2 more"),
+    ([], (), "no image")])  # fmt: skip
 def test_without_a_cube_of_three_bands_it_says_what_a_file_holds_and_what_is_needed(tmp_path, names, shape, holds):
     images = [fits.ImageHDU(np.zeros(shape), name=name) for name in names]
-    table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1])])
-    needed = "which is needed: width x height x 3, the bluest band first"
-    with pytest.raises(ValueError, match=f"holds {holds}, but no cube of three bands, {needed}"):
-        read(write(tmp_path / "a.fits", fits.PrimaryHDU(), *images, table))
+    needed = "but no cube of three bands, which is needed: width x height x 3, the bluest band first"
+    with pytest.raises(ValueError, match=f"holds {holds}, {needed}"):
+        read(write(tmp_path / "a.fits", fits.PrimaryHDU(), *images, fits.BinTableHDU()))
 
 
 def test_of_several_cubes_the_first_is_read_and_said(tmp_path, capsys):
@@ -128,14 +127,12 @@ def test_of_several_cubes_the_first_is_read_and_said(tmp_path, capsys):
 def test_damaged_files_say_so_and_the_rest_goes_on(tmp_path):
     whole = write(tmp_path / "whole.fits", make_cube().astype(np.float32))
     content = whole.read_bytes()
-    damaged = {
-        "cut.fits": content[:60_000],
-        "cut.fits.gz": gzip.compress(content)[:60_000],
-        "flipped.fits.gz": gzip.compress(content)[:-6] + b"??????",  # its checksum and length
-        "flipped.fits.bz2": bz2.compress(content)[:-3] + b"???",
-    }
+    damaged = {"cut.fits": content[:60_000], "cut.fits.gz": gzip.compress(content)[:60_000]}
+    damaged["flipped.fits.gz"] = gzip.compress(content)[:-6] + b"??????"  # its checksum and length
     for name, part in damaged.items():
         (tmp_path / name).write_bytes(part)
-    found = list(read_pictures([path for name in damaged for path in (tmp_path / name, whole)], 69))
-    assert all(isinstance(picture, Exception) and str(picture) for _, picture in found[::2])
-    assert all(np.array_equal(picture, found[1][1]) for _, picture in found[1::2])
+    found = dict(read_pictures([*(tmp_path / name for name in damaged), whole], 69))
+    assert isinstance(found.pop(f"{whole}"), np.ndarray)
+    reasons = ["cannot reshape array", *["is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS"] * 2]
+    for error, reason in zip(found.values(), reasons, strict=True):
+        assert str(error).startswith(reason)

@@ -81,9 +81,8 @@ def planar_tiff():
 
 
 @pytest.mark.parametrize(("name", "bits", "top"), [
-    ("a.png", 8, 99), ("a.png", 10, 256), ("a.png", 10, 1023), ("a.png", 12, 1024), ("a.png", 16, 4096),
-    ("a.tif", 10, 777), ("a.tif", 16, 65535)])  # fmt: skip
-def test_sixteen_bits_that_hold_fewer_are_scaled_by_those_and_that_is_said(tmp_path, capsys, galaxy, name, bits, top):
+    ("a.png", 8, 99), ("a.png", 10, 256), ("a.tif", 10, 1023), ("a.png", 12, 1024), ("a.tif", 16, 4096)])  # fmt: skip
+def test_grey_pixels_of_fewer_than_16_bits_are_scaled_which_is_said(tmp_path, capsys, galaxy, name, bits, top):
     stored = np.round(galaxy[..., :1] / galaxy[..., 0].max() * top).astype(np.uint16)
     path = saved(tmp_path / name, Image.fromarray(stored[..., 0]))
     assert abs(read(path) - halved(stored / (2**bits - 1) * 255)).max() <= 2  # of rounding three times
@@ -109,19 +108,13 @@ def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_pa
     assert capsys.readouterr().err == f"{path}: holds several pictures, of which the first is read\n"
 
 
-@pytest.mark.parametrize(("name", "mode", "orientation"), [
-    *(("a.png", "RGB", orientation) for orientation in range(1, 9)), ("a.png", "RGBA", 6), ("a.tif", "RGB", 6),
-])  # fmt: skip
-def test_exif_orientation_is_undone(tmp_path, galaxy, name, mode, orientation):
+@pytest.mark.parametrize(("name", "mode"), [("a.png", "RGB"), ("a.png", "RGBA"), ("a.tif", "RGB")])
+def test_exif_orientation_is_undone(tmp_path, galaxy, name, mode):
     wide = np.concatenate([galaxy, galaxy[:, :40]], axis=1)
-    inverse = {1: [], 2: ["H"], 3: ["R", "R"], 4: ["R", "R", "H"], 5: ["T"], 6: ["R"], 7: ["R", "R", "T"], 8: ["R"] * 3}
-    stored = wide
-    for step in inverse[orientation]:  # what turns the upright picture into the stored one
-        stored = {"H": np.fliplr, "R": np.rot90, "T": lambda a: a.swapaxes(0, 1)}[step](stored)
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(wide))).convert(mode)
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(tmp_path / name, Image.fromarray(np.ascontiguousarray(stored)).convert(mode), exif=exif)
-    difference = abs(read(path) - read(saved(tmp_path / "upright.png", wide)))
+    exif[0x0112] = 6  # the upright picture's left is the stored one's bottom
+    difference = abs(read(saved(tmp_path / name, stored, exif=exif)) - read(saved(tmp_path / "upright.png", wide)))
     assert difference.max() <= 1  # of rounding rows or columns first
 
 
@@ -157,21 +150,21 @@ def test_more_pixels_than_are_decoded_are_refused(tmp_path):
         read(tmp_path / "a.h5")
 
 
-def test_what_cannot_be_read_says_why_and_the_rest_goes_on(tmp_path, galaxy):
+def test_a_picture_that_cannot_be_read_gives_an_error_and_the_rest_goes_on(tmp_path, galaxy):
     whole = saved(tmp_path / "whole.png", galaxy)
     content = whole.read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "damaged.png").write_bytes(content[:60] + bytes(200) + content[260:])
     Image.fromarray(galaxy[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["images"] = np.zeros((2, 3, 69, 69), dtype=np.uint8)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "nothing").mkdir()
-    unreadable = [*(path for path in tmp_path.iterdir() if path != whole), tmp_path / "none.png"]
-    found = list(read_pictures([part for path in unreadable for part in (path, whole)], 69))
-    assert all(isinstance(picture, Exception) and str(picture) for _, picture in found[::2])
-    assert all(np.array_equal(picture, found[1][1]) for _, picture in found[1::2])
+    reasons = {"cut.png": "truncated", "float.tif": "has floating-point pixels", "other.h5": "not uint8 n x height"}
+    reasons |= {"pipe.png": "is neither a file nor", "nothing": "is a folder without pictures", "none": "No such file"}
+    found = list(read_pictures([part for name in reasons for part in (tmp_path / name, whole)], 69))
+    for reason, (_, error), (_, picture) in zip(reasons.values(), found[::2], found[1::2], strict=True):
+        assert reason in str(error)
+        assert np.array_equal(picture, found[1][1])
 
 
 def test_few_pictures_are_read_ahead(tmp_path, galaxy):

@@ -9,7 +9,7 @@ import stat
 import threading
 import warnings
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -70,46 +70,38 @@ def find_pictures(paths):
             continue
         inside, left_out = search(path)
         found += sorted(inside) or [path]
-        if left_out:
-            say(path, f"left out: {', '.join(f'{count:,} {what}' for what, count in left_out.items())}")
+        if any(left_out.values()):
+            say(path, f"left out: {', '.join(f'{count:,} {what}' for what, count in left_out.items() if count)}")
     return found
 
 
 def search(folder):
     """Return the pictures below a folder, a list of Paths, and a Counter of what is left out.
 
-    Links are followed last: a file is found once, and by its own name if that is below the folder. What cannot be
-    opened is in the list as well, and reading it gives the error.
+    Links to folders are followed, each folder once. What cannot be opened is in the list as well, and reading it gives
+    the error.
     """
-    found, left_out, seen = [], Counter(), set()
-    waiting, links = deque([(folder, os.path.realpath(folder))]), deque()
-    while waiting or links:
-        path, real = waiting.popleft() if waiting else links.popleft()
+    found, left_out = [], Counter()
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+
+    def keep_unreadable(error):
+        found.append(Path(error.filename))
+
+    for parent, folders, files in os.walk(folder, onerror=keep_unreadable, followlinks=True):
+        real = os.path.realpath(parent)
         if real in seen:
-            left_out["links to what is read anyway"] += 1
+            left_out["links to a folder above or one that is read anyway"] += 1
+            folders.clear()
             continue
         seen.add(real)
-        if not os.path.isdir(path):
-            if is_picture(path):
-                found.append(path)
-            else:
-                left_out["no pictures"] += 1
-            continue
-        try:
-            entries = list(os.scandir(path))
-        except OSError:
-            found.append(path)
-            continue
-        for entry in entries:
-            target = os.path.join(real, entry.name)
-            if entry.name.startswith("."):
-                left_out["hidden"] += 1
-            elif not entry.is_symlink():
-                waiting.append((Path(entry), target))
-            elif Path(os.path.realpath(entry)) in Path(target).parents:
-                left_out["links to a folder above"] += 1
-            else:
-                links.append((Path(entry), os.path.realpath(entry)))
+        for name in (*folders, *files):
+            left_out["hidden"] += name.startswith(".")
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders.sort(key=lambda name: os.path.islink(os.path.join(parent, name)))  # links last
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        pictures = list(filter(is_picture, paths))
+        left_out["no pictures"] += len(paths) - len(pictures)
+        found += pictures
     return found, left_out
 
 
