@@ -27,7 +27,7 @@ def write(path, *hdus):
 
 
 def read(path, field=1.0):
-    [(_, picture)] = read_pictures([path], 69, field)
+    [(_, picture)] = read_pictures([path], field)
     if isinstance(picture, Exception):
         raise picture
     return picture
@@ -131,7 +131,7 @@ def test_damaged_files_say_so_and_the_rest_goes_on(tmp_path):
     damaged["flipped.fits.gz"] = gzip.compress(content)[:-6] + b"??????"  # its checksum and length
     for name, part in damaged.items():
         (tmp_path / name).write_bytes(part)
-    found = dict(read_pictures([*(tmp_path / name for name in damaged), whole], 69))
+    found = dict(read_pictures([*(tmp_path / name for name in damaged), whole]))
     assert isinstance(found.pop(f"{whole}"), np.ndarray)
     reasons = ["cannot reshape array", *["is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS"] * 2]
     for error, reason in zip(found.values(), reasons, strict=True):

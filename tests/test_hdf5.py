@@ -34,7 +34,6 @@ def empty(*shape, dtype=np.uint8):
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"ans": None, "images": None}, "no dataset 'images': a Galaxy10 file has images and ans, this one has nothing"),
     ({"ans": None}, "no dataset 'ans': .*, this one has images"),
-    ({"images": h5py.Empty("uint8")}, "no dataset 'images'"),
     ({"images": empty(60, 69, 69)}, "images are uint8 60 x 69 x 69, not uint8 n x size x size x 3"),
     ({"images": empty(60, 69, 69, 3, dtype=np.float32)}, "images are float32 60 x 69 x 69 x 3, not"),
     ({"images": empty(60, 3, 69, 69)}, "images are uint8 60 x 3 x 69 x 69, not"),
@@ -46,7 +45,6 @@ def empty(*shape, dtype=np.uint8):
     ({"ans": LABELS + np.uint8(1)}, "ans run from 1 to 10, but the 10 classes have the numbers 0-9"),
     ({"ans": LABELS.astype(int) - 1}, "ans run from -1 to 8"),
     ({"class_names": OWN[:1]}, f"{NOT_NAMES} 1, "),
-    ({"class_names": [*map(str, range(1001))]}, f"{NOT_NAMES} 1001, "),
     ({"class_names": [*OWN[:9], OWN[0]]}, f"{NOT_NAMES} 10, "),
     ({"class_names": [*OWN[:9], ""]}, f"{NOT_NAMES} 10, "),
     ({"class_names": [*OWN[:9], "two\nlines"]}, f"{NOT_NAMES} 10, "),
@@ -106,7 +104,7 @@ def test_without_hdf5plugin_what_to_install_is_said(tmp_path, monkeypatch):
         file.create_dataset("images", data=images, chunks=True, compression=hdf5plugin.Bitshuffle())
         file["ans"] = LABELS
     assert check_galaxy10(path) == (CLASS_NAMES, 69)
-    assert all((found == image).all() for (_, found), image in zip(read_pictures([path], 69), images, strict=True))
+    assert all((found == image).all() for (_, found), image in zip(read_pictures([path]), images, strict=True))
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: False)  # as in a process without it
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     with pytest.raises(ValueError, match=r"packed.h5: reading 'images' needs hdf5plugin: pip install hdf5plugin"):

@@ -39,13 +39,14 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe")  # that would wait for ever if it were opened
     (tmp_path / ".hidden").mkdir()
+    image.save(tmp_path / ".hidden" / "a.png")
     (tmp_path / "._c.png").touch()
     (tmp_path / "cut.jpg").write_bytes(b"no picture")  # it should be one, so it is not left out
     Image.new("1", (12_000, 9_000)).save(tmp_path / "large", "PNG")  # which is not read, and named for that
     assert found_in(tmp_path) == sorted([*names.values(), "cutouts", "cut.jpg", "large"])
     counts = capsys.readouterr().err.strip().removeprefix(f"{tmp_path}: left out: ").split(", ")
     assert sorted(counts) == ["2 hidden", "4 no pictures"]
-    read = dict(read_pictures(find_pictures([tmp_path]), 69))
+    read = dict(read_pictures(find_pictures([tmp_path])))
     for name in (names["PNG"], names["TIFF"], names["BMP"], "cutouts[0]"):
         assert np.array_equal(read[f"{tmp_path}/{name}"], np.asarray(image))
 
@@ -53,7 +54,7 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"<html>", mtime=0), b"BZh9 damaged"])
 def test_a_file_that_is_named_and_no_picture_is_an_error_that_says_what_could_be_read(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    [(name, error)] = read_pictures([tmp_path / "a.jpg"], 69)
+    [(name, error)] = read_pictures([tmp_path / "a.jpg"])
     why = "is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS"
     assert (name, str(error)) == (f"{tmp_path}/a.jpg", why)
 
@@ -68,7 +69,7 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path, image, capsys
     assert found_in(tmp_path / "in") == ["b.png", "deep/a.png", "f", "gone", "outside/d.png", "self"]
     counted = f"{tmp_path}/in: left out: 3 links to a folder above or one that is read anyway\n"
     assert capsys.readouterr().err == counted
-    found = read_pictures(find_pictures([tmp_path / "in"]), 69)
+    found = read_pictures(find_pictures([tmp_path / "in"]))
     assert [Path(name).name for name, error in found if isinstance(error, Exception)] == ["gone", "self"]
     assert "in/outside/d.png" in found_in(tmp_path, "in/outside")  # a link that is named itself
 
@@ -85,7 +86,7 @@ def test_what_may_not_be_read_below_a_folder_is_an_error_and_the_rest_goes_on(im
         if user == 0:  # who may read everything
             os.seteuid(65534)
         try:
-            found = dict(read_pictures(find_pictures([folder]), 69))
+            found = dict(read_pictures(find_pictures([folder])))
         finally:
             os.seteuid(user)
             (folder / "closed").chmod(0o755)

@@ -19,8 +19,8 @@ def galaxy():
     return galaxies(1, size=138)[0]
 
 
-def read(path, size=69, field=1.0):
-    [(_, picture)] = read_pictures([path], size, field)
+def read(path, field=1.0):
+    [(_, picture)] = read_pictures([path], field)
     if isinstance(picture, Exception):
         raise picture
     return picture.astype(int)
@@ -133,7 +133,7 @@ def test_hdf5_images_of_the_size_are_read_unchanged_and_others_resized(tmp_path,
     for name, images in (("a.h5", galaxies(5)), ("b.h5", galaxy[None])):
         with h5py.File(tmp_path / name, "w") as file:
             file["images"] = images
-    found = dict(read_pictures([tmp_path / "a.h5"], 69))
+    found = dict(read_pictures([tmp_path / "a.h5"]))
     assert list(found) == [f"{tmp_path}/a.h5[{row}]" for row in range(5)]
     assert np.array_equal(list(found.values()), galaxies(5))
     assert abs(read(tmp_path / "b.h5") - halved(galaxy)).max() <= 1
@@ -161,7 +161,7 @@ def test_a_picture_that_cannot_be_read_gives_an_error_and_the_rest_goes_on(tmp_p
     (tmp_path / "nothing").mkdir()
     reasons = {"cut.png": "truncated", "float.tif": "has floating-point pixels", "other.h5": "not uint8 n x height"}
     reasons |= {"pipe.png": "is neither a file nor", "nothing": "is a folder without pictures", "none": "No such file"}
-    found = list(read_pictures([part for name in reasons for part in (tmp_path / name, whole)], 69))
+    found = list(read_pictures([part for name in reasons for part in (tmp_path / name, whole)]))
     for reason, (_, error), (_, picture) in zip(reasons.values(), found[::2], found[1::2], strict=True):
         assert reason in str(error)
         assert np.array_equal(picture, found[1][1])
@@ -169,7 +169,7 @@ def test_a_picture_that_cannot_be_read_gives_an_error_and_the_rest_goes_on(tmp_p
 
 def test_few_pictures_are_read_ahead(tmp_path, galaxy):
     path, taken = saved(tmp_path / "a.png", galaxy), []
-    found = read_pictures((taken.append(path) or path for _ in range(1000)), 69, threads=2)
+    found = read_pictures((taken.append(path) or path for _ in range(1000)), threads=2)
     next(found)
     assert len(taken) <= 2 * READ_AHEAD + 1
     found.close()

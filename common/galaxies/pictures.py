@@ -1,4 +1,4 @@
-"""Pictures in image files, folders, HDF5 and FITS files, all brought to one size.
+"""Pictures in image files, folders, HDF5 and FITS files, all brought to IMAGE_SIZE.
 
 Pillow, h5py and astropy decide by its contents what a file is. Only a few pictures are in memory at a time.
 """
@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from common.galaxies.facts import IMAGE_SIZE
 from common.galaxies.fits import read_cube
 from common.galaxies.hdf5 import catalogue_ids, dataset, open_hdf5, row_blocks
 from common.hardware.parallel import in_order
@@ -138,8 +139,8 @@ def check_file(path):
         raise ValueError("is neither a file nor a folder")
 
 
-def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
-    """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (size, size, 3).
+def read_pictures(paths, field=1.0, threads=2, rows=None, ids=None):
+    """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (69, 69, 3).
 
     A file that cannot be read gives (name, exception). field: the part of the centred square that is kept, 0 to 1. A
     picture in an HDF5 file is named `cutouts.h5[12]`. At most READ_AHEAD * `threads` pictures are read ahead, so memory
@@ -147,7 +148,7 @@ def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
     which the ids in HDF5 files are added by the pictures' names.
     """
     ids = {} if ids is None else ids
-    yield from in_order(result_or_error, unread(paths, size, field, rows, ids), threads, READ_AHEAD * threads)
+    yield from in_order(result_or_error, unread(paths, field, rows, ids), threads, READ_AHEAD * threads)
 
 
 def result_or_error(item):
@@ -159,7 +160,7 @@ def result_or_error(item):
         return name, error
 
 
-def unread(paths, size, field, rows, ids):
+def unread(paths, field, rows, ids):
     """Yield (printable name, picture) for every picture in the files `paths`.
 
     In place of the picture there may be a function that returns it, or an exception.
@@ -169,24 +170,24 @@ def unread(paths, size, field, rows, ids):
         try:
             check_file(path)
             if is_hdf5(path):
-                yield from read_hdf5(path, size, field, rows, ids)
+                yield from read_hdf5(path, field, rows, ids)
             else:
-                yield name, partial(read_file, path, size, field)
+                yield name, partial(read_file, path, field)
         except Exception as error:
             yield name, error
 
 
-def read_file(path, size, field):
-    """Return the picture in an image or FITS file: uint8 (size, size, 3)."""
+def read_file(path, field):
+    """Return the picture in an image or FITS file: uint8 (69, 69, 3)."""
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         try:
-            return read_fits(path, size, field)
+            return read_fits(path, field)
         except (OSError, TypeError, EOFError, zlib.error):  # astropy's and gzip's
             raise ValueError("is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS") from None
     with image:
-        return read_image(path, image, size, field)
+        return read_image(path, image, field)
 
 
 def central_square(width, height, field):
@@ -199,24 +200,24 @@ def central_square(width, height, field):
     return left, top, left + side, top + side
 
 
-def to_size(image, size, field):
-    """Return the central square of a PIL image, resized by area, or linearly if it is smaller than `size`."""
+def to_size(image, field):
+    """Return the central square of a PIL image, resized by area, or linearly if it is smaller than IMAGE_SIZE."""
     box = central_square(*image.size, field)
-    method = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
-    return image.resize((size, size), method, box)
+    method = Image.Resampling.BOX if box[2] - box[0] >= IMAGE_SIZE else Image.Resampling.BILINEAR
+    return image.resize((IMAGE_SIZE, IMAGE_SIZE), method, box)
 
 
-def read_image(path, image, size, field):
-    """Return the picture in an open PIL image, the right way up: uint8 (size, size, 3)."""
+def read_image(path, image, field):
+    """Return the picture in an open PIL image, the right way up: uint8 (69, 69, 3)."""
     width, height = image.size
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which takes half the time. With 1.5 times the pixels needed
     # the result differs by 0.9 of 255 on average, less than JPEG's own error.
-    enough = 1.5 * size / (min(width, height) * field)
+    enough = 1.5 * IMAGE_SIZE / (min(width, height) * field)
     image.draft("RGB", (int(width * enough), int(height * enough)))
     if getattr(image, "is_animated", False):
         say(path, "holds several pictures, of which the first is read")
     with one_large_picture if width * height > LARGE else nullcontext():
-        small = to_size(in_colour(path, image), size, field)
+        small = to_size(in_colour(path, image), field)
     orientation = image.getexif().get(ORIENTATION, 1)  # Pillow has turned a TIFF, which has none any more
     if orientation != 1:
         small.getexif()[ORIENTATION] = orientation
@@ -259,7 +260,7 @@ def check_pixels(width, height):
         raise ValueError(f"has {width * height:,} pixels, more than the {MAX_ARRAY_PIXELS:,} that are decoded")
 
 
-def read_hdf5(path, size, field, wanted, ids):
+def read_hdf5(path, field, wanted, ids):
     """Yield (name, picture) for every picture in an HDF5 file, or for the rows `wanted`, a range."""
     with open_hdf5(path) as file:
         images = dataset(path, file, "images")
@@ -275,11 +276,11 @@ def read_hdf5(path, size, field, wanted, ids):
             names = [f"{printable(path)}[{row}]" for row in range(rows.start, rows.stop)]
             ids.update(zip(names, catalogue_ids(path, file, len(images), rows), strict=False))
             for name, pixels in zip(names, images[rows], strict=True):
-                yield name, np.asarray(to_size(Image.fromarray(pixels), size, field))
+                yield name, np.asarray(to_size(Image.fromarray(pixels), field))
 
 
-def read_fits(path, size, field):
-    """Return the picture made of a FITS cube of three bands, the bluest first: uint8 (size, size, 3).
+def read_fits(path, field):
+    """Return the picture made of a FITS cube of three bands, the bluest first: uint8 (69, 69, 3).
 
     By Lupton et al. (2004, PASP 116, 133), as SDSS makes its pictures: an asinh stretch that keeps the colours. The sky
     is each band's median, the stretch half of the 99th percentile of the mean band.
@@ -306,4 +307,4 @@ def read_fits(path, size, field):
     with np.errstate(invalid="ignore", divide="ignore"):  # of pixels without light
         pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)
     upright = np.ascontiguousarray(pixels[::-1])  # the last row, north, on top
-    return np.asarray(to_size(Image.fromarray(upright), size, 1.0))
+    return np.asarray(to_size(Image.fromarray(upright), 1.0))
