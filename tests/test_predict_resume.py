@@ -95,8 +95,8 @@ def write_rows(path, count, resume=False, ending=None, full=False, crops=9):
             contents = {"csv": b"%d\n" % number, "features": bytes([number] * 4)}
             rows.append(contents, 1, 0, number + 1, [f"{number}?"], [number])
         if full:
-            rows.files[0] = open("/dev/full", "ab")  # noqa: SIM115
-            rows.append({"csv": b"row"}, 1, 0, count + 1)
+            rows.files[1] = open("/dev/full", "ab")  # noqa: SIM115
+            rows.append({"csv": b"row\n", "features": b"1234"}, 1, 0, count + 1)
         if ending:
             raise ending
         rows.end(is_output=True)

@@ -71,8 +71,8 @@ def find_pictures(paths):
             continue
         inside, left_out = search(path)
         found += sorted(inside) or [path]
-        if any(left_out.values()):
-            say(path, f"left out: {', '.join(f'{count:,} {what}' for what, count in left_out.items() if count)}")
+        if left_out:
+            say(path, f"left out: {', '.join(f'{count:,} {what}' for what, count in left_out.items())}")
     return found
 
 
@@ -95,15 +95,14 @@ def search(folder):
             folders.clear()
             continue
         seen.add(real)
-        for name in (*folders, *files):
-            left_out["hidden"] += name.startswith(".")
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        folders.sort(key=lambda name: os.path.islink(os.path.join(parent, name)))  # links last
         paths = [Path(parent, name) for name in files if not name.startswith(".")]
         pictures = list(filter(is_picture, paths))
-        left_out["no pictures"] += len(paths) - len(pictures)
         found += pictures
-    return found, left_out
+        left_out["no pictures"] += len(paths) - len(pictures)
+        left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders.sort(key=lambda name: os.path.islink(os.path.join(parent, name)))  # links last
+    return found, +left_out  # without counts of 0
 
 
 def is_picture(path):
