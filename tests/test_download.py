@@ -84,7 +84,7 @@ def test_the_users_mirror_is_asked_first_for_galaxy10_sdss_only(server, tmp_path
     assert server.requests == ["/right", "/none"]
 
 
-def test_two_processes_at_once_fetch_once(server, tmp_path):
+def test_two_processes_at_once_download_once(server, tmp_path):
     processes = [CONTEXT.Process(target=fetch, args=(tmp_path, f"{server.url}/slowly")) for _ in range(2)]
     for process in processes:
         process.start()
@@ -94,7 +94,7 @@ def test_two_processes_at_once_fetch_once(server, tmp_path):
     assert server.requests == ["/slowly"]
 
 
-def test_a_cached_file_gone_bad_is_fetched_anew(server, tmp_path):
+def test_a_damaged_cached_file_is_downloaded_again(server, tmp_path):
     for spoilt in (b"spoilt", GALAXIES[:-1] + b"!", GALAXIES):
         (tmp_path / "Galaxy10.h5").write_bytes(spoilt)
         assert fetch(tmp_path, f"{server.url}/right").read_bytes() == GALAXIES

@@ -1,4 +1,4 @@
-"""FITS cubes of three bands: what picture they become, and what is said of other files."""
+"""FITS cubes of three bands: the picture that they become, and the errors of other files."""
 
 import bz2
 import gzip
@@ -33,7 +33,7 @@ def read(path, field=1.0):
     return picture
 
 
-def test_a_cube_is_made_a_picture_by_lupton(tmp_path):
+def test_a_cube_becomes_a_picture_with_its_last_band_red_and_its_last_row_on_top(tmp_path):
     light = galaxies(1, size=138)[0][..., 0].astype(np.float32) / 100
     cube = np.stack([light * 0.5, light, light * 2])  # the last band, the reddest, is the brightest
     cube[:, 0, 0] = np.nan
@@ -109,14 +109,14 @@ def test_a_compressed_file_is_found_and_read_as_the_plain_one(tmp_path, name):
 @pytest.mark.parametrize(("names", "shape", "holds"), [
     ([None, "G"], (96, 120), "120 x 96, G 120 x 96"), ([None] * 7, (4, 2, 3), "3 x 2 x 4, .* and 2 more"),
     ([], (), "no image")])  # fmt: skip
-def test_without_a_cube_of_three_bands_it_says_what_a_file_holds_and_what_is_needed(tmp_path, names, shape, holds):
+def test_without_a_cube_of_three_bands_the_error_says_what_the_file_holds(tmp_path, names, shape, holds):
     images = [fits.ImageHDU(np.zeros(shape), name=name) for name in names]
     needed = "but no cube of three bands, which is needed: width x height x 3, the bluest band first"
     with pytest.raises(ValueError, match=f"holds {holds}, {needed}"):
         read(write(tmp_path / "a.fits", fits.PrimaryHDU(), *images, fits.BinTableHDU()))
 
 
-def test_of_several_cubes_the_first_is_read_and_said(tmp_path, capsys):
+def test_of_several_cubes_the_first_is_read(tmp_path, capsys):
     cube = make_cube()
     alone = read(write(tmp_path / "alone.fits", cube))
     path = write(tmp_path / "a.fits", cube, fits.ImageHDU(1 / cube, name="INVVAR"))

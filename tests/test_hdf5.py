@@ -58,7 +58,7 @@ def test_what_is_wrong_with_the_contents_is_said(changes, sentence, tmp_path):
         (check_galaxy10(path), read_split(path, file, 60))
 
 
-def test_files_cut_short_and_damaged_chunks_are_named(tmp_path):
+def test_truncated_files_and_damaged_chunks_are_named(tmp_path):
     path = write_galaxy10(tmp_path / "galaxies.h5", images=None)
     with h5py.File(path, "a") as file:
         noise = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), np.uint8)
@@ -113,7 +113,7 @@ def test_without_hdf5plugin_what_to_install_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("names", [OWN, [name.encode() for name in OWN]])
 @pytest.mark.parametrize("holder", ["attribute", "dataset"])
-def test_the_names_in_a_file_win_over_those_of_published_sets(holder, names, tmp_path):
+def test_names_in_the_file_take_precedence(holder, names, tmp_path):
     path = write_galaxy10(tmp_path / "own.h5", images=empty(60, 256, 256, 3), **dict.fromkeys(DECALS_KEYS, empty(60)))
     with h5py.File(path, "a") as file:
         (file.attrs if holder == "attribute" else file)["class_names"] = names

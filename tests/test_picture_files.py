@@ -52,7 +52,7 @@ def test_every_picture_in_a_folder_is_found_by_its_contents_and_the_rest_counted
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"<html>", mtime=0), b"BZh9 damaged"])
-def test_a_file_that_is_named_and_no_picture_is_an_error_that_says_what_could_be_read(tmp_path, content):
+def test_a_named_file_that_is_no_picture_is_an_error(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     [(name, error)] = read_pictures([tmp_path / "a.jpg"])
     why = "is damaged, or none of JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 and FITS"

@@ -125,7 +125,7 @@ def test_the_printed_table_is_aligned(done):
     assert len({line.index("%") for line in lines[1:]}) == 1
 
 
-def test_it_ends_with_a_line_per_class_and_the_agreement_without_training_images(done):
+def test_the_output_ends_with_a_line_per_class_and_the_accuracy_without_training_images(done):
     start = next(number for number, line in enumerate(done.lines) if line.startswith("class "))
     for label, line in enumerate(done.lines[start + 1 : start + 9]):
         count = sum(record["class"] == label for record in done.records)
@@ -226,7 +226,7 @@ def test_training_records_how_its_images_look(synthetic_run):
         np.testing.assert_allclose(ranges[name], expected, atol=float32_tolerance(69 * 69 * 3, expected), rtol=0)
 
 
-def test_appearance_is_what_it_says_and_few_training_images_are_out_of_range():
+def test_appearance_is_computed_by_its_definition_and_few_training_images_are_out_of_range():
     pixels = np.zeros((2, 69, 69, 3), dtype=np.uint8)
     pixels[0, 30:39, 30:39] = (200, 100, 50)
     pixels[1] = np.random.default_rng(0).integers(0, 256, (69, 69, 3))

@@ -56,7 +56,7 @@ def rows_with(path, records, labels=None, class_names=NAMES):
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("fits", "fits"), ("ascii.ecsv", "ecsv")])
-def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_path, kind, suffix):
+def test_fits_and_ecsv_tables_hold_the_values_of_the_csv_with_the_same_types_in_every_piece(tmp_path, kind, suffix):
     table = pytest.importorskip("astropy.table")
     names = ["1237648720693755918.png", 'a, "b" #é.png', f"{'long' * 30}.png", "1e5.png", "nan.png", "true.png"]
     records = [record_of(name, [0.1 + 1e-17, 0.7, 0.2], ["dark, 1", "blue"][: n % 3]) for n, name in enumerate(names)]
@@ -158,11 +158,13 @@ def test_the_temperature_that_fits_has_the_interval_of_the_bootstrap(answers):
     assert best == pytest.approx(1.5 * fitted, rel=0.01)
     assert loss == pytest.approx(each.mean(1).min(), abs=1e-3)
     again = [temperatures[each[:, rng.integers(0, 400, 400)].mean(1).argmin()] for _ in range(200)]
-    np.testing.assert_allclose([low, high], 1.5 * np.quantile(again, [0.025, 0.975]), rtol=0.05)
+    limits = 1.5 * np.quantile(again, [0.025, 0.975])
+    np.testing.assert_allclose([low, high], limits, rtol=0.05)
+    assert high - low == pytest.approx(np.ptp(limits), rel=0.1)
     assert describe_temperature(np.eye(3), np.arange(3), 1).startswith("No temperature fits")
 
 
-def test_a_contact_sheet_is_one_file_by_class_with_the_least_certain_of_many_first(tmp_path, monkeypatch):
+def test_a_contact_sheet_shows_the_least_certain_pictures_of_each_class_first(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "SHEET_CARDS", 3)
     records = [record_of(f"<{n}>&.png", [p, 0.1, 0.0]) for n, p in enumerate([0.9, 0.6, 0.8, 0.7, 0.6, 0.95])]
     records.append(record_of("merger.png", [0.1, 0.2, 0.7]))

@@ -1,4 +1,4 @@
-"""How a picture in any file becomes 69 x 69 pixels, and what is said of one that cannot be read."""
+"""How a picture in any file becomes 69 x 69 pixels, and the errors of files that cannot be read."""
 
 import os
 import struct
@@ -15,7 +15,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def galaxy():
-    """One picture of 138 x 138 pixels, whose area mean over 2 x 2 pixels is 69 x 69."""
+    """One picture of 138 x 138 pixels: twice the size that is read."""
     return galaxies(1, size=138)[0]
 
 
@@ -101,7 +101,7 @@ def test_sixteen_bit_colours_that_pillow_cannot_give_are_refused(tmp_path, galax
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.tif"])
-def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_path, capsys, galaxy, name):
+def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path, capsys, galaxy, name):
     path = saved(tmp_path / name, galaxy, save_all=True, append_images=[Image.new("RGB", (138, 138), "white")])
     assert abs(read(path) - halved(galaxy)).mean() < 6  # a GIF has 256 colours
     assert capsys.readouterr().err == f"{path}: holds several pictures, of which the first is read\n"

@@ -118,7 +118,7 @@ def test_rows_of_a_run_with_other_settings_are_not_continued(tmp_path):
     assert (tmp_path / "a.csv.part").read_text() == "name\n0\n1\n2\n"
 
 
-def test_the_settings_are_all_that_determines_the_outputs(tmp_path):
+def test_the_settings_hold_everything_that_determines_the_outputs(tmp_path):
     (tmp_path / "truth.csv").write_bytes(b"a,0\n")
     classifier = Classifier("q3_cnn.pt", "its hash", 9, False, "cpu", 1.0, False)
     given = classifier, tmp_path / "truth.csv", ["a.png", "b.png"], {"--csv": tmp_path / "a.csv"}
@@ -151,7 +151,7 @@ def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
     write_rows(tmp_path / "a.csv", 1)
 
 
-def test_a_row_counts_when_all_that_belongs_to_it_is_there(tmp_path):
+def test_incomplete_rows_are_dropped_on_resume(tmp_path):
     for torn in ("a.csv.part", "a.csv.part.features", "a.csv.resume"):
         for resume in (False, True):
             interrupted_rows(tmp_path / "a.csv", 3, resume=resume)
@@ -188,7 +188,7 @@ def test_a_full_disk_keeps_the_rows_so_far(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}/a.csv.part: the 2 pictures so far are kept there.\n"
 
 
-def test_in_pieces_each_row_of_an_hdf5_file_has_its_own_picture(folder):
+def test_each_row_of_an_hdf5_file_has_the_prediction_of_its_picture(folder):
     found = {record["file"]: record["probabilities"] for record in json.loads((folder / "whole/a.json").read_text())}
     path = folder / "cutouts.h5"
     assert list(found)[70:] == [f"{path}[{row}]" for row in range(ROWS)]

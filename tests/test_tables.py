@@ -75,7 +75,7 @@ def test_large_integers_and_names_that_look_like_numbers_are_ids(tmp_path):
     (b"PAR1\xff\xfe\x80", "is not a table that can be read: save it as .csv, .fits or .ecsv"),
     (b"id,class\n1,a\n\n2\n", "t.csv, line 4: has 1 columns, the header 2"),
     (b"#c\nid,morphology\n1,a\n", r"has no column class or .*: name one with --class \(id, morphology\)")])  # fmt: skip
-def test_a_file_that_is_no_table_is_called_so(content, sentence, tmp_path):
+def test_a_file_that_is_not_a_table_is_refused(content, sentence, tmp_path):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
         read_rows(tmp_path / "t.csv")
@@ -138,6 +138,6 @@ def test_rows_that_agree_are_all_returned_and_a_picture_may_occur_twice(tmp_path
     (["2.jpg,p", "1.jpg,q"], ["a/1.jpg", "b/1.jpg"], "line 3: 1.jpg could be a/1.jpg or b/1.jpg: write its name"),
     (["3.jpg,p"], ["1.jpg"], "no row names one of the 1 pictures, such as 1.jpg: the first row is 3.jpg"),
     ([], ["1.jpg"], "it has no rows")])  # fmt: skip
-def test_what_is_ambiguous_or_contradicts_is_refused_with_its_row(rows, names, message, tmp_path):
+def test_ambiguous_and_contradictory_rows_are_refused(rows, names, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         match(tmp_path, rows, names)

@@ -57,7 +57,7 @@ def test_a_record_with_another_kind_of_value_is_refused(key, value, words, tmp_p
         load_network(path)
 
 
-def test_what_holds_no_network_or_no_full_record_of_it_is_refused(tmp_path):
+def test_a_file_without_a_network_or_with_an_incomplete_record_is_refused(tmp_path):
     path = save_network(tmp_path, weights_sha256="0" * 64)
     with pytest.raises(ValueError, match=r"q3_cnn\.pt and q3_cnn\.json come from different runs"):
         load_network(path)
