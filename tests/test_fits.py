@@ -57,6 +57,12 @@ def test_pixels_without_a_value_are_counted_and_a_cube_of_them_is_refused(tmp_pa
         read(write(tmp_path / "c.fits", np.full_like(cube, np.nan)))
 
 
+def test_the_sky_of_each_band_is_subtracted(tmp_path):
+    cube, sky = make_cube(), np.array([1, 2, 4])[:, None, None]
+    dark, bright = read(write(tmp_path / "a.fits", cube)), read(write(tmp_path / "b.fits", cube + sky))
+    assert abs(dark.astype(int) - bright).max() <= 1
+
+
 @pytest.mark.parametrize(("stored", "cards"), [
     ("i2", {"BSCALE": 2**-15, "BZERO": 0.5, "BLANK": -32768}), ("u2", {}), ("f8", {})])  # fmt: skip
 def test_pixels_of_any_type_and_scale_give_the_picture_of_the_same_cube_as_floats(tmp_path, stored, cards):
@@ -107,8 +113,8 @@ def test_a_compressed_file_is_found_and_read_as_the_plain_one(tmp_path, name):
 
 
 @pytest.mark.parametrize(("names", "shape", "holds"), [
-    ([None, "G"], (96, 120), "120 x 96, G 120 x 96"), ([None] * 7, (4, 2, 3), "3 x 2 x 4, .* and 2 more"),
-    ([], (), "no image")])  # fmt: skip
+    ([None, "G"], (96, 120), "120 x 96, G 120 x 96"), ([], (), "no image"),
+    ([None] * 7, (4, 2, 3), ", ".join(["3 x 2 x 4"] * 5) + " and 2 more")])  # fmt: skip
 def test_without_a_cube_of_three_bands_the_error_says_what_the_file_holds(tmp_path, names, shape, holds):
     images = [fits.ImageHDU(np.zeros(shape), name=name) for name in names]
     needed = "but no cube of three bands, which is needed: width x height x 3, the bluest band first"

@@ -37,6 +37,7 @@ def empty(*shape, dtype=np.uint8):
     ({"images": empty(60, 69, 69)}, "images are uint8 60 x 69 x 69, not uint8 n x size x size x 3"),
     ({"images": empty(60, 69, 69, 3, dtype=np.float32)}, "images are float32 60 x 69 x 69 x 3, not"),
     ({"images": empty(60, 3, 69, 69)}, "images are uint8 60 x 3 x 69 x 69, not"),
+    ({"images": empty(60, 69, 70, 3)}, "images are uint8 60 x 69 x 70 x 3, not"),
     ({"images": empty(60, 69, 69, 4)}, "images are uint8 60 x 69 x 69 x 4, not"),
     ({"images": empty(60, 47, 47, 3)}, "60 x 47 x 47 x 3, not .* of 48 pixels or more"),
     ({"images": empty(0, 69, 69, 3), "ans": LABELS[:0]}, "has no images"),

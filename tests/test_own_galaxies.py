@@ -198,7 +198,7 @@ def make_cutouts(monkeypatch, *arguments):
 
 TABLE = """file,ra,class,subset
 pictures/south/a.png,1,10,test
-pictures/a.png,2,2,train
+pictures/a.png,2,2,Train
 b.JPG,3,spiral,train
 repeated,4,10,train
 c,5,2,train
@@ -227,7 +227,8 @@ def small(tmp_path, monkeypatch):
 
 
 def test_cutouts_writes_the_pictures_of_the_table_and_counts_the_rest(small, monkeypatch, capsys):
-    make_cutouts(monkeypatch, "pictures", "t.csv", "--to", "own.h5", "--field", "0.5")
+    options = ("--field", "0.5", "--split-column", "subset")
+    make_cutouts(monkeypatch, "pictures", "t.csv", "--to", "own.h5", *options)
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
         "t.csv: 8 pictures of pictures; left out: 1 row without a class; 1 row without a picture; 1 row repeated; "
@@ -244,6 +245,7 @@ def test_cutouts_writes_the_pictures_of_the_table_and_counts_the_rest(small, mon
     with h5py.File("own.h5") as file:
         assert [key.decode() for key in file["id"]][1:4] == ["pictures/a.png", "b.JPG", "repeated"]
         assert file["ans"][:].tolist() == [1, 0, 3, 1, 0, 2, 3, 3]
+        assert [subset.decode() for subset in file["split"]] == ["test", *["train"] * 7]
         for image, grey in zip(file["images"][:7], list(GREYS.values())[:7], strict=True):
             assert image.min() == image.max() == grey
 
