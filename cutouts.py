@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import cli
 from common.galaxies.facts import IMAGE_SIZE, plural
-from common.galaxies.hdf5 import MOST_CLASSES, create_hdf5
+from common.galaxies.hdf5 import create_hdf5
 from common.galaxies.pictures import HDF5_SUFFIXES, SUFFIX, find_pictures, read_pictures
 from common.galaxies.split import WHOLE_NUMBER
 from common.galaxies.tables import match_rows, name_forms, read_rows
@@ -75,7 +75,7 @@ def find_classes(table, rows):
     Raises ValueError if there are too few or too many.
     """
     names = {printable(row.class_name) for row in rows}
-    if not 2 <= len(names) <= min(MOST_CLASSES, len(rows) // 2):
+    if not 2 <= len(names) <= len(rows) // 2:
         found = f"{len(names):,} different classes, such as {reprlib.repr(sorted(names))}, of {len(rows):,} pictures"
         raise ValueError(f"{table}: {found}: name the class column with --class")
     return sorted(names, key=lambda name: (0, int(name), name) if WHOLE_NUMBER.fullmatch(name) else (1, 0, name))
@@ -97,7 +97,7 @@ def write_pictures(images, pairs, field):
     Raises ValueError if any cannot be read, after listing the first ones on stderr.
     """
     paths = [path for path, _ in pairs]
-    pictures = read_pictures(paths, IMAGE_SIZE, field, threads=min(8, joblib.cpu_count()))
+    pictures = read_pictures(paths, field, threads=min(8, joblib.cpu_count()))
     pictures = tqdm(pictures, total=len(paths), disable=None, leave=False)
     failed, equal, contradicting, seen = 0, 0, 0, {}
     for place, ((path, row), (name, picture)) in enumerate(zip(pairs, pictures, strict=False)):

@@ -1,6 +1,7 @@
 """What the command lines have in common: Ctrl-C, numbers, and options that name files."""
 
 import importlib
+import io
 import sys
 from pathlib import Path
 
@@ -88,3 +89,16 @@ def test_an_address_is_refused_in_one_line_before_anything_is_written(tmp_path):
         error = error_of(run("q1_data.py", "--data", address, "--out", tmp_path / "out"))
         assert f"argument --data: '{address}' is a URL, not a local file or folder" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
+    def main():
+        print("59.9% – 63.1% × …")
+        print("error: … —", file=sys.stderr)
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict"))
+    cli.run(main)
+    for stream, text in ((sys.stdout, "59.9% – 63.1% × …\n"), (sys.stderr, "error: … —\n")):
+        assert stream.buffer.getvalue() == text.encode(encoding, "backslashreplace")

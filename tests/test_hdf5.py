@@ -1,7 +1,7 @@
 """HDF5 files in Galaxy10's form: what is refused, class names, ids, splits and images of other sizes."""
 
+import fcntl
 import os
-import subprocess
 import sys
 import tracemalloc
 
@@ -16,7 +16,6 @@ from common.galaxies.hdf5 import (
     row_blocks,
 )
 from common.galaxies.pictures import read_pictures
-from common.galaxies.split import hold_back
 
 import h5py
 import numpy as np
@@ -25,6 +24,7 @@ from conftest import error_of, run, write_galaxy10
 
 LABELS = np.arange(60, dtype=np.uint8) % 10
 OWN = tuple(f"my class {label}, é" for label in range(10))
+NOT_NAMES = "class_names must be distinct strings, one per class: found"
 
 
 def empty(*shape, dtype=np.uint8):
@@ -32,26 +32,24 @@ def empty(*shape, dtype=np.uint8):
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    ({"images": None}, "no dataset 'images': a Galaxy10 file has images and ans, this one has ans"),
-    ({"ans": None, "images": None}, "no dataset 'images': .*, this one has nothing"),
-    ({"ans": None}, "no dataset 'ans'"),
-    ({"images": h5py.Empty("uint8")}, "no dataset 'images'"),
+    ({"ans": None, "images": None}, "no dataset 'images': a Galaxy10 file has images and ans, this one has nothing"),
+    ({"ans": None}, "no dataset 'ans': .*, this one has images"),
     ({"images": empty(60, 69, 69)}, "images are uint8 60 x 69 x 69, not uint8 n x size x size x 3"),
     ({"images": empty(60, 69, 69, 3, dtype=np.float32)}, "images are float32 60 x 69 x 69 x 3, not"),
     ({"images": empty(60, 3, 69, 69)}, "images are uint8 60 x 3 x 69 x 69, not"),
+    ({"images": empty(60, 69, 70, 3)}, "images are uint8 60 x 69 x 70 x 3, not"),
+    ({"images": empty(60, 69, 69, 4)}, "images are uint8 60 x 69 x 69 x 4, not"),
     ({"images": empty(60, 47, 47, 3)}, "60 x 47 x 47 x 3, not .* with a size of at least 48"),
-    ({"images": empty(60, 69, 70, 3)}, "60 x 69 x 70 x 3, not"),
     ({"images": empty(0, 69, 69, 3), "ans": LABELS[:0]}, "has no images"),
     ({"ans": LABELS[:59]}, "ans is uint8 59, not one integer for each of 60 images"),
-    ({"ans": np.eye(10, dtype=np.uint8)[LABELS]}, "ans is uint8 60 x 10, not one integer for each"),
     ({"ans": LABELS.astype(float)}, "ans is float64 60, not one integer for each"),
     ({"ans": LABELS + np.uint8(1)}, "ans ranges from 1 to 10, but the 10 classes are numbered 0-9"),
     ({"ans": LABELS.astype(int) - 1}, "ans ranges from -1 to 8"),
-    ({"class_names": OWN[:9]}, "ans ranges from 0 to 9, but the 9 classes are numbered 0-8"),
-    *(({"class_names": names}, f"class_names must be distinct strings, one per class: found {found}")
-      for names, found in ((OWN[:1], "1, "), ([*OWN[:9], OWN[0]], "10, "), ([*map(str, range(1001))], "1001, "),
-                           ([*OWN[:9], ""], "10, "), ([*OWN[:9], "two\nlines"], "10, "), (np.arange(10), "none"),
-                           ("a name", "1, "), (np.array([b"\xff", *b"abcdefghi"], "S1"), "10, "))),
+    ({"class_names": OWN[:1]}, f"{NOT_NAMES} 1, "),
+    ({"class_names": [*OWN[:9], OWN[0]]}, f"{NOT_NAMES} 10, "),
+    ({"class_names": [*OWN[:9], ""]}, f"{NOT_NAMES} 10, "),
+    ({"class_names": [*OWN[:9], "two\nlines"]}, f"{NOT_NAMES} 10, "),
+    ({"class_names": np.arange(10)}, f"{NOT_NAMES} none"),
     ({"split": ["train"] * 59 + ["valid"]}, r"'split' must be train or test .* not \['valid'\]: use --split strat"),
     ({"split": np.zeros(60)}, "'split' is float64 .*, not one string or integer per image"),
 ])  # fmt: skip
@@ -61,16 +59,7 @@ def test_what_is_wrong_with_the_contents_is_said(changes, sentence, tmp_path):
         (check_galaxy10(path), read_split(path, file, 60))
 
 
-@pytest.mark.parametrize(("labels", "sentence"), [
-    (np.where(LABELS == 8, 9, LABELS), r"no images of class 8 \(Disk, Face-on, Medium Spiral\), which Q5 needs"),
-    (8 + LABELS % 2, "none are left for Q2 and Q3")])  # fmt: skip
-def test_classes_that_are_needed_have_images(labels, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        hold_back(CLASS_NAMES, None, labels)
-    hold_back(CLASS_NAMES, "none", labels)
-
-
-def test_files_cut_short_and_damaged_chunks_are_named(tmp_path):
+def test_truncated_files_and_damaged_chunks_are_named(tmp_path):
     path = write_galaxy10(tmp_path / "galaxies.h5", images=None)
     with h5py.File(path, "a") as file:
         noise = np.random.default_rng(0).integers(0, 256, (60, 69, 69, 3), np.uint8)
@@ -82,36 +71,28 @@ def test_files_cut_short_and_damaged_chunks_are_named(tmp_path):
     check_galaxy10(path)
     error = error_of(run("q1_data.py", "--data", path, "--out", tmp_path / "out"))
     assert error.startswith(f"error: {path} cannot be read: Can't ")
-    for damaged in (content[: len(content) // 2], b"", b"\x89PNG\r\n\x1a\n" + bytes(100), b"\x89HDF\r\n\x1a\n"):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"galaxies.h5 cannot be read: Unable to "):
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"galaxies.h5 cannot be read: Unable to "):
+        check_galaxy10(path)
+
+
+def test_a_file_that_another_program_writes_is_not_read(tmp_path):
+    path = write_galaxy10(tmp_path / "galaxies.h5")
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"galaxies.h5 cannot be read: .*unable to lock file"):
             check_galaxy10(path)
-    with pytest.raises(FileNotFoundError):
-        check_galaxy10(tmp_path / "none.h5")
 
 
-def test_a_user_block_is_skipped_and_a_file_that_is_being_written_is_not_read(tmp_path):
-    path = tmp_path / "matlab.h5"
-    with h5py.File(path, "w", userblock_size=512) as file:
-        file["images"], file["ans"] = empty(60, 69, 69, 3), LABELS
-    assert check_galaxy10(path) == (CLASS_NAMES, 69)
-    code = f"import h5py; file = h5py.File({str(path)!r}, 'a'); print('open', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
-        writer.stdout.readline()
-        with pytest.raises(ValueError, match=r"matlab.h5 cannot be read: .*unable to lock file"):
-            check_galaxy10(path)
-        writer.communicate(b"\n")
-
-
-def test_without_locks_on_the_file_system_files_are_read_and_written_without(tmp_path, monkeypatch):
+def test_files_are_read_and_written_on_a_file_system_without_locks(tmp_path, monkeypatch):
     path, opened = write_galaxy10(tmp_path / "galaxies.h5", images=empty(60, 96, 96, 3)), h5py.File
 
-    def lockless(*args, **options):
+    def without_locks(*args, **options):
         if options.get("locking") is not False:
             raise OSError(37, "unable to lock file, errno = 37, error message = 'No locks available'")
         return opened(*args, **options)
 
-    monkeypatch.setattr(h5py, "File", lockless)
+    monkeypatch.setattr(h5py, "File", without_locks)
     with open_hdf5(path) as file:
         assert (file["ans"][:] == LABELS).all()
     assert reduced(path, OWN, tmp_path).is_file()
@@ -124,26 +105,25 @@ def test_without_hdf5plugin_what_to_install_is_said(tmp_path, monkeypatch):
         file.create_dataset("images", data=images, chunks=True, compression=hdf5plugin.Bitshuffle())
         file["ans"] = LABELS
     assert check_galaxy10(path) == (CLASS_NAMES, 69)
-    assert all((found == image).all() for (_, found), image in zip(read_pictures([path], 69), images, strict=True))
+    assert all((found == image).all() for (_, found), image in zip(read_pictures([path]), images, strict=True))
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: False)  # as in a process without it
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     with pytest.raises(ValueError, match=r"packed.h5: reading 'images' needs hdf5plugin: pip install hdf5plugin"):
         check_galaxy10(path)
 
 
-@pytest.mark.parametrize("names", [OWN, np.array([name.encode() for name in OWN]), [*map(str, range(300))]])
+@pytest.mark.parametrize("names", [OWN, [name.encode() for name in OWN]])
 @pytest.mark.parametrize("holder", ["attribute", "dataset"])
-def test_the_names_in_a_file_win_over_those_of_published_sets(holder, names, tmp_path):
+def test_names_in_the_file_take_precedence(holder, names, tmp_path):
     path = write_galaxy10(tmp_path / "own.h5", images=empty(60, 256, 256, 3), **dict.fromkeys(DECALS_KEYS, empty(60)))
     with h5py.File(path, "a") as file:
         (file.attrs if holder == "attribute" else file)["class_names"] = names
-    expected = OWN if len(names) == 10 else tuple(names)
-    assert check_galaxy10(path) == (expected, 256)
+    assert check_galaxy10(path) == (OWN, 256)
 
 
 @pytest.mark.parametrize(("size", "keys", "names"), [
-    (69, (), CLASS_NAMES), (69, ("ra", "dec"), CLASS_NAMES), (256, DECALS_KEYS, DECALS_CLASS_NAMES),
-    (256, (), None), (256, DECALS_KEYS[:2], None), (69, DECALS_KEYS, None)])  # fmt: skip
+    (69, ("ra", "dec"), CLASS_NAMES), (256, DECALS_KEYS, DECALS_CLASS_NAMES),
+    (256, DECALS_KEYS[:2], None), (69, DECALS_KEYS, None)])  # fmt: skip
 def test_without_names_only_the_form_of_a_published_set_has_its_names(size, keys, names, tmp_path):
     path = write_galaxy10(tmp_path / "own.h5", images=empty(60, size, size, 3), **dict.fromkeys(keys, empty(60)))
     if names:
@@ -153,7 +133,7 @@ def test_without_names_only_the_form_of_a_published_set_has_its_names(size, keys
             check_galaxy10(path)
 
 
-def test_ids_are_objid_or_else_id_and_those_that_are_none_are_said(tmp_path, capsys):
+def test_ids_are_objid_or_else_id_and_others_are_not_used(tmp_path, capsys):
     path = write_galaxy10(tmp_path / "own.h5", objid=np.arange(60) + 2**60, id=[f" M{n}\n" for n in range(60)])
     with h5py.File(path, "a") as file:
         assert catalogue_ids(path, file, 60, slice(5, 7)) == [str(2**60 + 5), str(2**60 + 6)]
@@ -166,7 +146,7 @@ def test_ids_are_objid_or_else_id_and_those_that_are_none_are_said(tmp_path, cap
     assert capsys.readouterr().err == f"{path}: {sentence}\n"
 
 
-def test_a_file_of_another_size_is_reduced_once_and_again_when_it_has_changed(tmp_path, capsys):
+def test_images_of_another_size_are_reduced_once_and_again_after_a_change(tmp_path, capsys):
     large = np.random.default_rng(1).integers(0, 256, (60, 96, 96, 3), dtype=np.uint8)
     path = write_galaxy10(tmp_path / "own.h5", images=large, id=np.arange(60), class_names=OWN)
     copy = reduced(path, OWN, tmp_path / "cache")
@@ -175,7 +155,7 @@ def test_a_file_of_another_size_is_reduced_once_and_again_when_it_has_changed(tm
     with h5py.File(copy) as file:
         assert (file["ans"][:] == LABELS).all()
         assert (file["id"][:] == np.arange(60)).all()
-        for row, column in ((0, 0), (5, 7), (33, 68)):  # of the area that a pixel covers, the mean
+        for row, column in ((0, 0), (5, 7), (33, 68)):  # the mean of the area that a pixel covers
             top, left = row * 96 // 69, column * 96 // 69
             bottom, right = -(-(row + 1) * 96 // 69), -(-(column + 1) * 96 // 69)
             area = large[:, top:bottom, left:right].mean((1, 2))

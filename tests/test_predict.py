@@ -14,7 +14,7 @@ from common.galaxies.facts import CLASS_NAMES
 from common.hardware.layers import reorder_layers
 from common.storage.artifacts import load_json
 from q2_fcn import make_fcn
-from q3_cnn import make_backbone, make_cnn
+from q3_cnn import make_cnn
 from use.ensemble import CROPS, grid, share_layers
 from use.explain import occlusion
 from use.trained import load_network
@@ -22,37 +22,49 @@ from use.trained import load_network
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, float32_tolerance, products_of, run, run_well
+from conftest import float32_tolerance, products_of, run, run_well
 from networks import NINE, galaxies, plain_logits, save_network, save_pictures
 from PIL import Image
-from torch import nn
 from torchvision import transforms
 
+NAMES = [*(f"g{number:02}.png" for number in range(10)), os.fsdecode(b"gal\xe9.png"), "two\nlines.png"]
+SHOWN = [*NAMES[:10], r"gal\xe9.png", r"two\nlines.png", "white.png"]
 GALAXIES = galaxies(12, seed=5)  # as `save_pictures` writes them
 TRAINED = (3, 7)  # training images among them
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A run on twelve pictures, with true classes, a white picture and twelve missing ones, and what it wrote."""
+    """A run on a list of a folder and twelve missing files, and what it wrote.
+
+    The folder has twelve pictures, two of them with odd names and ten with true classes, and a white one.
+    """
     folder = tmp_path_factory.mktemp("predict")
-    names = [f"g{number:02}.png" for number in range(12)]
-    save_pictures(folder / "in", names)
+    save_pictures(folder / "in", NAMES)
     hashes = [hashlib.sha256(GALAXIES[number].tobytes()).hexdigest()[:16] for number in TRAINED]
     model = save_network(folder, train_hashes=["0" * 16, *hashes])
     Image.new("RGB", (100, 100), "white").save(folder / "in" / "white.png")
     (folder / "truth.csv").write_text("name,class\n" + "".join(f"g{n:02},{n % 8}\n" for n in range(10)))
-    missing = [folder / f"{number}.png" for number in range(12)]
+    missing = [b"none\xe9\x1b.png", *(b"%d.png" % number for number in range(1, 12))]
+    (folder / "list").write_bytes(b"\r\n".join([*missing, os.fsencode(folder / "in")]))
     outputs = {"csv": "a.csv", "json": "a.json", "html": "a.html", "features": "a.features"}
     arguments = [part for option, name in outputs.items() for part in (f"--{option}", folder / name)]
     arguments += ["--model", model, "--truth", folder / "truth.csv"]
-    finished = run("predict.py", *missing, folder / "in", *arguments)
+    finished = run("predict.py", "-", "", *arguments, stdin=folder / "list")
     assert finished.returncode == 2
     records = json.loads((folder / "a.json").read_text())
     with open(folder / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     lines, errors = finished.stdout.splitlines(), finished.stderr.splitlines()
     return SimpleNamespace(folder=folder, model=model, records=records, rows=rows, lines=lines, errors=errors)
+
+
+def test_names_of_any_kind_are_escaped_in_all_outputs(done):
+    assert [record["file"] for record in done.records] == [f"{done.folder}/in/{name}" for name in SHOWN]
+    assert [record["id"] for record in done.records] == [name.removesuffix(".png") for name in SHOWN]
+    assert [row["file"] for row in done.rows] == [record["file"] for record in done.records]
+    page = (done.folder / "a.html").read_text()
+    assert all(f"{name}</p>" in page for name in SHOWN)
 
 
 def test_records_hold_the_means_over_nine_crops_of_the_plain_network(done):
@@ -66,9 +78,6 @@ def test_records_hold_the_means_over_nine_crops_of_the_plain_network(done):
         assert (record["class_name"], record["second_name"]) == (CLASS_NAMES[first], CLASS_NAMES[second])
         assert record["probability"] == max(record["probabilities"])
         assert record["disagreement"] == pytest.approx((each.argmax(1) != first).double().mean().item())
-    names = [*(f"g{number:02}.png" for number in range(12)), "white.png"]
-    assert [record["file"] for record in done.records] == [str(done.folder / "in" / name) for name in names]
-    assert [record["id"] for record in done.records] == [name.removesuffix(".png") for name in names]
 
 
 def test_features_are_the_means_over_nine_crops_of_the_plain_backbone(done):
@@ -116,7 +125,7 @@ def test_the_printed_table_is_aligned(done):
     assert len({line.index("%") for line in lines[1:]}) == 1
 
 
-def test_it_ends_with_a_line_per_class_and_the_agreement_without_training_images(done):
+def test_the_output_ends_with_a_line_per_class_and_the_accuracy_without_training_images(done):
     start = next(number for number, line in enumerate(done.lines) if line.startswith("class "))
     for label, line in enumerate(done.lines[start + 1 : start + 9]):
         count = sum(record["class"] == label for record in done.records)
@@ -130,40 +139,29 @@ def test_it_ends_with_a_line_per_class_and_the_agreement_without_training_images
 
 
 def test_ten_unreadable_pictures_are_named_at_the_end_then_their_number(done):
-    errors = [f"error: {done.folder / f'{number}.png'}: No such file or directory" for number in range(10)]
+    names = [r"none\xe9\x1b.png", *(f"{number}.png" for number in range(1, 10))]
+    errors = [f"error: {name}: No such file or directory" for name in names]
     assert done.errors == [*errors, "and 2 more", "12 of 25 files could not be read."]
 
 
 def test_options_reach_the_predictions(done, tmp_path):
-    found, options = [], ("--crops", 1, "--symmetries", "--json", tmp_path / "a.json", "--model", done.model)
-    for temperature in (1, 2.5):
-        run("predict.py", done.folder / "in", *options, "--temperature", temperature)
-        found.append(np.array([each["probabilities"] for each in json.loads((tmp_path / "a.json").read_text())]))
+    def probabilities(*options):
+        printed.append(run_well("predict.py", done.folder / "in", *options, "--json", tmp_path / "a.json"))
+        return np.array([record["probabilities"] for record in json.loads((tmp_path / "a.json").read_text())])
+
+    printed, options = [], ("--model", done.model, "--crops", 1, "--symmetries")
+    found, scaled = probabilities(*options), probabilities(*options, "--temperature", 2.5)
     views = [np.rot90(view, turns) for view in (GALAXIES[0], GALAXIES[0][:, ::-1]) for turns in range(4)]
     [logits] = plain_logits(done.model, torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2), [(10, 10)])
     limit = float32_tolerance(products_of(make_cnn()), logits)
-    np.testing.assert_allclose(found[0][0], logits.softmax(1).mean(0), atol=limit, rtol=0)
-    expected = found[0] ** (1 / 2.5)
-    np.testing.assert_allclose(found[1], expected / expected.sum(1, keepdims=True), atol=1e-6)
-    run("predict.py", done.folder / "in", *options, "--field", 0.5)
-    assert json.loads((tmp_path / "a.json").read_text())[0]["probabilities"] != found[0][0].tolist()
-    assert "invalid choice: 8 (choose from 1, 4, 9" in error_of(run("predict.py", done.folder, "--crops", 8))
-
-
-def test_without_true_classes_training_images_are_named_as_too_optimistic(done, tmp_path):
-    printed = run_well("predict.py", done.folder / "in", "--model", done.model, "--csv", tmp_path / "a.csv")
+    np.testing.assert_allclose(found[0], logits.softmax(1).mean(0), atol=limit, rtol=0)
+    expected = found ** (1 / 2.5)
+    np.testing.assert_allclose(scaled, expected / expected.sum(1, keepdims=True), atol=1e-6)
+    assert (probabilities(*options, "--field", 0.5)[0] != found[0]).any()
     sentence = "2 of these pictures are training images of this network: their probabilities are too optimistic."
-    assert printed.splitlines()[-1] == sentence
-
-
-def test_paths_come_from_stdin(done, tmp_path):
-    (tmp_path / "list").write_bytes(b"none\xe9.png\r\n%b/in/g00.png\r\n" % os.fsencode(done.folder))
-    outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
-    finished = run("predict.py", "-", "", "--model", done.model, *outputs, stdin=tmp_path / "list")
-    errors = [r"error: none\xe9.png: No such file or directory", "1 of 2 files could not be read."]
-    assert (finished.returncode, finished.stderr.splitlines()) == (2, errors)
-    assert [record["file"] for record in json.loads((tmp_path / "a.json").read_text())] == [f"{done.folder}/in/g00.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.resume", "a.json", "list"]
+    assert printed[0].splitlines()[-1] == sentence
+    with pytest.raises(ValueError, match="invalid choice: 8"):
+        predict.get_args(["a.png", "--crops", "8"])
 
 
 def test_without_a_readable_picture_the_files_are_empty_and_the_status_is_2(done, tmp_path):
@@ -187,9 +185,9 @@ def test_grids_are_square_and_at_even_places():
         assert (grid(69, crops)[0], grid(69, crops)[-1]) == ((0, 0), (20, 20))
 
 
-@pytest.mark.parametrize("make_network", [make_fcn, make_cnn, lambda: nn.Sequential(make_backbone(), nn.Linear(64, 2))])
+@pytest.mark.parametrize("make_network", [make_fcn, make_cnn])
 @pytest.mark.parametrize(("size", "crops"), [(69, 1), (69, 9), (53, 36)])
-def test_layers_that_are_shared_by_the_windows_give_what_the_network_gives_window_by_window(make_network, size, crops):
+def test_layers_shared_by_the_windows_give_what_the_network_gives_window_by_window(make_network, size, crops):
     torch.manual_seed(crops)
     network, corners = make_network().double().eval(), np.array(grid(size, crops))
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
@@ -210,10 +208,13 @@ def test_the_networks_of_the_chain_say_which_classes_they_know(synthetic_run, na
     sentence = predict.describe_network(path, found, record)
     images = f"{sum(record['train_counts']):,} images of SYNTHETIC galaxies"
     assert sentence.startswith(f"{path}: the network of {name}.py, trained on {images}")
-    assert predict.describe_network(path, found, record | {"note": "For trying."}).endswith(" For trying.")
     known, unknown = ("; ".join(CLASS_NAMES[label] for label in labels) for labels in (known, unknown))
     count = len(record["class_names"])
     assert f"It knows {count} classes: {known}. It never learned, and cannot recognize: {unknown}." in sentence
+    assert "no statistics" not in sentence
+    without = predict.describe_network(path, found, {**record, "appearance": None, "note": "For trying."})
+    assert "no statistics of the training images, so pictures outside their range are not marked" in without
+    assert without.endswith(" For trying.")
 
 
 def test_training_records_how_its_images_look(synthetic_run):
@@ -225,7 +226,7 @@ def test_training_records_how_its_images_look(synthetic_run):
         np.testing.assert_allclose(ranges[name], expected, atol=float32_tolerance(69 * 69 * 3, expected), rtol=0)
 
 
-def test_appearance_is_what_it_says_and_few_training_images_are_out_of_range():
+def test_appearance_is_computed_by_its_definition_and_few_training_images_are_out_of_range():
     pixels = np.zeros((2, 69, 69, 3), dtype=np.uint8)
     pixels[0, 30:39, 30:39] = (200, 100, 50)
     pixels[1] = np.random.default_rng(0).integers(0, 256, (69, 69, 3))

@@ -1,15 +1,13 @@
 """Files that predict.py makes from the rows, files that it refuses to write, and true classes."""
 
 import csv
-import io
 import json
 import os
 import re
-import shutil
 import sys
 import threading
 
-from common import cli
+import predict
 from common.galaxies.pictures import picture_id
 from use import output
 from use.pieces import Classifier, predictions
@@ -37,10 +35,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def predict(folder, *args):
-    return run("predict.py", *args, "--model", folder / "q3_cnn.pt")
-
-
 def rows_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -62,7 +56,7 @@ def rows_with(path, records, labels=None, class_names=NAMES):
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("fits", "fits"), ("ascii.ecsv", "ecsv")])
-def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_path, kind, suffix):
+def test_fits_and_ecsv_tables_hold_the_values_of_the_csv_with_the_same_types_in_every_piece(tmp_path, kind, suffix):
     table = pytest.importorskip("astropy.table")
     names = ["1237648720693755918.png", 'a, "b" #é.png', f"{'long' * 30}.png", "1e5.png", "nan.png", "true.png"]
     records = [record_of(name, [0.1 + 1e-17, 0.7, 0.2], ["dark, 1", "blue"][: n % 3]) for n, name in enumerate(names)]
@@ -87,26 +81,22 @@ def test_tables_of_pieces_hold_what_the_csv_holds_typed_and_stack_and_join(tmp_p
     assert whole.meta["P_1"].startswith(r"\xe9")
 
 
-def test_classes_that_are_whole_numbers_keep_them_in_rows_and_tables(folder, tmp_path):
+def test_classes_that_are_whole_numbers_keep_them_in_rows_and_true_classes(folder, tmp_path):
     names = ["1", "2", "5", "7", "11", "13", "17", "19"]
     model = save_network(tmp_path, class_names=names)
     weights_sha256 = json.loads(model.with_suffix(".json").read_text())["weights_sha256"]
     classifier = Classifier(str(model), weights_sha256, 1, False, "cpu", 1.0, False)
-    [batch] = predictions(sorted(map(str, (folder / "pictures").iterdir())), classifier)
-    for record in batch.records:
-        assert (record["class"], record["second"]) == (int(record["class_name"]), int(record["second_name"]))
-    (tmp_path / "truth.csv").write_text("name,class\n100008.jpg,5\n100023.jpg,7.0\n")
-    labels = read_truth(tmp_path / "truth.csv", names, ["100008.jpg", "100023.jpg"])
-    assert labels == {"100008.jpg": 2, "100023.jpg": 3}
-    rows = rows_of(rows_with(tmp_path / "a.csv", [record_of("100008.jpg", [0.1] * 8)], labels, names).part)
-    assert (rows[0]["truth"], rows[0]["truth_name"]) == ("5", "5")
+    [batch] = predictions([str(folder / "pictures" / "100008.jpg")], classifier)
+    [record] = batch.records
+    assert (record["class"], record["second"]) == (int(record["class_name"]), int(record["second_name"]))
+    (tmp_path / "truth.csv").write_text("name,class\n100008.jpg,5\n")
+    labels = read_truth(tmp_path / "truth.csv", names, ["100008.jpg"])
+    [row] = rows_of(rows_with(tmp_path / "a.csv", [record_of("100008.jpg", [0.1] * 8)], labels, names).part)
+    assert (row["truth"], row["truth_name"]) == ("5", "5")
     assert written_numbers([*names, "ring"]) == list(range(9))
-    (tmp_path / "truth.csv").write_text("name,class\n100008.jpg,3\n")  # a position
-    with pytest.raises(ValueError, match=r"truth.csv, line 2: 3 is not a class: the network knows 1; 2; 5; 7; 11; 13;"):
-        read_truth(tmp_path / "truth.csv", names, ["100008.jpg"])
 
 
-def test_true_classes_come_from_a_table_of_ones_own_by_names_paths_and_the_ids_of_an_hdf5_file(tmp_path):
+def test_true_classes_come_from_a_table_by_names_paths_and_the_ids_of_an_hdf5_file(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["images"], file["objid"] = galaxies(3), np.array([2**60, 5, 7])
     lines = ["objid,ra,dec,class_name", f"{2**60},1.5,2,spiral", "100008,1.5,2,MERGER", "a[2],0,0,round", "x,1,1,ring",
@@ -115,12 +105,16 @@ def test_true_classes_come_from_a_table_of_ones_own_by_names_paths_and_the_ids_o
     files = ["in/100008.jpg", "in/100023.jpg", str(tmp_path / "a.h5"), "none.h5"]
     expected = {"in/100008.jpg": 2, f"{tmp_path}/a.h5[0]": 0, f"{tmp_path}/a.h5[2]": 1}
     assert read_truth(tmp_path / "truth.csv", NAMES, files) == expected
-    with pytest.raises(ValueError, match="no row matches any of the 1 pictures"):
-        read_truth(tmp_path / "truth.csv", NAMES, ["z.png"])
-    (tmp_path / "truth.csv").write_text("picture,ra,class\n100008,1.5,round\n")
-    sentence = r"has no column objid or id or name or file: rename one \(picture, ra, class\)"
-    with pytest.raises(ValueError, match=sentence):  # predict.py has no --id
-        read_truth(tmp_path / "truth.csv", NAMES, files)
+    for text, sentence in (
+        (
+            "name,class\n100008,ring\n",
+            "truth.csv, line 2: ring is not a class: the network knows spiral; round; merger",
+        ),
+        ("picture,ra,class\n100008,1.5,round\n", r"has no column objid .*: rename one \(picture, ra, class\)"),
+    ):
+        (tmp_path / "truth.csv").write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            read_truth(tmp_path / "truth.csv", NAMES, files)
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +161,13 @@ def test_the_temperature_that_fits_has_the_interval_of_the_bootstrap(answers):
     assert best == pytest.approx(1.5 * fitted, rel=0.01)
     assert loss == pytest.approx(each.mean(1).min(), abs=1e-3)
     again = [temperatures[each[:, rng.integers(0, 400, 400)].mean(1).argmin()] for _ in range(200)]
-    np.testing.assert_allclose([low, high], 1.5 * np.quantile(again, [0.025, 0.975]), rtol=0.05)
+    limits = 1.5 * np.quantile(again, [0.025, 0.975])
+    np.testing.assert_allclose([low, high], limits, rtol=0.05)
+    assert high - low == pytest.approx(np.ptp(limits), rel=0.1)
     assert describe_temperature(np.eye(3), np.arange(3), 1).startswith("No temperature fits")
 
 
-def test_a_contact_sheet_is_one_file_by_class_with_the_least_certain_of_many_first(tmp_path, monkeypatch):
+def test_a_contact_sheet_shows_the_least_certain_pictures_of_each_class_first(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "SHEET_CARDS", 3)
     records = [record_of(f"<{n}>&.png", [p, 0.1, 0.0]) for n, p in enumerate([0.9, 0.6, 0.8, 0.7, 0.6, 0.95])]
     records.append(record_of("merger.png", [0.1, 0.2, 0.7]))
@@ -190,87 +186,66 @@ def test_a_contact_sheet_is_one_file_by_class_with_the_least_certain_of_many_fir
     assert page.count("✗ true: round") == 1
 
 
-def test_a_table_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    options = ("--model", tmp_path / "none.pt", "--csv", tmp_path / "a.fits.gz")
-    error = error_of(run("predict.py", tmp_path / "none.png", *options))
-    assert "compressed tables are not written: leave out .gz" in error
+def test_a_table_that_cannot_be_written_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"compressed tables are not written: leave out \.gz"):
+        files_to_write("--csv", "a.fits.gz")
     monkeypatch.setitem(sys.modules, "astropy", None)
     with pytest.raises(ValueError, match=r"^--csv a\.fits: writing it needs astropy: pip install astropy$"):
-        output.table_format("a.fits")
+        files_to_write("--csv", "a.fits")
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("more/100008.jpg", "100008"), ("a.b.JPEG", "a.b"), ("cutouts.h5[12]", "cutouts[12]"), ("x/m31.fits.gz", "m31"),
-    ("getjpeg?ra=184.9511&dec=-0.8754", "getjpeg?ra=184.9511&dec=-0.8754"), ("J1234.5+67.8.png", "J1234.5+67.8"),
-])  # fmt: skip
-def test_an_id_is_the_name_without_folder_and_suffix(name, expected):
-    assert picture_id(name) == expected
+def test_outputs_that_are_no_files_and_options_that_do_not_fit_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for options, sentence in (
+        (("--json", tmp_path / "fifo"), "fifo: is a folder, a device or a pipe: name a file$"),
+        (("--csv", tmp_path), "is a folder, a device or a pipe: name a file, or - for stdout"),
+        (
+            ("--csv", "-", "--resume"),
+            "--resume needs an output file: name one with --csv, --json, --html or --features",
+        ),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            files_to_write(*options)
 
 
-def test_an_output_that_is_also_an_input_or_another_output_is_refused(folder, tmp_path):
-    for name in ("q3_cnn.pt", "q3_cnn.json", "pictures/100008.jpg"):
-        shutil.copy(folder / name, tmp_path)
+def files_to_write(*options):
+    return predict.files_to_write(predict.get_args(["a.png", *map(str, options)]))
+
+
+def test_an_output_that_is_also_an_input_is_refused(folder, tmp_path):
     (tmp_path / "truth.csv").write_text("100008,3\n")
     (tmp_path / "link.csv").symlink_to("truth.csv")
-    (tmp_path / "hard.png").hardlink_to(tmp_path / "100008.jpg")
-    (tmp_path / "list").write_text(f"{tmp_path}/100008.jpg\n")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    options = ("--truth", tmp_path / "truth.csv", "--model", tmp_path / "q3_cnn.pt")
-    for outputs in (("--csv", "link.csv"), ("--json", "q3_cnn.json"), ("--json", "hard.png"), ("--html", "list"),
-                    ("--csv", "new", "--json", "../" + tmp_path.name + "/new")):  # fmt: skip
-        outputs = [value if value.startswith("--") else tmp_path / value for value in outputs]
-        error = error_of(run("predict.py", "-", *options, *outputs, stdin=tmp_path / "list"))
-        assert "is the same file as" in error
-    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    options = ("--model", folder / "q3_cnn.pt", "--truth", tmp_path / "truth.csv")
+    error = error_of(run("predict.py", folder / "pictures", *options, "--csv", tmp_path / "link.csv"))
+    assert error.endswith("link.csv is the same file as the table of --truth: name another one")
+    assert (tmp_path / "truth.csv").read_text() == "100008,3\n"
+    args = predict.get_args(["-", *map(str, options)])
+    names = {os.path.basename(path): what for path, what in predict.inputs(args, ["more/a.png"])}
+    model = {name: f"the model's {name}" for name in ("q3_cnn.pt", "q3_cnn.json")}
+    others = {"truth.csv": "the table of --truth", "stdin": "the list on stdin", "a.png": "the picture more/a.png"}
+    assert names == model | others
 
 
-def test_links_are_followed_and_devices_pipes_and_folders_refused(folder, tmp_path):
-    (tmp_path / "real.csv").write_text("old")
-    (tmp_path / "link.csv").symlink_to("real.csv")
-    assert predict(folder, folder / "pictures" / "100008.jpg", "--csv", tmp_path / "link.csv").returncode == 0
-    assert (tmp_path / "link.csv").is_symlink()
-    assert len(rows_of(tmp_path / "real.csv")) == 1
-    os.mkfifo(tmp_path / "fifo")
-    for option, path, instead in (("--json", tmp_path / "fifo", ""), ("--csv", "/dev/null", ", or - for stdout")):
-        sentence = f"{option} {path}: is a folder, a device or a pipe: name a file{instead}"
-        assert sentence in error_of(predict(folder, folder, option, path))
-
-
-def test_rows_on_standard_output_stand_alone(folder, tmp_path):
-    done = predict(folder, folder / "pictures", "--csv", "-", "--json", tmp_path / "a.json")
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert "It knows 8 classes" in done.stderr
-    assert [row["file"] for row in rows] == [each["file"] for each in json.loads((tmp_path / "a.json").read_text())]
-
-
-def read_a_line(fifo):
+def read_a_line(fifo, lines):
     with open(fifo) as file:
-        file.readline()
+        lines.append(file.readline())
 
 
 def test_when_nobody_reads_the_table_the_files_are_completed(folder, tmp_path):
     model = ("--model", folder / "q3_cnn.pt")
     pictures = [folder / "pictures"] * 20  # a table larger than what is buffered
+    lines = []
     os.mkfifo(tmp_path / "stdout")
     for options, status in ((("--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json"), 0), (("--csv", "-"), 141)):
-        threading.Thread(target=read_a_line, args=[tmp_path / "stdout"]).start()
+        threading.Thread(target=read_a_line, args=[tmp_path / "stdout", lines]).start()
         errors = tmp_path / f"errors-{status}"
         process = start("predict.py", *pictures, *model, *options, "--quiet", log=tmp_path / "stdout", errors=errors)
         process.join(120)
         assert process.exitcode == status
-    sentence = "ids shared by several pictures: 12; a join by id repeats their rows\n"
-    assert (tmp_path / "errors-0").read_text() == sentence
+    assert "It knows 8 classes" in lines[0]
+    assert lines[1].startswith("file,id,class,")  # nothing else is on stdout
+    assert "It knows 8 classes" in (tmp_path / "errors-141").read_text()
+    assert (
+        tmp_path / "errors-0"
+    ).read_text() == "ids shared by several pictures: 12; a join by id repeats their rows\n"
     assert len(rows_of(tmp_path / "a.csv")) == len(json.loads((tmp_path / "a.json").read_text())) == 240
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
-    def main():
-        print("59.9% – 63.1% × …")
-        print("error: … —", file=sys.stderr)
-
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict"))
-    cli.run(main)
-    for stream, text in ((sys.stdout, "59.9% – 63.1% × …\n"), (sys.stderr, "error: … —\n")):
-        assert stream.buffer.getvalue() == text.encode(encoding, "backslashreplace")

@@ -1,4 +1,4 @@
-"""How a picture in any file becomes 69 x 69 pixels, and what is said of one that cannot be read."""
+"""How a picture in any file becomes 69 x 69 pixels, and the errors of files that cannot be read."""
 
 import os
 import struct
@@ -15,12 +15,12 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def galaxy():
-    """One picture of 138 x 138 pixels, whose area mean over 2 x 2 pixels is 69 x 69."""
+    """One picture of 138 x 138 pixels: twice the size that is read."""
     return galaxies(1, size=138)[0]
 
 
-def read(path, size=69, field=1.0):
-    [(_, picture)] = read_pictures([path], size, field)
+def read(path, field=1.0):
+    [(_, picture)] = read_pictures([path], field)
     if isinstance(picture, Exception):
         raise picture
     return picture.astype(int)
@@ -45,11 +45,9 @@ def test_pictures_of_any_mode_give_the_mean_over_each_area(tmp_path, galaxy, mod
 
 
 def test_a_large_jpeg_decoded_at_a_lower_scale_is_close_to_the_whole_one(tmp_path):
-    large = galaxies(1, size=552)[0]
-    path = saved(tmp_path / "a.jpg", large, quality=95)
-    with Image.open(path) as image:
-        whole = np.asarray(image).astype(float).reshape(69, 8, 69, 8, 3).mean((1, 3))
-    assert abs(read(path) - whole).mean() < 1.5
+    small = np.random.default_rng(0).integers(50, 100, (69, 69, 1), dtype=np.uint8).repeat(3, axis=2)
+    path = saved(tmp_path / "a.jpg", small.repeat(5, axis=0).repeat(5, axis=1), quality=95)
+    assert abs(read(path) - small).mean() < 4  # 12 if it is decoded at an eighth of its size
 
 
 def test_transparent_pixels_are_black(tmp_path, galaxy):
@@ -81,9 +79,8 @@ def planar_tiff():
 
 
 @pytest.mark.parametrize(("name", "bits", "top"), [
-    ("a.png", 8, 99), ("a.png", 10, 256), ("a.png", 10, 1023), ("a.png", 12, 1024), ("a.png", 16, 4096),
-    ("a.tif", 10, 777), ("a.tif", 16, 65535)])  # fmt: skip
-def test_sixteen_bits_that_hold_fewer_are_scaled_by_those_and_that_is_said(tmp_path, capsys, galaxy, name, bits, top):
+    ("a.png", 8, 99), ("a.png", 10, 256), ("a.tif", 10, 1023), ("a.png", 12, 1024), ("a.tif", 16, 4096)])  # fmt: skip
+def test_grey_pixels_of_fewer_than_16_bits_are_scaled_which_is_said(tmp_path, capsys, galaxy, name, bits, top):
     stored = np.round(galaxy[..., :1] / galaxy[..., 0].max() * top).astype(np.uint16)
     path = saved(tmp_path / name, Image.fromarray(stored[..., 0]))
     assert abs(read(path) - halved(stored / (2**bits - 1) * 255)).max() <= 2  # of rounding three times
@@ -103,25 +100,19 @@ def test_sixteen_bit_colours_that_pillow_cannot_give_are_refused(tmp_path, galax
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.tif"])
-def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(tmp_path, capsys, galaxy, name):
+def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path, capsys, galaxy, name):
     path = saved(tmp_path / name, galaxy, save_all=True, append_images=[Image.new("RGB", (138, 138), "white")])
     assert abs(read(path) - halved(galaxy)).mean() < 6  # a GIF has 256 colours
     assert capsys.readouterr().err == f"{path}: holds several pictures; only the first is read\n"
 
 
-@pytest.mark.parametrize(("name", "mode", "orientation"), [
-    *(("a.png", "RGB", orientation) for orientation in range(1, 9)), ("a.png", "RGBA", 6), ("a.tif", "RGB", 6),
-])  # fmt: skip
-def test_exif_orientation_is_undone(tmp_path, galaxy, name, mode, orientation):
+@pytest.mark.parametrize(("name", "mode"), [("a.png", "RGB"), ("a.png", "RGBA"), ("a.tif", "RGB")])
+def test_exif_orientation_is_undone(tmp_path, galaxy, name, mode):
     wide = np.concatenate([galaxy, galaxy[:, :40]], axis=1)
-    inverse = {1: [], 2: ["H"], 3: ["R", "R"], 4: ["R", "R", "H"], 5: ["T"], 6: ["R"], 7: ["R", "R", "T"], 8: ["R"] * 3}
-    stored = wide
-    for step in inverse[orientation]:  # what turns the upright picture into the stored one
-        stored = {"H": np.fliplr, "R": np.rot90, "T": lambda a: a.swapaxes(0, 1)}[step](stored)
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(wide))).convert(mode)
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(tmp_path / name, Image.fromarray(np.ascontiguousarray(stored)).convert(mode), exif=exif)
-    difference = abs(read(path) - read(saved(tmp_path / "upright.png", wide)))
+    exif[0x0112] = 6  # the upright picture's left is the stored one's bottom
+    difference = abs(read(saved(tmp_path / name, stored, exif=exif)) - read(saved(tmp_path / "upright.png", wide)))
     assert difference.max() <= 1  # of rounding rows or columns first
 
 
@@ -140,7 +131,7 @@ def test_hdf5_images_of_the_size_are_read_unchanged_and_others_resized(tmp_path,
     for name, images in (("a.h5", galaxies(5)), ("b.h5", galaxy[None])):
         with h5py.File(tmp_path / name, "w") as file:
             file["images"] = images
-    found = dict(read_pictures([tmp_path / "a.h5"], 69))
+    found = dict(read_pictures([tmp_path / "a.h5"]))
     assert list(found) == [f"{tmp_path}/a.h5[{row}]" for row in range(5)]
     assert np.array_equal(list(found.values()), galaxies(5))
     assert abs(read(tmp_path / "b.h5") - halved(galaxy)).max() <= 1
@@ -157,26 +148,26 @@ def test_more_pixels_than_are_decoded_are_refused(tmp_path):
         read(tmp_path / "a.h5")
 
 
-def test_what_cannot_be_read_says_why_and_the_rest_goes_on(tmp_path, galaxy):
+def test_a_picture_that_cannot_be_read_gives_an_error_and_the_rest_goes_on(tmp_path, galaxy):
     whole = saved(tmp_path / "whole.png", galaxy)
     content = whole.read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "damaged.png").write_bytes(content[:60] + bytes(200) + content[260:])
     Image.fromarray(galaxy[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["images"] = np.zeros((2, 3, 69, 69), dtype=np.uint8)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "nothing").mkdir()
-    unreadable = [*(path for path in tmp_path.iterdir() if path != whole), tmp_path / "none.png"]
-    found = list(read_pictures([part for path in unreadable for part in (path, whole)], 69))
-    assert all(isinstance(picture, Exception) and str(picture) for _, picture in found[::2])
-    assert all(np.array_equal(picture, found[1][1]) for _, picture in found[1::2])
+    reasons = {"cut.png": "truncated", "float.tif": "has floating-point pixels", "other.h5": "not uint8 n x height"}
+    reasons |= {"pipe.png": "is neither a file nor", "nothing": "is a folder without pictures", "none": "No such file"}
+    found = list(read_pictures([part for name in reasons for part in (tmp_path / name, whole)]))
+    for reason, (_, error), (_, picture) in zip(reasons.values(), found[::2], found[1::2], strict=True):
+        assert reason in str(error)
+        assert np.array_equal(picture, found[1][1])
 
 
 def test_few_pictures_are_read_ahead(tmp_path, galaxy):
     path, taken = saved(tmp_path / "a.png", galaxy), []
-    found = read_pictures((taken.append(path) or path for _ in range(1000)), 69, threads=2)
+    found = read_pictures((taken.append(path) or path for _ in range(1000)), threads=2)
     next(found)
     assert len(taken) <= 2 * READ_AHEAD + 1
     found.close()

@@ -1,17 +1,22 @@
 """predict.py on many pictures: rows are kept as they come, and an interrupted run resumes to the same bytes."""
 
+import hashlib
 import json
 import os
 import signal
+import stat
 import time
 
+import predict
+from common.storage.atomic import exclusive_lock
 from q3_cnn import make_cnn
+from use.pieces import Classifier
 from use.rows import Rows
 
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, float32_tolerance, products_of, run
+from conftest import float32_tolerance, products_of, run
 from forked import start
 from networks import galaxies, plain_logits, save_cutouts, save_network, save_pictures
 
@@ -40,7 +45,7 @@ def arguments(folder, out, *more):
     """The arguments of a run that writes into `out`; one file is missing."""
     pictures = [*(folder / f"{n}.png" for n in range(70)), folder / "none.png", folder / "cutouts.h5"]
     outputs = [part for option, name in OUTPUTS.items() for part in (option, out / name)]
-    options = ("--model", folder / "q3_cnn.pt", "--truth", folder / "truth.csv", "--quiet")
+    options = ("--model", folder / "q3_cnn.pt", "--truth", folder / "truth.csv", "--quiet", "--crops", 1)
     return list(map(str, (*pictures, *options, *outputs, *more)))
 
 
@@ -48,11 +53,11 @@ def after_table(printed):
     return printed[printed.index("mean probability") :]
 
 
-def interrupted(folder, out, ending, more=()):
-    """Start a run and end it by a signal when some rows are written; return its status and what is on stderr."""
+def interrupted(folder, out, ending):
+    """Start or resume a run and end it by a signal when more rows are written; return its status and its stderr."""
     errors, part = out / "stderr", out / "a.csv.part"
     before = part.stat().st_size if part.exists() else 0
-    process = start("predict.py", *arguments(folder, out, *more), log="/dev/null", errors=errors)
+    process = start("predict.py", *arguments(folder, out, "--resume"), log="/dev/null", errors=errors)
     while process.is_alive() and not (part.exists() and part.stat().st_size > before + 5000):
         time.sleep(0.02)
     os.kill(process.pid, ending)
@@ -62,12 +67,15 @@ def interrupted(folder, out, ending, more=()):
     return process.exitcode, text
 
 
-def test_a_run_that_is_killed_twice_resumes_to_the_same_bytes_and_is_not_done_again(folder, tmp_path):
+def test_a_run_ended_by_signals_resumes_to_the_same_bytes_and_is_not_repeated(folder, tmp_path):
     (tmp_path / "a.csv").write_text("old")
-    assert interrupted(folder, tmp_path, signal.SIGKILL)[0] == -9
+    for ending, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        status, errors = interrupted(folder, tmp_path, ending)
+        count = len((tmp_path / "a.csv.part").read_text().splitlines()) - 1
+        sentence = f"{tmp_path}/a.csv.part: contains the {count:,} pictures classified so far.\n"
+        assert (status, sentence in errors) == (expected, ending != signal.SIGKILL)
     with open(tmp_path / "a.csv.part", "ab") as file:
         file.write(b"cutouts.h5[2000],cutouts[20")  # torn
-    assert interrupted(folder, tmp_path, signal.SIGKILL, ["--resume"])[0] == -9
     assert (tmp_path / "a.csv").read_text() == "old"
     done = run("predict.py", *arguments(folder, tmp_path, "--resume"))
     assert after_table(done.stdout) == (folder / "whole.txt").read_text()
@@ -79,71 +87,74 @@ def test_a_run_that_is_killed_twice_resumes_to_the_same_bytes_and_is_not_done_ag
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*OUTPUTS.values(), "a.csv.resume"])
 
 
-@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_its_rows_and_says_so(folder, tmp_path, ending, status):
-    slow = ["--crops", "121"]
-    found, errors = interrupted(folder, tmp_path, ending, slow)
-    rows = (tmp_path / "a.csv.part").read_text().splitlines()
-    assert found == status
-    assert f"{tmp_path}/a.csv.part: contains the {len(rows) - 1:,} pictures classified so far.\n" in errors
-    if ending == signal.SIGTERM:  # what refuses to continue is the same
-        return
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    (tmp_path.parent / "other.csv").write_text("cutouts[0],0\n")
-    resumed = arguments(folder, tmp_path, *slow, "--resume")
-    for command, sentence in (
-        (resumed[:-1], "a.csv.part holds the rows of an interrupted run: add --resume to continue it, or delete it"),
-        (resumed[1:], "a.csv.resume belongs to a run with different pictures: delete"),
-        ([*resumed, "--temperature", 2], "belongs to a run with --temperature 1.0, not 2.0"),
-        ([*resumed, "--truth", tmp_path.parent / "other.csv"], "belongs to a run with different true classes"),
-        ([*resumed, "--json", tmp_path / "b.json"], "belongs to a run with different files to write"),
-    ):
-        assert sentence in error_of(run("predict.py", *command))
-    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-
-def test_a_run_interrupted_before_the_first_rows_says_that_nothing_is_kept(tmp_path, capsys):
-    with pytest.raises(KeyboardInterrupt):
-        write_rows(tmp_path / "a.csv", 0, ending=KeyboardInterrupt())
-    assert list(tmp_path.iterdir()) == []
-    sentence = "interrupted before the first pictures were classified: nothing was saved\n"
-    assert capsys.readouterr().err == sentence
-    with pytest.raises(ValueError, match="no"):
-        write_rows(tmp_path / "a.csv", 0, ending=ValueError("no"))
-    assert capsys.readouterr().err == ""
-
-
-def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
-    first, second = Rows(tmp_path / "a.csv"), Rows(tmp_path / "a.csv")
-    with first.writing({}, b"name\n", resume=False):
-        first.append({"csv": b"0\n"}, 1, 0, 1)
-        with pytest.raises(BlockingIOError, match=r"another run is writing a\.csv\.resume there: wait for it"):
-            second.writing({}, b"name\n", resume=True).__enter__()
-        first.end(is_output=True)
-    assert (tmp_path / "a.csv").read_text() == "name\n0\n"
-
-
-def write_rows(path, count, resume=False, ending=None, full=False):
+def write_rows(path, count, resume=False, ending=None, full=False, crops=9):
     """Write rows of CSV and features, one in a batch, then fill the disk, raise `ending` or complete them."""
     rows = Rows(path, ["features"])
-    with rows.writing({"--crops": 9}, b"name\n", resume):
+    with rows.writing({"--crops": crops}, b"name\n", resume):
         for number in range(rows.count, rows.count + count):
             contents = {"csv": b"%d\n" % number, "features": bytes([number] * 4)}
             rows.append(contents, 1, 0, number + 1, [f"{number}?"], [number])
         if full:
-            rows.files[0] = open("/dev/full", "ab")  # noqa: SIM115
-            rows.append({"csv": b"row"}, 1, 0, count + 1)
+            rows.files[1] = open("/dev/full", "ab")  # noqa: SIM115
+            rows.append({"csv": b"row\n", "features": b"1234"}, 1, 0, count + 1)
         if ending:
             raise ending
         rows.end(is_output=True)
     return rows
 
 
-def test_a_row_counts_when_all_that_belongs_to_it_is_there(tmp_path):
+def interrupted_rows(path, count, **options):
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(path, count, ending=KeyboardInterrupt(), **options)
+
+
+def test_rows_of_a_run_with_other_settings_are_not_continued(tmp_path):
+    interrupted_rows(tmp_path / "a.csv", 3)
+    sentence = r"a\.csv\.part holds the rows of an interrupted run: add --resume to continue it, or delete it"
+    with pytest.raises(ValueError, match=sentence):
+        write_rows(tmp_path / "a.csv", 1)
+    with pytest.raises(ValueError, match=r"a\.csv\.resume belongs to a run with --crops 9, not 4: delete"):
+        write_rows(tmp_path / "a.csv", 1, resume=True, crops=4)
+    assert (tmp_path / "a.csv.part").read_text() == "name\n0\n1\n2\n"
+
+
+def test_the_settings_hold_everything_that_determines_the_outputs(tmp_path):
+    (tmp_path / "truth.csv").write_bytes(b"a,0\n")
+    classifier = Classifier("q3_cnn.pt", "its hash", 9, False, "cpu", 1.0, False)
+    given = classifier, tmp_path / "truth.csv", ["a.png", "b.png"], {"--csv": tmp_path / "a.csv"}
+    assert predict.settings_of(*given) == {
+        "--crops": 9, "--symmetries": False, "--field": 1.0, "--temperature": 1.0, "network": "its hash",
+        "pictures": hashlib.sha256(b"a.png\0b.png").hexdigest(), "true classes": hashlib.sha256(b"a,0\n").hexdigest(),
+        "files to write": {"--csv": str(tmp_path / "a.csv")}}  # fmt: skip
+
+
+def test_with_nothing_to_resume_it_starts_from_the_beginning(tmp_path, capsys):
+    write_rows(tmp_path / "a.csv", 1, resume=True)
+    sentence = f"{tmp_path}/a.csv.part not found, so nothing to resume: starting from the beginning.\n"
+    assert capsys.readouterr().out == sentence
+
+
+def test_a_run_interrupted_before_the_first_rows_keeps_nothing_and_says_so(tmp_path, capsys):
+    interrupted_rows(tmp_path / "new" / "a.csv", 0)
+    sentence = "interrupted before the first pictures were classified: nothing was saved\n"
+    assert capsys.readouterr().err == sentence
+    with pytest.raises(ValueError, match="no"):
+        write_rows(tmp_path / "a.csv", 0, ending=ValueError("no"))
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
+    sentence = r"another run is writing a\.csv\.resume there: wait for it"
+    with exclusive_lock(tmp_path, "a.csv.resume"), pytest.raises(BlockingIOError, match=sentence):
+        write_rows(tmp_path / "a.csv", 1)
+    write_rows(tmp_path / "a.csv", 1)
+
+
+def test_incomplete_rows_are_dropped_on_resume(tmp_path):
     for torn in ("a.csv.part", "a.csv.part.features", "a.csv.resume"):
         for resume in (False, True):
-            with pytest.raises(KeyboardInterrupt):
-                write_rows(tmp_path / "a.csv", 3, resume, ending=KeyboardInterrupt())
+            interrupted_rows(tmp_path / "a.csv", 3, resume=resume)
             os.truncate(tmp_path / torn, (tmp_path / torn).stat().st_size - 1)
         rows = write_rows(tmp_path / "a.csv", 1, resume=True)
         assert (rows.count, rows.done) == (5, 5)
@@ -152,20 +163,22 @@ def test_a_row_counts_when_all_that_belongs_to_it_is_there(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.resume"]
 
 
-def test_rows_are_never_removed_and_without_rows_nothing_stays(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no"):
-        write_rows(tmp_path / "new" / "a.csv", 0, ending=ValueError("no"))
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyboardInterrupt):
-        write_rows(tmp_path / "a.csv", 5, ending=KeyboardInterrupt())
+def test_rows_without_their_journal_are_kept(tmp_path):
+    interrupted_rows(tmp_path / "a.csv", 5)
     (tmp_path / "a.csv.resume").unlink()
     with pytest.raises(ValueError, match=r"a\.csv\.resume is missing or damaged: delete"):
         write_rows(tmp_path / "a.csv", 1, resume=True)
     assert (tmp_path / "a.csv.part").read_text() == "name\n0\n1\n2\n3\n4\n"
-    (tmp_path / "b.csv").write_text("old")
-    monkeypatch.setattr(os, "chmod", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1, "no")))  # as of CIFS
-    write_rows(tmp_path / "b.csv", 2)
-    assert (tmp_path / "b.csv").read_text() == "name\n0\n1\n"
+
+
+def test_a_link_stays_and_its_target_is_replaced_with_its_mode(tmp_path):
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "real.csv").chmod(0o640)
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    write_rows(tmp_path / "link.csv", 2)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == "name\n0\n1\n"
+    assert stat.S_IMODE((tmp_path / "real.csv").stat().st_mode) == 0o640
 
 
 def test_a_full_disk_keeps_the_rows_so_far(tmp_path, capsys):
@@ -175,18 +188,13 @@ def test_a_full_disk_keeps_the_rows_so_far(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}/a.csv.part: contains the 2 pictures classified so far.\n"
 
 
-def test_with_nothing_to_resume_it_starts_from_the_beginning(folder, tmp_path):
-    arguments = (folder / "0.png", "--model", folder / "q3_cnn.pt", "--resume", "--csv")
-    done = run("predict.py", *arguments, tmp_path / "a.csv")
-    assert f"{tmp_path}/a.csv.part not found, so nothing to resume: starting from the beginning." in done.stdout
-    assert "--resume needs an output file: name one" in error_of(run("predict.py", *arguments, "-"))
-
-
-def test_in_pieces_each_row_of_an_hdf5_file_has_its_own_picture(folder):
+def test_each_row_of_an_hdf5_file_has_the_prediction_of_its_picture(folder):
     found = {record["file"]: record["probabilities"] for record in json.loads((folder / "whole/a.json").read_text())}
     path = folder / "cutouts.h5"
     assert list(found)[70:] == [f"{path}[{row}]" for row in range(ROWS)]
-    logits = plain_logits(folder / "q3_cnn.pt", torch.from_numpy(galaxies(100)).permute(0, 3, 1, 2))
+    rows = (99, 2047, 2048, 2599)
+    images = torch.from_numpy(galaxies(100)[[row % 100 for row in rows]])  # which repeat after a hundred
+    logits = plain_logits(folder / "q3_cnn.pt", images.permute(0, 3, 1, 2), [(10, 10)])
     limit = float32_tolerance(products_of(make_cnn()), logits)  # the last bits depend on which pictures share a batch
-    for row in (99, 2047, 2048, 2599):  # images repeat after a hundred
-        np.testing.assert_allclose(found[f"{path}[{row}]"], logits.softmax(2).mean(0)[row % 100], atol=limit, rtol=0)
+    for row, expected in zip(rows, logits[0].softmax(1), strict=True):
+        np.testing.assert_allclose(found[f"{path}[{row}]"], expected, atol=limit, rtol=0)

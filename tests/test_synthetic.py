@@ -67,7 +67,7 @@ def test_a_disk_is_exponential():
     assert -1 / fit[0] == pytest.approx(scale, rel=0.05)
 
 
-def test_the_axis_ratio_is_the_one_of_the_second_moments():
+def test_the_axis_ratio_agrees_with_the_second_moments():
     parameters = bare([0], axis_ratio=0.5, bulge_fraction=0.0, arm_strength=0.0, log_scale_length=np.log(4.0),
                       position_angle=0.0)  # fmt: skip
     flux = light(parameters)[0]

@@ -54,8 +54,7 @@ def test_classes_that_are_floats_are_whole_numbers_and_nan_is_missing(suffix, tm
 
 @pytest.mark.parametrize(("suffix", "dtype", "exact", "rounded"), [
     (".csv", np.float64, 2**53 - 1, 2**53), (".fits", np.float64, 7, 42287541188009704),
-    (".ecsv", np.float64, 7, 2**53), (".fits", np.float32, 2**24 - 1, 2**24 + 2),
-    (".ecsv", np.float32, 9, 2**24 + 2)])  # fmt: skip
+    (".ecsv", np.float32, 2**24 - 1, 2**24 + 2)])  # fmt: skip
 def test_ids_that_are_rounded_are_refused(suffix, dtype, exact, rounded, tmp_path):
     Table = pytest.importorskip("astropy.table").Table
     ids, path = np.array([5, exact, np.nan], dtype), tmp_path / f"t{suffix}"
@@ -67,8 +66,8 @@ def test_ids_that_are_rounded_are_refused(suffix, dtype, exact, rounded, tmp_pat
 
 
 def test_large_integers_and_names_that_look_like_numbers_are_ids(tmp_path):
-    ids = ["4228754118800970412", "1e300", "5.0", "x"]
-    assert [row.id for row in read_rows(write(tmp_path / "t.csv", "id,class\n" + ",a\n".join([*ids, ""])))] == ids
+    ids, text = ["4228754118800970412", "1e300", "5.0", "x"], "id,class\n4228754118800970412,a\n1e300,a\n5.0,a\nx,a\n"
+    assert [row.id for row in read_rows(write(tmp_path / "t.csv", text))] == ids
 
 
 @pytest.mark.parametrize(("content", "sentence"), [
@@ -76,7 +75,7 @@ def test_large_integers_and_names_that_look_like_numbers_are_ids(tmp_path):
     (b"PAR1\xff\xfe\x80", "cannot be read as a table: save it as .csv, .fits or .ecsv"),
     (b"id,class\n1,a\n\n2\n", "t.csv, line 4: has 1 columns, not 2"),
     (b"#c\nid,morphology\n1,a\n", r"has no column class or .*: name one with --class \(id, morphology\)")])  # fmt: skip
-def test_a_file_that_is_no_table_is_called_so(content, sentence, tmp_path):
+def test_a_file_that_is_not_a_table_is_refused(content, sentence, tmp_path):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
         read_rows(tmp_path / "t.csv")
@@ -136,11 +135,9 @@ def test_rows_that_agree_are_all_returned_and_a_picture_may_occur_twice(tmp_path
 
 @pytest.mark.parametrize(("rows", "names", "message"), [
     (["a/1.jpg,p", "b/1.jpg,q"], ["c/1.jpg"], r"t.csv, lines 2 \(a/1.jpg\) and 3 \(b/1.jpg\): c/1.jpg is both p and q"),
-    (["1.png,p", "1.jpg,q"], ["1.gif"], r"lines 2 \(1.png\) and 3 \(1.jpg\): 1.gif is both p and q"),
     (["2.jpg,p", "1.jpg,q"], ["a/1.jpg", "b/1.jpg"], "line 3: 1.jpg could be a/1.jpg or b/1.jpg: use its full name"),
-    (["7,p"], ["7.jpg", "7.png"], "line 2: 7 could be 7.jpg or 7.png"),
     (["3.jpg,p"], ["1.jpg"], "no row matches any of the 1 pictures, such as 1.jpg: the first row is 3.jpg"),
     ([], ["1.jpg"], "it has no rows")])  # fmt: skip
-def test_what_is_ambiguous_or_contradicts_is_refused_with_its_row(rows, names, message, tmp_path):
+def test_ambiguous_and_contradictory_rows_are_refused(rows, names, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         match(tmp_path, rows, names)

@@ -143,7 +143,7 @@ def classify(work, classifier, readers, computing):
     def batches():
         for piece in work:
             ids = {}
-            pictures = read_pictures(piece.paths, IMAGE_SIZE, classifier.field, readers, piece.rows, ids)
+            pictures = read_pictures(piece.paths, classifier.field, readers, piece.rows, ids)
             pictures, done = islice(pictures, piece.skip, None), piece.skip
             while pairs := list(islice(pictures, BATCH)):
                 done += len(pairs)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.galaxies.facts import IMAGE_SIZE, source_title
-from common.galaxies.hdf5 import MOST_CLASSES
 from common.galaxies.split import WHOLE_NUMBER
 from common.storage.artifacts import load_json
 from common.storage.checkpoint import find_weights, load_strictly, load_weights, record_of, weights_hash
@@ -50,8 +49,6 @@ def load_network(path, remedy="name another network with --model"):
     kinds = {name: list(NETWORKS[name]().state_dict()) for name in ("q2_fcn", "q3_cnn")}
     name, prefix, weights = find_weights(path, content, kinds)
     classes = weights[kinds[name][-1]].numel()
-    if classes > MOST_CLASSES:
-        raise ValueError(f"{path} holds a network of {classes:,} classes, more than {MOST_CLASSES:,}")
     network = NETWORKS[name](classes).eval()
     load_strictly(network, path, weights)
     record_path = record_of(path)

@@ -1,4 +1,4 @@
-"""Read pictures from image files, folders, HDF5 and FITS files, and resize them to one size.
+"""Read pictures from image files, folders, HDF5 and FITS files, and resize them to IMAGE_SIZE.
 
 Pillow, h5py and astropy recognize files by their contents. Only a few pictures are in memory at a time.
 """
@@ -9,11 +9,12 @@ import stat
 import threading
 import warnings
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from common.galaxies.facts import IMAGE_SIZE
 from common.galaxies.fits import read_cube
 from common.galaxies.hdf5 import catalogue_ids, dataset, open_hdf5, row_blocks
 from common.hardware.parallel import in_order
@@ -78,39 +79,30 @@ def find_pictures(paths):
 def search(folder):
     """Return the pictures below a folder, a list of Paths, and a Counter of skipped files.
 
-    Links are followed last, so a file is found once, and under its real name if that is below the folder. Files that
-    cannot be opened are in the list, too; reading them raises the error.
+    Links to folders are followed, each folder once. Files that cannot be opened are in the list, too; reading them
+    raises the error.
     """
-    found, left_out, seen = [], Counter(), set()
-    waiting, links = deque([(folder, os.path.realpath(folder))]), deque()
-    while waiting or links:
-        path, real = waiting.popleft() if waiting else links.popleft()
+    found, left_out = [], Counter()
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+
+    def keep_unreadable(error):
+        found.append(Path(error.filename))
+
+    for parent, folders, files in os.walk(folder, onerror=keep_unreadable, followlinks=True):
+        real = os.path.realpath(parent)
         if real in seen:
             left_out["duplicate links"] += 1
+            folders.clear()
             continue
         seen.add(real)
-        if not os.path.isdir(path):
-            if is_picture(path):
-                found.append(path)
-            else:
-                left_out["not pictures"] += 1
-            continue
-        try:
-            entries = list(os.scandir(path))
-        except OSError:
-            found.append(path)
-            continue
-        for entry in entries:
-            target = os.path.join(real, entry.name)
-            if entry.name.startswith("."):
-                left_out["hidden"] += 1
-            elif not entry.is_symlink():
-                waiting.append((Path(entry), target))
-            elif Path(os.path.realpath(entry)) in Path(target).parents:
-                left_out["links to a parent folder"] += 1
-            else:
-                links.append((Path(entry), os.path.realpath(entry)))
-    return found, left_out
+        paths = [Path(parent, name) for name in files if not name.startswith(".")]
+        pictures = list(filter(is_picture, paths))
+        found += pictures
+        left_out["not pictures"] += len(paths) - len(pictures)
+        left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders.sort(key=lambda name: os.path.islink(os.path.join(parent, name)))  # links last
+    return found, +left_out  # without counts of 0
 
 
 def is_picture(path):
@@ -146,8 +138,8 @@ def check_file(path):
         raise ValueError("is neither a file nor a folder")
 
 
-def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
-    """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (size, size, 3).
+def read_pictures(paths, field=1.0, threads=2, rows=None, ids=None):
+    """Yield (name, picture) for every picture in the files `paths`, in order; uint8 (69, 69, 3).
 
     A file that cannot be read gives (name, exception). field: fraction of the central square to use, 0 to 1. A picture
     in an HDF5 file is named `cutouts.h5[12]`. At most READ_AHEAD * `threads` pictures are read ahead, so memory does
@@ -155,7 +147,7 @@ def read_pictures(paths, size, field=1.0, threads=2, rows=None, ids=None):
     in HDF5 files are added to it, by picture name.
     """
     ids = {} if ids is None else ids
-    yield from in_order(result_or_error, unread(paths, size, field, rows, ids), threads, READ_AHEAD * threads)
+    yield from in_order(result_or_error, unread(paths, field, rows, ids), threads, READ_AHEAD * threads)
 
 
 def result_or_error(item):
@@ -167,7 +159,7 @@ def result_or_error(item):
         return name, error
 
 
-def unread(paths, size, field, rows, ids):
+def unread(paths, field, rows, ids):
     """Yield (printable name, picture) for every picture in the files `paths`.
 
     Instead of the picture there may be a function that returns it, or an exception.
@@ -177,24 +169,24 @@ def unread(paths, size, field, rows, ids):
         try:
             check_file(path)
             if is_hdf5(path):
-                yield from read_hdf5(path, size, field, rows, ids)
+                yield from read_hdf5(path, field, rows, ids)
             else:
-                yield name, partial(read_file, path, size, field)
+                yield name, partial(read_file, path, field)
         except Exception as error:
             yield name, error
 
 
-def read_file(path, size, field):
-    """Return the picture in an image or FITS file: uint8 (size, size, 3)."""
+def read_file(path, field):
+    """Return the picture in an image or FITS file: uint8 (69, 69, 3)."""
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         try:
-            return read_fits(path, size, field)
+            return read_fits(path, field)
         except (OSError, TypeError, EOFError, zlib.error):  # astropy's and gzip's
             raise ValueError("is damaged, or not JPEG, PNG, TIFF, WebP, BMP, GIF, HDF5 or FITS") from None
     with image:
-        return read_image(path, image, size, field)
+        return read_image(path, image, field)
 
 
 def central_square(width, height, field):
@@ -207,25 +199,25 @@ def central_square(width, height, field):
     return left, top, left + side, top + side
 
 
-def to_size(image, size, field):
-    """Return the central square of a PIL image, resized by area, or linearly if it is smaller than `size`."""
+def to_size(image, field):
+    """Return the central square of a PIL image, resized by area, or linearly if it is smaller than IMAGE_SIZE."""
     box = central_square(*image.size, field)
-    method = Image.Resampling.BOX if box[2] - box[0] >= size else Image.Resampling.BILINEAR
-    return image.resize((size, size), method, box)
+    method = Image.Resampling.BOX if box[2] - box[0] >= IMAGE_SIZE else Image.Resampling.BILINEAR
+    return image.resize((IMAGE_SIZE, IMAGE_SIZE), method, box)
 
 
-def read_image(path, image, size, field):
-    """Return the picture in an open PIL image, the right way up: uint8 (size, size, 3)."""
+def read_image(path, image, field):
+    """Return the picture in an open PIL image, the right way up: uint8 (69, 69, 3)."""
     width, height = image.size
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which halves the time. With 1.5 times the pixels needed,
     # the result differs by 0.9 of 255 on average, less than JPEG's own error.
-    enough = 1.5 * size / (min(width, height) * field)
+    enough = 1.5 * IMAGE_SIZE / (min(width, height) * field)
     image.draft("RGB", (int(width * enough), int(height * enough)))
     if getattr(image, "is_animated", False):
         say(path, "holds several pictures; only the first is read")
     with one_large_picture if width * height > LARGE else nullcontext():
-        small = to_size(in_colour(path, image), size, field)
-    orientation = image.getexif().get(ORIENTATION, 1)  # Pillow has already rotated a TIFF and removed the tag
+        small = to_size(in_colour(path, image), field)
+    orientation = image.getexif().get(ORIENTATION, 1)  # Pillow has turned a TIFF, which has none any more
     if orientation != 1:
         small.getexif()[ORIENTATION] = orientation
         small = ImageOps.exif_transpose(small)
@@ -267,7 +259,7 @@ def check_pixels(width, height):
         raise ValueError(f"has {width * height:,} pixels, more than the limit of {MAX_ARRAY_PIXELS:,}")
 
 
-def read_hdf5(path, size, field, wanted, ids):
+def read_hdf5(path, field, wanted, ids):
     """Yield (name, picture) for every picture in an HDF5 file, or for the rows `wanted`, a range."""
     with open_hdf5(path) as file:
         images = dataset(path, file, "images")
@@ -283,11 +275,11 @@ def read_hdf5(path, size, field, wanted, ids):
             names = [f"{printable(path)}[{row}]" for row in range(rows.start, rows.stop)]
             ids.update(zip(names, catalogue_ids(path, file, len(images), rows), strict=False))
             for name, pixels in zip(names, images[rows], strict=True):
-                yield name, np.asarray(to_size(Image.fromarray(pixels), size, field))
+                yield name, np.asarray(to_size(Image.fromarray(pixels), field))
 
 
-def read_fits(path, size, field):
-    """Return a picture of a FITS cube of three bands, the bluest first: uint8 (size, size, 3).
+def read_fits(path, field):
+    """Return the picture made of a FITS cube of three bands, the bluest first: uint8 (69, 69, 3).
 
     As for SDSS's pictures, with the asinh stretch of Lupton et al. (2004, PASP 116, 133), which preserves colours. The
     sky is each band's median; the stretch is half of the 99th percentile of the mean band.
@@ -314,4 +306,4 @@ def read_fits(path, size, field):
     with np.errstate(invalid="ignore", divide="ignore"):  # for pixels without light
         pixels = make_lupton_rgb(bands[2], bands[1], bands[0], stretch=stretch, Q=8)
     upright = np.ascontiguousarray(pixels[::-1])  # the last row, north, on top
-    return np.asarray(to_size(Image.fromarray(upright), size, 1.0))
+    return np.asarray(to_size(Image.fromarray(upright), 1.0))
