@@ -144,7 +144,6 @@ TRANSFER = "nn.Sequential(cnn_backbone, transfer_head)"
 COUNT = "counts = torch.bincount(labels, minlength=10)"
 MAIN_TRAIN = "main_train = MyDataset(images[main_train_indices], labels[main_train_indices], transform)"
 SPLIT = "main_train_indices, main_test_indices = split(is_main, MAIN_TRAIN)"
-BACKWARD = "            loss.backward()\n"
 LOSS = "criterion(model(batch), target)"
 TEST_LOSS = 'history["test_loss"].append(criterion(logits, target).item())'
 TEST_PASS = "        logits, target = predict(model, test_loader)"
