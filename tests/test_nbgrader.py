@@ -387,6 +387,21 @@ def test_the_feedback_shows_the_students_own_output(marked):
     assert "test accuracy 0." not in page.split("CNN 81.8%")[1].split("Compare the two networks")[0]
 
 
+def test_a_class_on_jupyterhub_hands_in_by_nbgraders_exchange(marked, nbgrader, tmp_path):
+    course, _ = marked
+    exchange, student = tmp_path / "exchange", tmp_path / "student"
+    exchange.mkdir(mode=0o777)
+    exchange.chmod(0o777)
+    student.mkdir()
+    options = f"--Exchange.root={exchange} --course=phys-467"
+    assert nbgrader(course, f"release_assignment galaxies {options}")[0] == 0
+    assert nbgrader(student, f"fetch_assignment galaxies {options}")[0] == 0
+    assert nbgrader(student, f"submit galaxies {options}")[0] == 0
+    assert nbgrader(course, f"collect galaxies {options}")[0] == 0
+    [collected] = [path for path in course.glob("submitted/*/galaxies") if not path.parts[-2].isdigit()]
+    assert {path.name for path in collected.iterdir()} >= {"galaxies.ipynb", "timestamp.txt"}
+
+
 @pytest.fixture
 def listening():
     """The port of a server on this machine."""

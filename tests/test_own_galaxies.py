@@ -241,8 +241,8 @@ def test_cutouts_writes_the_pictures_of_the_table_and_counts_the_rest(small, mon
         "own.h5: 8 pictures of 4 classes; next: python q1_data.py --data own.h5",
     ]
     assert printed.err.splitlines() == [
-        "pictures: 1 of 8 pictures are FITS, the others are not: their stretch and colours differ, so use one form for "
-        "all pictures",
+        "pictures: 1 of 8 pictures are FITS, the others are not: their stretch and colours differ, so use one format "
+        "for all pictures",
         "t.csv: classes whose names differ only in case are kept separate: Spiral; spiral",
     ]
     with h5py.File("own.h5") as file:

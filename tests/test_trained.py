@@ -28,9 +28,8 @@ def test_a_checkpoint_from_elsewhere_is_loaded_with_a_record_beside_it(name, tmp
     found = load_network(path)
     assert (found.name, found.record) == (name, record)
     assert torch.equal(found.network(CROPS), network(CROPS))
-    assert (
-        capsys.readouterr().out == f"{path}: a network of {name}.py; its tensor names begin with 'state_dict.model.'\n"
-    )
+    shown = f"{path}: a network of {name}.py; its tensor names begin with 'state_dict.model.'\n"
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize(("name", "classes"), [("q2_fcn", 2), ("q3_cnn", 37)])
