@@ -87,7 +87,8 @@ def main():
                     makers[option](rows, temporary)
             rows.end(is_output="--csv" in outputs and not kind)
 
-        print(shares)
+        if rows.count:
+            print(shares)
         if rows.trained:
             meaning = "not counted below" if agreement else "their probabilities are too optimistic"
             print(f"{len(rows.trained):,} of these pictures are training images of this network: {meaning}.")

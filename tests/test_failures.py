@@ -7,7 +7,7 @@ from conftest import ROOT
 
 def test_every_row_names_a_test_that_exists():
     lines = (ROOT / "docs" / "failures.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| ")][1:]
+    rows = [line for line in lines if line.startswith("| ") and line != "| | what you see |"]
     named = re.findall(r"<!-- (test_\w+)\.(test_\w+) --> \|$", "\n".join(rows), re.MULTILINE)
     assert len(named) == len(rows) > 0
     for module, test in named:

@@ -82,7 +82,6 @@ def fetch(cache, published):
 
 def download(path, published, mirrors):
     """Download a published file to `path` from the first mirror that has it; print a line for each that fails."""
-    failures = []
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**20, timeout=TIMEOUT)
     for url in mirrors:
         try:
@@ -92,6 +91,5 @@ def download(path, published, mirrors):
                     raise ValueError("serves a different file (SHA-256 differs)")
             return
         except (RequestException, ValueError) as error:
-            failures.append(f"{url}: {one_line(error)}")
-        print(failures[-1], flush=True)
-    raise ConnectionError(f"{published.name} could not be downloaded from any mirror ({'; '.join(failures)})")
+            print(f"{url}: {one_line(error)}", flush=True)
+    raise ConnectionError(f"{published.name} could not be downloaded from any mirror: docs/data.md says what to do")
