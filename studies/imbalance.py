@@ -150,7 +150,7 @@ def imbalance_figure(summary, class_names, train_counts):
     axes[0].set(ylabel="%", title="All classes", ylim=(-5, 105))
     axes[1].set(xlabel="class, and its training images", title="Recall by class")
     figure.legend(*axes[1].get_legend_handles_labels(), ncols=5, loc="outside lower center")
-    figure.suptitle("Is it the imbalance? The CNN, trained against it")
+    figure.suptitle("Is it the imbalance? The CNN trained in four ways against it")
     return figure
 
 

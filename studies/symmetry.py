@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 USES = ("none", "test-time", "train-time", "both")  # where symmetries are applied
-LABELS = {"none": "without the symmetries", "both": "trained and predicting with them"}
+LABELS = {"none": "without the symmetries", "both": "training and predicting with them"}
 
 
 class SymmetryMean(nn.Module):
@@ -116,7 +116,7 @@ def symmetry_figure(networks):
         ax.set(xlabel="training images", title=name.upper())
         ax.legend(loc="lower right")
     axes[0].set_ylabel("test accuracy (%)")
-    figure.suptitle("The eight symmetries, worth labelled galaxies")
+    figure.suptitle("What the eight symmetries are worth")
     return figure
 
 
