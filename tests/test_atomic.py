@@ -121,14 +121,21 @@ def test_without_its_input_a_script_makes_no_folder_and_no_lock(tmp_path):
     assert error_of(run("q1_data.py", "--out", tmp_path / "file")) == f"error: {tmp_path / 'file'}: File exists"
 
 
+def fail_half_way(paths):
+    paths[0].write_text("half")
+    raise ZeroDivisionError
+
+
 def test_an_error_removes_only_what_this_run_has_made(tmp_path):
     (tmp_path / "out").mkdir()
     for folder in (tmp_path / "out", tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt), exclusive_lock(folder, "a"):
             raise KeyboardInterrupt
     assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
-    with pytest.raises(TypeError), exclusive_lock(tmp_path / "new", "a"):
-        write(tmp_path / "new" / "a.json", text=write(tmp_path / "new" / "a.resume.pt"))
+    paths = tmp_path / "new" / "a.pt", tmp_path / "new" / "a.json"
+    write(tmp_path / "new" / "a.resume.pt")
+    with pytest.raises(ZeroDivisionError), exclusive_lock(tmp_path / "new", "a"), atomic_write(*paths) as temporaries:
+        fail_half_way(temporaries)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.resume.pt"]
 
 

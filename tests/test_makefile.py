@@ -39,7 +39,8 @@ STAND_IN = """\
 import json, os, sys, time
 from pathlib import Path
 name, given = Path(sys.argv[0]).stem, [word for word in sys.argv[1:] if word != "--resume=if-same"]
-given = {key[2:].replace("-", "_"): value for key, value in zip(given[::2], given[1::2], strict=True)}
+pairs = zip(given[::2], given[1::2], strict=True)
+given = {key[2:].replace("-", "_"): os.path.expanduser(value) for key, value in pairs}
 open("runs.log", "a").write(f"{name} begins\\n")
 defaults = dict.fromkeys("data dataset count hold_back split main_train transfer_train".split()) | {"source": "auto"}
 training = {"device": "auto"} | ({} if name == "q4_confusion" else {"epochs": 50})
@@ -154,7 +155,8 @@ def test_data_and_out_may_have_odd_names_and_data_is_watched(stand_in):
     data.write_text("x")
     command = (stand_in, "data", f"DATA=~/{data.name}", "OUT=~/x")
     assert scripts_of(make(*command, HOME=str(stand_in))) == ["q1_data"]
-    assert json.loads((stand_in / "x" / "q1_data.json").read_text())["args"]["data"] == f"~/{data.name}"
+    assert json.loads((stand_in / "x" / "q1_data.json").read_text())["args"]["data"] == str(data)
+    assert scripts_of(make(*command, HOME=str(stand_in))) == []
     os.utime(data)
     assert scripts_of(make(*command, HOME=str(stand_in))) == ["q1_data"]
     assert not (stand_in / "harm.h5").exists()
