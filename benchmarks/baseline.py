@@ -1,7 +1,7 @@
 """The baseline of `make bench`: ordinary PyTorch training on Galaxy10.
 
 float32 images in memory, torchvision's transforms for one image at a time in __getitem__, a DataLoader, default Adam.
-The networks are those of the scripts.
+It trains the scripts' networks.
 """
 
 import sys

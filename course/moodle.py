@@ -103,7 +103,7 @@ class OneNotebook(FileNameCollectorPlugin):
 
 
 def sort_files(downloaded):
-    """Return the participants' names and files, by number; the files are those of the last download that has any."""
+    """Return the participants' names and files, by number; the files come from the last download that has any."""
     times = {path.stem: path.stat().st_mtime for path in (downloaded / "archive").iterdir()}
     names, files, latest = {}, defaultdict(list), defaultdict(float)
     for path in sorted((downloaded / "extracted").rglob("*")):

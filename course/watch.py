@@ -50,7 +50,7 @@ def train_size(task, total):
 
 
 def fit_numbers(source, counts, epochs):
-    """Return source with Galaxy10's literal numbers of images and epochs replaced by those of this run.
+    """Return source with Galaxy10's literal numbers of images and epochs replaced by this run's.
 
     counts: the numbers of images of both tasks, main and transfer.
     """

@@ -79,7 +79,7 @@ def test_q1_tensors_and_figures(chain):
     assert data["mean"].dtype == data["std"].dtype == torch.float32
     np.testing.assert_allclose(record["normalised_mean"], 0, atol=0.05)
     np.testing.assert_allclose(record["normalised_std"], 1, atol=0.05)
-    # The statistics are those of random crops: between those of whole pictures and of their centres.
+    # The statistics come from random crops, so they lie between the values of whole pictures and of their centres.
     first = data["main_train_images"][:1000].double()
     whole, centre = first.mean((0, 2, 3)), first[:, :, 11:59, 11:59].mean((0, 2, 3))
     assert ((whole < data["mean"]) & (data["mean"] < centre)).all()

@@ -120,7 +120,7 @@ def test_a_confusion_matrix_may_lack_the_classes_that_do_not_occur():
     assert not is_in(np.diag([2, 1]), [np.diag([1, 0, 2])])
 
 
-def test_the_points_are_those_of_the_assignment():
+def test_the_points_match_the_assignment():
     points, by_hand = {}, 0
     for cell in source_cells():
         options = cell.metadata["nbgrader"]

@@ -1,4 +1,4 @@
-"""Compare metrics with closed forms; test_confusion.py tests those of Q4's confusion matrices."""
+"""Compare metrics with closed forms; test_confusion.py tests Q4's confusion matrices."""
 
 from common.metrics import accuracy_interval, majority_accuracy, mcnemar, recall_intervals
 

@@ -81,7 +81,7 @@ def test_the_networks_have_the_layers_and_the_initial_weights_of_the_scripts(nam
         assert all(torch.equal(*pair) for pair in zip(networks[name].parameters(), expected.parameters(), strict=True))
 
 
-def test_on_the_same_images_the_statistics_are_those_of_q1_to_one_percent(synthetic_run):
+def test_on_the_same_images_the_statistics_match_q1_to_one_percent(synthetic_run):
     data = torch.load(synthetic_run[0] / "q1_data.pt", weights_only=True)
     images = data["main_train_images"]
     names = run_cells("statistics", images=images, main_train_indices=torch.arange(len(images)))
@@ -122,7 +122,7 @@ def test_it_runs_in_an_empty_folder_and_writes_the_results(smoke):
         assert np.trace(matrix) / matrix.sum() == pytest.approx(results[name]["test_accuracy"][-1], abs=1e-6)
 
 
-def test_the_saved_weights_are_those_of_the_scripts_networks(smoke):
+def test_the_saved_weights_match_the_scripts_networks(smoke):
     folder, *_ = smoke
     transfer = MAKERS["transfer_model"]()
     for name, network in (("fcn", make_fcn()), ("cnn", make_cnn()), ("transfer", transfer)):

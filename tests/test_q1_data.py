@@ -54,7 +54,7 @@ def test_images_of_both_subsets_are_counted(tmp_path):
     assert "exact copies" not in printed
 
 
-def test_mean_and_std_are_those_of_all_pixels_of_all_crops():
+def test_mean_and_std_match_all_pixels_of_all_crops():
     images = torch.randint(256, (100, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 1] //= 3
     crop = transforms.Compose([RandomCrop(48)])  # the whole image

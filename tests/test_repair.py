@@ -95,7 +95,7 @@ def test_an_unchanged_notebook_is_left_alone(book, release):
     assert done == []
 
 
-def test_a_teachers_points_are_those_of_the_release(book, release):
+def test_a_teachers_points_match_the_release(book, release):
     release[place(release, "q1_labels")].metadata.nbgrader.points = 2.0
     cells, _ = repair(book, release)
     assert cells[place(cells, "q1_labels")].metadata.nbgrader.points == 2

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 
 def curves(train, test, final=(0.9, 1.0), errors=(0.01, 0.05)):
-    """Return a record like those of `training_record`, with these losses; final: the final network's losses."""
+    """Return a record as `training_record` does, with these losses; final: the final network's losses."""
     history = {"train_loss": list(train), "test_loss": list(test), "test_accuracy": [0.5] * len(test)}
     names = ("final_train_loss", "test_loss")
     values = dict(zip(names, final, strict=True))

@@ -50,7 +50,7 @@ def committed(name):
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, "encoder"])
-def test_sentences_are_those_of_the_committed_record(name):
+def test_sentences_match_the_committed_record(name):
     record = committed(name)
     on_pictures = record["notes"] if name == "encoder" else []
     described = importlib.import_module(f"studies.{name}").describe(record)
@@ -66,7 +66,7 @@ def test_sentences_where_nothing_varies_and_no_recall_falls():
     assert len(imbalance.describe(record)) == 2
 
 
-def test_metrics_of_imbalance_are_those_of_sklearn():
+def test_metrics_of_imbalance_match_sklearn():
     labels, predictions = np.random.default_rng(0).choice([0, 1, 3], (2, 60))  # no image of class 2
     expected = [accuracy_score(labels, predictions), balanced_accuracy_score(labels, predictions)]
     expected.append(f1_score(labels, predictions, labels=[0, 1, 3], average="macro"))
@@ -157,7 +157,7 @@ def cnn_of(chains, seed):
     return network
 
 
-def test_a_seeds_networks_are_those_of_the_scripts_with_that_seed_to_the_last_bit(chains, study):
+def test_a_seeds_networks_match_the_scripts_with_that_seed_to_the_last_bit(chains, study):
     record, results = study("seeds")
     for seed in (0, 3):
         result = results["stratified", seed, seed]
@@ -176,7 +176,7 @@ def test_a_seeds_networks_are_those_of_the_scripts_with_that_seed_to_the_last_bi
         assert parts["within_sd"] ** 2 == pytest.approx(np.var(crossed, axis=1, ddof=1).mean())
 
 
-def test_without_a_change_the_studies_networks_are_those_of_the_scripts(chains, study):
+def test_without_a_change_the_studies_networks_match_the_scripts(chains, study):
     cnn, fcn = (script_record(chains, 3, name) for name in ("cnn", "fcn"))
     record, results = study("imbalance")
     assert results[3, "none"]["predictions"] == cnn["test_predictions"]
@@ -263,7 +263,7 @@ def test_the_temperature_is_fitted_on_images_that_were_held_out_of_the_training(
     assert result["correct"] == (predicted == labels).tolist()
 
 
-def test_shifted_crops_are_those_of_torchvision():
+def test_shifted_crops_match_torchvision():
     images = torch.randint(256, (2, 3, 69, 69), dtype=torch.uint8)
     data = {"main_test_images": images, "mean": torch.tensor([90.0, 80, 70]), "std": torch.tensor([9.0, 8, 7])}
     normalize = transforms.Normalize(data["mean"], data["std"])
@@ -410,7 +410,7 @@ def test_class_weights_make_all_classes_count_alike_or_by_their_root():
     assert weights[2] == 0
 
 
-def test_adjusted_logits_are_those_of_bayes_for_equally_frequent_classes():
+def test_adjusted_logits_match_bayes_for_equally_frequent_classes():
     torch.manual_seed(0)
     counts, logits = torch.tensor([60, 30, 10, 0]), torch.randn(50, 4)
     posterior = logits.softmax(1).double() / torch.tensor([0.6, 0.3, 0.1, torch.inf])
@@ -437,7 +437,7 @@ def test_the_decision_line_is_where_the_logits_are_equal():
     assert plane[:, 1].var().item() == pytest.approx(widest, rel=float32_tolerance(50 * 64, 1))
 
 
-def test_the_readmes_accuracies_are_those_of_the_committed_record():
+def test_the_readmes_accuracies_match_the_committed_record():
     found = load_json(ROOT / "docs" / "studies" / "seeds.json")["protocols"]["stratified"]["accuracy"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("fcn", "cnn", "transfer"):

@@ -68,7 +68,7 @@ def test_the_file_has_each_labelled_galaxy_once(tmp_path):
 
 
 @needs_efigi
-def test_the_labels_and_the_order_are_those_of_the_measured_file():
+def test_the_labels_and_the_order_match_the_measured_file():
     names, labels = labelled_names(read_attributes(SOURCES / "EFIGI_attributes.txt.gz"))
     with h5py.File(EFIGI) as file:
         assert file["pgc_name"].asstr()[:].tolist() == names

@@ -18,7 +18,7 @@ def crops(count=64):
 
 
 def by_numpy(image):
-    """The eight symmetries of an image, float (3, h, w): four rotations, and those of its mirror image."""
+    """The eight symmetries of an image, float (3, h, w): four rotations of the image and of its mirror image."""
     return [np.rot90(each, turns, axes=(1, 2)) for each in (image, image[:, :, ::-1]) for turns in range(4)]
 
 
