@@ -169,7 +169,7 @@ def test_the_data_are_downloaded_from_a_mirror_that_is_named(server, tmp_path, m
 @pytest.mark.parametrize(("path", "options", "reason"), [
     ("/none", {}, "HTTP Error 404: Not Found"),
     ("/short", {}, "IncompleteRead(512000 bytes read, 512000 more expected)"),
-    ("/wrong", {}, "its SHA-256 differs: it is incomplete or another file"),
+    ("/page", {}, "its SHA-256 differs: it is incomplete or another file"),
     ("/right", {"file": "missing/Galaxy10.h5"}, "No such file or directory: 'missing/Galaxy10.h5'"),
     (None, {}, "unknown url type: 'no address'"),
 ])  # fmt: skip
