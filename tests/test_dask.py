@@ -182,5 +182,6 @@ def test_the_commands_of_the_page_for_pictures_and_for_the_measurement(scheduler
     run_well(*shlex.split(command), stdin=stdin)
     assert len(Path("answers.csv").read_text().splitlines()) == 3
     assert measure_line == "-m benchmarks.cluster"
-    printed = run_well("benchmarks/cluster.py", "--count", 40, "--workers", 1)
+    path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # distributed starts `dask`
+    printed = run_well("benchmarks/cluster.py", "--count", 40, "--workers", 1, PATH=path)
     assert re.search(r"^Dask workers: 1 +[\d,]+ JPEGs of 424 pixels per second\noverhead of a task", printed, re.M)
