@@ -106,7 +106,7 @@ course: $(call installed,requirements-teaching) ## nbgrader course to release, c
 
 # Two processes with one thread each; with more, their threads would wait for each other.
 test: $(call installed,requirements-dev) ## run all tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 lint: $(call installed,requirements-dev) ## lint and format check (ruff)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .

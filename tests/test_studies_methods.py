@@ -34,7 +34,8 @@ def test_a_difference_is_judged_by_its_interval_but_never_from_equal_values(valu
 def test_a_single_value_has_no_interval_and_no_judgement():
     interval = mean_interval([0.4])
     assert np.isnan([interval["sd"], interval["low"], interval["high"]]).all()
-    assert judged(interval) == "+40.0 points (one seed, no interval)"
+    from_json = interval | dict.fromkeys(("sd", "low", "high"))
+    assert judged(interval) == judged(from_json) == "+40.0 points (one seed, no interval)"
 
 
 def test_variance_components_match_an_analysis_of_variance():

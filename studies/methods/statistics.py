@@ -60,19 +60,23 @@ def judged(interval):
     An interval of zero width does not count: equal values do not show how much others may differ. A single seed has no
     interval.
     """
-    low, high = interval["low"], interval["high"]
-    if not np.isfinite([low, high]).all():
+    low, high = low_and_high(interval)
+    if np.isnan(low):
         return points(interval)
     excludes_zero = (low > 0 or high < 0) and not np.isclose(low, high, rtol=0, atol=1e-9)
     return points(interval) + ("" if excludes_zero else ", not distinguishable from zero")
 
 
+def low_and_high(interval):
+    """Return low and high, float (2,), which are NaN, in a JSON record None, for a single seed."""
+    return np.array([interval["low"], interval["high"]], dtype=float)
+
+
 def bounds_text(interval, digits, lowest=-np.inf, highest=np.inf):
     """Return low and high as text, in percent, clipped to `lowest` and `highest`; a single seed has no interval."""
-    bounds = np.array([interval["low"], interval["high"]], dtype=float) * 100  # a JSON record has None for NaN
-    if not np.isfinite(bounds).all():
+    low, high = (100 * low_and_high(interval)).clip(lowest, highest)
+    if np.isnan(low):
         return " (one seed, no interval)"
-    low, high = bounds.clip(lowest, highest)
     return f" [{low:.{digits}f}, {high:.{digits}f}]"
 
 
