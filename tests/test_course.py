@@ -217,9 +217,10 @@ RIGHT = {
         ("train_counts = torch.bincount(main_train.target, minlength=8)",
          "train_counts = np.unique(main_train.target, return_counts=True)\nshort_names = []"),
     ],
-    "divided by 255 from the start, split at random, lists and tensors, means over batches, an optimizer made for train": [
+    "divided by 255 from the start, not stratified, lists and tensors, means over batches, an optimizer made for train": [
         (COUNT, f"images = images / 255\n{COUNT}"),
-        (", stratify=labels[indices], random_state=SEED", ""),
+        # Without a random state, 1 split of these 126 images in 100 has means that are too far from those of all images.
+        (", stratify=labels[indices]", ""),
         ("mean, std = first_crops.mean((0, 2, 3)), first_crops.std((0, 2, 3))",
          "mean, std = first_crops.mean((0, 2, 3)).tolist(), first_crops.std((0, 2, 3)).tolist()"),
         ('print("mean", mean.numpy().round(2), "std", std.numpy().round(2))', ""),
