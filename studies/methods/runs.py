@@ -109,7 +109,7 @@ def collect(study, measure, runs, args, data, **settings):
     missing = [each for each in zip(runs, paths, strict=True) if stored_result(each[1], described) is None]
     compute = partial(compute_run, described=described, measure=measure, out=args.out, device=args.device)
     processes = None if choose_device(args.device).type == "cpu" else 1
-    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=folder.name, unit="run", disable=None) as bar:
+    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc=folder.name, unit="run") as bar:
         for _ in side_by_side(compute, missing, processes, args.dask):
             bar.update()
     found = [stored_result(path, described) for path in paths]
