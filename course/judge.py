@@ -400,8 +400,11 @@ def check_optimizer(run, name, parameters, rate):
     """Raise Lost unless a network's optimizer is Adam with these parameters, and with this rate in all steps."""
     steps = [each for each in run.forwards_of(name) if each.optimizer]
     optimizer = steps[0].optimizer if steps else run.get(f"{name.removesuffix('_model')}_optimizer")
-    if type(optimizer) is not torch.optim.Adam:
-        raise Lost(f"the optimizer of {name} is {type(optimizer).__name__}, not Adam")
+    kind = type(optimizer)
+    if kind is torch.optim.AdamW and not any(group["weight_decay"] for group in optimizer.param_groups):
+        kind = torch.optim.Adam  # without weight decay both take the same steps
+    if kind is not torch.optim.Adam:
+        raise Lost(f"the optimizer of {name} is {kind.__name__}, not Adam")
     rates = {each.rate for each in steps} | {float(group["lr"]) for group in optimizer.param_groups}
     if len(rates) > 1 or any("initial_lr" in group for group in optimizer.param_groups):  # set by schedulers
         raise Lost(f"the learning rate of {name} has a schedule, but should be {rate} throughout")

@@ -201,8 +201,9 @@ RIGHT = {
         (STACK, "nn.Sequential(*cnn_backbone, classifier_head)"),
         (TRANSFER, "nn.Sequential(*cnn_backbone, transfer_head)"),
     ],
-    "a backbone as a class with one ReLU, another signature, NLLLoss, gradients cleared last": [
+    "a backbone as a class with one ReLU, another signature, NLLLoss, gradients cleared last, AdamW without decay": [
         ("cnn_backbone = make_backbone()\n", AS_CLASS),
+        ("torch.optim.Adam(cnn.parameters()", "torch.optim.AdamW(cnn.parameters(), weight_decay=0"),
         ("def train(model, optimizer, train_loader, test_loader, epochs):",
          "def train(train_loader, test_loader, model, optimizer, criterion, epochs=50):"),
         ("criterion = nn.CrossEntropyLoss()", "del epochs\n    epochs = EPOCHS"),
@@ -304,6 +305,7 @@ MISTAKES = {
     "padding": (7, ["q3_convolutions"], [("(3, 8, kernel_size=5)", "(3, 8, kernel_size=5, padding=2)"),
                                          ("(8, 16, kernel_size=5)", "(8, 16, kernel_size=5, padding=2)"),
                                          ("16 * 9 * 9", "16 * 12 * 12")]),
+    "AdamW with its decay": (7, ["q3_optimizer"], [("torch.optim.Adam(cnn.parameters()", "torch.optim.AdamW(cnn.parameters()")]),
     "average pooling": (8, ["q3_pooling"], [("nn.MaxPool2d(2, 2),\n        nn.Flatten", "nn.AvgPool2d(2),\n        nn.Flatten")]),
     "the CNN's history invented": (11, ["q3_training"], [(CNN_TRAINING, f"{CNN_TRAINING}\ncnn_history = {INVENTED}")]),
     # Question 4.
