@@ -50,9 +50,9 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(fcn.parameters(), lr=args.lr, **adam_options(device))  # options for speed only
     print(fcn)
-    # A run resumes only if these have not changed.
-    definitions = {"network": fcn, "loss": criterion, "transform": main_train.transform}
-    checkpoint = TrainingCheckpoint("q2_fcn", vars(args), data, **definitions)
+    checkpoint = TrainingCheckpoint(  # a run resumes only if these have not changed
+        "q2_fcn", vars(args), data, network=fcn, loss=criterion, transform=main_train.transform
+    )
     history = train(fcn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", fcn, criterion, train_loader, test_loader, history)

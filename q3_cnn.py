@@ -55,7 +55,7 @@ def make_cnn(num_classes=8):
 
 
 def compare_with_fcn(path, record, labels):
-    """Compare Q3's record with Q2's at `path` on the same test images, labels int (n,); return the entry to record.
+    """Print and return a comparison of Q3's record with Q2's at `path` on the same test images, labels int (n,).
 
     McNemar's test: are the images that only one network classifies correctly split evenly between the two? Returns
     None, after printing the reason, if there is no record of the FCN on the same data.
@@ -68,14 +68,20 @@ def compare_with_fcn(path, record, labels):
         if fcn["fingerprint"] != record["fingerprint"]:
             print(f"{path} comes from different data or a different split, so the two are not compared.")
             return None
-        correct = [np.array(each["test_predictions"]) == np.asarray(labels) for each in (fcn, record)]
-        test = mcnemar(*correct)
-        comparison = {"fcn_accuracy": fcn["test_accuracy"], "fcn_parameters": fcn["parameters"]}
+        labels = np.asarray(labels)
+        test = mcnemar(np.array(fcn["test_predictions"]) == labels, np.array(record["test_predictions"]) == labels)
+        comparison = {
+            "fcn_accuracy": fcn["test_accuracy"],
+            "fcn_parameters": fcn["parameters"],
+            "cnn_accuracy": record["test_accuracy"],
+            "cnn_parameters": record["parameters"],
+            "fcn_only": test["first_only"],
+            "cnn_only": test["second_only"],
+            "p_value": test["p_value"],
+        }
     except (ValueError, KeyError, TypeError) as error:  # the network that was just trained must not be lost
         print(f"Not compared: {path} cannot be used ({error})")
         return None
-    comparison |= {"cnn_accuracy": record["test_accuracy"], "cnn_parameters": record["parameters"]}
-    comparison |= {"fcn_only": test["first_only"], "cnn_only": test["second_only"], "p_value": test["p_value"]}
     print(describe_comparison(comparison))
     return comparison
 
@@ -87,8 +93,7 @@ def main():
     device = cli.start("q3_cnn", args.out, args.device, args.deterministic)  # locks q3_cnn.* while this runs
     data = load_data(args.out)
     transform = transforms.Compose([RandomCrop(48), transforms.Normalize(data["mean"], data["std"])])
-    symmetries = [RandomSymmetry()] if args.symmetries else []
-    train_transform = transforms.Compose([*transform.transforms, *symmetries])
+    train_transform = transforms.Compose([*transform.transforms, RandomSymmetry()]) if args.symmetries else transform
     main_train = MyDataset(data["main_train_images"], data["main_train_labels"], train_transform)
     main_test = MyDataset(data["main_test_images"], data["main_test_labels"], transform)
     train_loader = Loader(main_train, args.batch_size, shuffle=True, device=device)
@@ -99,9 +104,9 @@ def main():
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(cnn.parameters(), lr=args.lr, **adam_options(device))  # options for speed only
     print(cnn)
-    # A run resumes only if these have not changed.
-    definitions = {"network": cnn, "loss": criterion, "transform": main_train.transform}
-    checkpoint = TrainingCheckpoint("q3_cnn", vars(args), data, **definitions)
+    checkpoint = TrainingCheckpoint(  # a run resumes only if these have not changed
+        "q3_cnn", vars(args), data, network=cnn, loss=criterion, transform=main_train.transform
+    )
     history = train(cnn, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     record = training_record(vars(args), data, "main", cnn, criterion, train_loader, test_loader, history)

@@ -15,7 +15,7 @@ from common.hardware.device import adam_options
 from common.metrics import accuracy_interval
 from common.sentences import describe_curves, describe_result, describe_transfer
 from common.storage.artifacts import save_question
-from common.storage.checkpoint import check_unchanged, cpu_state_dict, load_backbone, weights_hash
+from common.storage.checkpoint import cpu_state_dict, load_backbone, weights_hash
 from common.storage.resume import TrainingCheckpoint
 from common.train import loss_and_accuracy, predict, train, training_record
 from q3_cnn import make_backbone
@@ -39,11 +39,11 @@ def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
     """Fit scikit-learn's logistic regression to a backbone's features: the lowest loss that a linear head can reach.
 
     It is fitted to all crops that the head was trained on. Return the features and labels of these crops, their logits,
-    and the true and predicted labels of the test images.
+    and the predicted labels of the test images.
     """
     passes = [predict(cnn_backbone, train_loader, seed, epoch) for epoch in range(1, epochs + 1)]
     features, labels = (torch.cat(tensors) for tensors in zip(*passes, strict=True))
-    test_features, test_labels = predict(cnn_backbone, test_loader)
+    test_features, _ = predict(cnn_backbone, test_loader)
     # C is the inverse of the regularisation strength: practically none, because the head has none.
     optimum = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
     scores = torch.from_numpy(optimum.decision_function(features)).float()
@@ -51,7 +51,7 @@ def fit_optimum(cnn_backbone, train_loader, test_loader, epochs, seed):
         scores = torch.stack((torch.zeros_like(scores), scores), dim=1)
     logits = torch.full((len(labels), int(labels.max()) + 1), -torch.inf)  # -inf for classes without training images
     logits[:, optimum.classes_] = scores
-    return features, labels, logits, test_labels, torch.from_numpy(optimum.predict(test_features))
+    return features, labels, logits, torch.from_numpy(optimum.predict(test_features))
 
 
 def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, seed):
@@ -63,20 +63,21 @@ def compare_with_optimum(model, criterion, train_loader, test_loader, epochs, se
     """
     cnn_backbone, classifier_head = model
     arguments = train_loader, test_loader, epochs, seed
-    features, labels, logits, test_labels, predictions = fit_optimum(cnn_backbone, *arguments)
+    features, labels, logits, predictions = fit_optimum(cnn_backbone, *arguments)
     with torch.no_grad():
         head_logits = copy.deepcopy(classifier_head).cpu()(features)  # a copy: `cpu` moves a module in place
-    head_predictions = predict(model, test_loader)[0].argmax(1)
     torch.manual_seed(seed)
     untrained = make_backbone().to(next(model.parameters()).device)
     *_, untrained_predictions = fit_optimum(untrained, *arguments)
-    correct, untrained_correct = ((each == test_labels).sum().item() for each in (predictions, untrained_predictions))
+    test_logits, test_labels = predict(model, test_loader)
+    correct = (predictions == test_labels).sum().item()
+    untrained_correct = (untrained_predictions == test_labels).sum().item()
     count = len(test_labels)
     return {
         "logistic_regression": {
             "accuracy": correct / count,
             "accuracy_interval": accuracy_interval(correct, count),
-            "agreement": (predictions == head_predictions).double().mean().item(),
+            "agreement": (predictions == test_logits.argmax(1)).double().mean().item(),
             "train_loss": loss_and_accuracy(criterion, logits, labels)[0],
             "head_train_loss": loss_and_accuracy(criterion, head_logits, labels)[0],
         },
@@ -110,8 +111,7 @@ def main():
     test_loader = Loader(transfer_test, device=device)  # also random crops, but the same in every evaluation and run
     cnn_backbone = make_backbone()
     path = Path(args.backbone or Path(args.out) / "q3_cnn.pt")
-    found = load_backbone(cnn_backbone, path, data, args.force)
-    print(f"{path}: {found}")
+    print(f"{path}: {load_backbone(cnn_backbone, path, data, args.force)}")
     hash_before = weights_hash(cnn_backbone.state_dict())
 
     for parameter in cnn_backbone.parameters():
@@ -121,11 +121,13 @@ def main():
     model = nn.Sequential(cnn_backbone, classifier_head).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(classifier_head.parameters(), lr=args.lr, **adam_options(device))
-    definitions = {"backbone": hash_before, "network": model, "loss": criterion, "transform": transform}
+    definitions = {"backbone": hash_before, "network": model, "loss": criterion, "transform": transfer_train.transform}
     checkpoint = TrainingCheckpoint("q5_transfer", vars(args), data, **definitions)
     history = train(model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
-    check_unchanged(cnn_backbone, hash_before)
+    if weights_hash(cnn_backbone.state_dict()) != hash_before:
+        raise AssertionError("the backbone's weights changed during training, though they are frozen")
+    print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
     record = training_record(vars(args), data, "transfer", model, criterion, train_loader, test_loader, history)
     record["defaults"] = vars(get_args([]))  # for `make` to compare with args
     matrix = confusion_matrix(data["transfer_test_labels"], record["test_predictions"], labels=range(len(names)))

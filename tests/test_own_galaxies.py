@@ -332,7 +332,7 @@ def test_the_optimum_of_several_classes_is_scikit_learns():
     noise = 40 * labels[:, None, None, None] * torch.rand(120, 1, 1, 1, generator=generator)
     images = (images.float() / 4 + noise).byte()
     loaders = loaders_of((images, labels), (images, labels), crop_transform([60.0] * 3, [40.0] * 3))
-    features, labels, logits, _, _ = fit_optimum(make_backbone(), *loaders, 1, 0)
+    features, labels, logits, _ = fit_optimum(make_backbone(), *loaders, 1, 0)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=1e4, max_iter=1000)).fit(features, labels)
     expected = np.zeros((120, 4))
     expected[:, reference.classes_] = reference.predict_proba(features)

@@ -79,6 +79,14 @@ def test_another_network_reaches_all_questions_that_use_it(project):
     assert read(project, "q4_confusion")["models"]["cnn"]["accuracy"] == cnn["test_accuracy"]
 
 
+def test_q5_rejects_a_backbone_whose_statistics_change(project):
+    edit(project / "q3_cnn.py", (r"nn\.Linear\(128, 64\),", "nn.Linear(128, 64), nn.BatchNorm1d(64),"))
+    run_well("q3_cnn.py", "--epochs", 1, "--device", "cpu", project=project)
+    error = error_of(run("q5_transfer.py", "--epochs", 1, "--device", "cpu", project=project))
+    assert error.endswith("expected finite floating-point weights, found others in 10.num_batches_tracked")
+    assert not (project / "artifacts" / "q5_transfer.pt").exists()
+
+
 def test_another_loss_and_another_optimizer(project):
     loss = "criterion = lambda logits, labels: 3 + 0 * logits.sum()"
     optimizer = "optimizer = torch.optim.SGD(fcn.parameters(), lr=0.1, weight_decay=1.0)"

@@ -23,13 +23,6 @@ def weights_hash(weights):
     return digest.hexdigest()
 
 
-def check_unchanged(model, hash_before):
-    """Print the hash of a frozen model's weights. Raises AssertionError if it differs from `hash_before`."""
-    if weights_hash(model.state_dict()) != hash_before:
-        raise AssertionError("the backbone's weights changed during training, though they are frozen")
-    print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
-
-
 def load_weights(path, made_by, **options):
     """Return the content of a torch.save or safetensors file, or of a folder written by export.py, on the CPU.
 
