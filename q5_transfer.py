@@ -126,7 +126,7 @@ def main():
     history = train(model, criterion, optimizer, train_loader, test_loader, args.epochs, args.seed, checkpoint)
 
     if weights_hash(cnn_backbone.state_dict()) != hash_before:
-        raise AssertionError("the backbone's weights changed during training, though they are frozen")
+        raise ValueError("the backbone changed although it is frozen, as BatchNorm does: use GroupNorm")
     print(f"The backbone is unchanged: SHA-256 of its weights {hash_before[:16]}")
     record = training_record(vars(args), data, "transfer", model, criterion, train_loader, test_loader, history)
     record["defaults"] = vars(get_args([]))  # for `make` to compare with args

@@ -15,10 +15,11 @@ def cpu_state_dict(model):
 
 
 def weights_hash(weights):
-    """Return the hexadecimal SHA-256 of all names and values of a state_dict."""
+    """Return the hexadecimal SHA-256 of all names and values of a state_dict, with floating-point values as float32."""
     digest = hashlib.sha256()
     for key, value in weights.items():
         digest.update(key.encode())
+        value = value.float() if value.is_floating_point() else value
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -78,7 +79,7 @@ def load_backbone(cnn_backbone, path, data, force=False):
     names = [f"0.{name}" for name in cnn_backbone.state_dict()] + ["1.weight", "1.bias"]  # of q3_cnn.pt, in order
     whole_hash = None
     if all(torch.is_tensor(content.get(name)) for name in names):
-        whole_hash = weights_hash({name: content[name].float() for name in names})
+        whole_hash = weights_hash({name: content[name] for name in names})
     check_origin(path, whole_hash, data, force)
     return "a cnn_backbone" if prefix in ("", "0.") else f"a cnn_backbone; its tensor names begin with '{prefix}'"
 
@@ -152,5 +153,6 @@ def load_strictly(network, path, weights):
         reason = f"does not hold the weights of this network: rerun the script that wrote it ({error})"
         raise ValueError(f"{path} {reason}") from None
     for name, value in network.state_dict().items():
-        if not (weights[name].is_floating_point() and value.isfinite().all()):
+        # (BatchNorm's count of batches is an integer in both.)
+        if weights[name].is_floating_point() != value.is_floating_point() or not value.isfinite().all():
             raise ValueError(f"{path}: expected finite floating-point weights, found others in {name}")
