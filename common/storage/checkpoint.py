@@ -15,11 +15,10 @@ def cpu_state_dict(model):
 
 
 def weights_hash(weights):
-    """Return the hexadecimal SHA-256 of all names and values of a state_dict, with floating-point values as float32."""
+    """Return the hexadecimal SHA-256 of all names and values of a state_dict."""
     digest = hashlib.sha256()
     for key, value in weights.items():
         digest.update(key.encode())
-        value = value.float() if value.is_floating_point() else value
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -76,10 +75,9 @@ def load_backbone(cnn_backbone, path, data, force=False):
     content = load_weights(path, made_by="q3_cnn.py", remedy="name another file with --backbone")
     _, prefix, weights = find_weights(path, content, {"cnn_backbone": list(cnn_backbone.state_dict())})
     load_strictly(cnn_backbone, path, weights)
-    names = [f"0.{name}" for name in cnn_backbone.state_dict()] + ["1.weight", "1.bias"]  # of q3_cnn.pt, in order
-    whole_hash = None
-    if all(torch.is_tensor(content.get(name)) for name in names):
-        whole_hash = weights_hash({name: content[name] for name in names})
+    whole = {f"0.{name}": value for name, value in cnn_backbone.state_dict().items()}  # as q3_cnn.pt names them
+    whole |= {name: content[name].float() for name in ("1.weight", "1.bias") if torch.is_tensor(content.get(name))}
+    whole_hash = weights_hash(whole) if prefix == "0." and "1.weight" in whole and "1.bias" in whole else None
     check_origin(path, whole_hash, data, force)
     return "a cnn_backbone" if prefix in ("", "0.") else f"a cnn_backbone; its tensor names begin with '{prefix}'"
 
